@@ -1,0 +1,135 @@
+"""The layers that every encoder shares: they know absent samples, and begin as the paper's did.
+
+Every layer is called as `layer(x, train=..., present=..., rngs=...)` or a part of that. `present` is the
+mask `[B]` of the samples that are there (1.0) or not (0.0; padding, or a sensor that did not look); what
+absent rows hold changes nothing for the others. Parameters and running statistics are float32; `dtype` is
+that of the computation.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+
+def uniform_fan_in(fan_in: int) -> nnx.Initializer:
+  """U(-1/sqrt(fan_in), 1/sqrt(fan_in)), the default of PyTorch's layers for weights and biases alike."""
+  bound = fan_in**-0.5
+  return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+def linear(features_in: int, features_out: int, *, rngs: nnx.Rngs, dtype=jnp.float32) -> nnx.Linear:
+  """A dense layer `[... features_in]` to `[... features_out]` with the initial values of `uniform_fan_in`."""
+  init = uniform_fan_in(features_in)
+  return nnx.Linear(features_in, features_out, kernel_init=init, bias_init=init, dtype=dtype, rngs=rngs)
+
+
+class TemporalConv(nnx.Module):
+  """Convolution over time, `[B T C]` to `[B T D]`, zeros beyond both ends ('same' for odd kernels)."""
+
+  def __init__(self, bands: int, width: int, kernel_size: int, *, rngs: nnx.Rngs, dtype=jnp.float32):
+    init = uniform_fan_in(bands * kernel_size)
+    self.kernel = nnx.Param(init(rngs.params(), (kernel_size, bands, width)))
+    self.bias = nnx.Param(init(rngs.params(), (width,)))
+    self.dtype = dtype
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Convolves `[B T C]`."""
+    x, kernel = x.astype(self.dtype), self.kernel[...].astype(self.dtype)
+    # The one place that chooses: XLA's convolution has no fast path on the CPU inside a scan, while one
+    # matrix product over shifted slices has; on accelerators it is the other way round.
+    y = jax.lax.platform_dependent(x, kernel, cpu=_shifted_product, default=_convolution)
+    return y + self.bias[...].astype(self.dtype)
+
+
+def _convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  pad = kernel.shape[0] // 2
+  return jax.lax.conv_general_dilated(x, kernel, (1,), [(pad, pad)], dimension_numbers=("NWC", "WIO", "NWC"))
+
+
+def _shifted_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  size, bands, width = kernel.shape
+  pad = size // 2
+  steps = x.shape[1] + 2 * pad - size + 1
+  padded = jnp.pad(x, ((0, 0), (pad, pad), (0, 0)))
+  columns = jnp.concatenate([padded[:, k : k + steps] for k in range(size)], axis=-1)
+  product = columns.reshape(-1, size * bands) @ kernel.reshape(-1, width)
+  return product.reshape(x.shape[0], steps, width)
+
+
+class BatchNorm(nnx.Module):
+  """Normalisation of the last axis over the present samples of the global batch and all their positions.
+
+  Ioffe & Szegedy 2015. Batches are normalised by their biased variance; the running variance is the unbiased
+  one, n / (n - 1) of it. `momentum` is the share of the old running value that stays. A batch without any
+  present sample leaves the running statistics as they are.
+  """
+
+  def __init__(self, features: int, *, momentum: float = 0.9, epsilon: float = 1e-5, dtype=jnp.float32):
+    self.scale, self.bias = nnx.Param(jnp.ones(features)), nnx.Param(jnp.zeros(features))
+    self.mean, self.var = nnx.BatchStat(jnp.zeros(features)), nnx.BatchStat(jnp.ones(features))
+    self.momentum, self.epsilon, self.dtype = momentum, epsilon, dtype
+
+  def __call__(self, x: jax.Array, *, train: bool, present: jax.Array | None = None) -> jax.Array:
+    """Normalises `[B ... C]`; training uses and records the batch's statistics, else the running ones."""
+    x = x.astype(jnp.float32)
+    if train:
+      mean, var = self._observe(x, present)
+    else:
+      mean, var = self.mean[...], self.var[...]
+    gain = jax.lax.rsqrt(var + self.epsilon) * self.scale[...]
+    return ((x - mean) * gain + self.bias[...]).astype(self.dtype)
+
+  def _observe(self, x: jax.Array, present: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+    axes, positions = tuple(range(x.ndim - 1)), x[0, ..., 0].size
+    if present is None:
+      count = jnp.asarray(x.shape[0] * positions, jnp.float32)
+      mean = x.sum(axes) / count
+      var = jnp.square(x - mean).sum(axes) / count
+    else:
+      mask = present.reshape(-1, *[1] * (x.ndim - 1))
+      count = present.sum() * positions
+      at_least_one = jnp.maximum(count, 1.0)
+      mean = jnp.where(mask > 0, x, 0.0).sum(axes) / at_least_one
+      var = jnp.where(mask > 0, jnp.square(x - mean), 0.0).sum(axes) / at_least_one
+    new = jnp.where(count > 0, 1.0 - self.momentum, 0.0)
+    unbiased = var * count / jnp.maximum(count - 1.0, 1.0)
+    self.mean[...] += new * (jax.lax.stop_gradient(mean) - self.mean[...])
+    self.var[...] += new * (jax.lax.stop_gradient(unbiased) - self.var[...])
+    return mean, var
+
+
+class Dropout(nnx.Module):
+  """Sets a share `rate` of the values to zero and scales the others by 1 / (1 - rate)."""
+
+  def __init__(self, rate: float):
+    self.rate = rate
+
+  def __call__(self, x: jax.Array, *, train: bool, rngs: nnx.Rngs | None) -> jax.Array:
+    """Drops values of x, of any shape, in training only."""
+    if not train or self.rate == 0.0:
+      return x
+    keep = 1.0 - self.rate
+    kept = _hashed_bits(rngs.dropout(), x.shape) < jnp.uint32(keep * 2**32)
+    return jnp.where(kept, x / keep, 0).astype(x.dtype)
+
+
+def _hashed_bits(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+  """32 random bits a position: a keyed integer hash of the position's number.
+
+  A dropout mask needs independence from the data and between steps, not a cryptographic stream. Multiply and
+  xor-shift rounds (the finaliser design of Steele & Vigna 2021, here three rounds, keyed) fuse into the layer
+  that uses them, where Threefry is a loop of its own that costs as much as the convolutions on a CPU; and as
+  the bits depend on the position alone, they do not depend on how the array is sharded.
+  """
+  words = jax.random.key_data(key).astype(jnp.uint32)
+  position, stride = jnp.zeros(shape, jnp.uint32), 1
+  for axis in reversed(range(len(shape))):
+    position += jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * jnp.uint32(stride)
+    stride *= shape[axis]
+  bits = (position * jnp.uint32(0x9E3779B9)) ^ words[0]
+  bits = (bits ^ (bits >> 16)) * jnp.uint32(0x21F0AAAD)
+  bits = ((bits ^ (bits >> 15)) + words[1]) * jnp.uint32(0x735A2D97)
+  bits = (bits ^ (bits >> 15)) * jnp.uint32(0x9E3779B1)
+  return bits ^ (bits >> 16)
