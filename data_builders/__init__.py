@@ -1,0 +1,1 @@
+"""Data set builders of TFDS; `build` prepares a data set without TensorFlow."""

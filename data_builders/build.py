@@ -1,0 +1,143 @@
+"""Builds a data set without TensorFlow, for `tfds build` needs it: `python -m data_builders.build NAME`."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import importlib
+import io
+import shutil
+import sys
+from pathlib import Path
+
+import tensorflow_datasets as tfds
+from absl import logging
+
+from colearn_jax.spec import InputError
+
+
+def names() -> list[str]:
+  """The data sets that can be built: the folders here that hold a builder."""
+  return sorted(path.parent.name for path in Path(__file__).parent.glob("*/*_dataset_builder.py"))
+
+
+def build(name: str, data_dir: str | Path, *, manual_dir: str | Path | None = None) -> Path:
+  """Returns the prepared directory of a data set, which is built first if it is not there.
+
+  Safe to call from several processes at once (one builds, the others wait) and after a build that was killed.
+
+  Args:
+    name: one of `names()`.
+    data_dir: where data sets are prepared: `data_dir/name/version`.
+    manual_dir: directory with the source files; without it they are downloaded, where the data set can be.
+
+  Returns:
+    The directory that `tfds.builder_from_directory` reads.
+
+  Raises:
+    InputError: if the name is unknown, a source file is missing or malformed, a directory cannot be written,
+      or the data set there is damaged or was made from other source files than those in `manual_dir`.
+  """
+  if name not in names():
+    raise InputError(f"unknown data set {name!r}, have: {', '.join(names())}")
+  builder = importlib.import_module(f"data_builders.{name}.{name}_dataset_builder").Builder
+  root = Path(data_dir).expanduser().absolute()
+  path = root / name / str(builder.VERSION)
+  sources = None
+  if manual_dir:
+    manual_dir = Path(manual_dir).expanduser().absolute()
+    sources = builder.sources(manual_dir)
+  with _quiet():
+    if not path.exists():
+      try:
+        (root / name).mkdir(parents=True, exist_ok=True)
+        with _alone(root, name):
+          if not path.exists():  # another process may have built it meanwhile
+            _prepare(builder, root, manual_dir)
+      except OSError as error:
+        if not path.exists():  # else another won where there are no locks
+          raise InputError(f"cannot build {name} in {root}: {error}") from error
+    _check(path, sources, manual_dir)
+  return path
+
+
+@contextlib.contextmanager
+def _quiet():
+  """Holds back what TFDS prints and logs; its progress bars are shown in a terminal only."""
+  verbosity = logging.get_verbosity()
+  logging.set_verbosity(logging.WARNING)
+  if not sys.stderr.isatty():
+    tfds.disable_progress_bar()
+  try:
+    with contextlib.redirect_stdout(io.StringIO()):
+      yield
+  finally:
+    logging.set_verbosity(verbosity)
+    tfds.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def _alone(root: Path, name: str):
+  """Holds the data set's lock, which dies with the process; no build leaves anything unfinished."""
+  with open(root / name / ".lock", "w") as lock:
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX)
+    except OSError:  # a file system without locks: the final rename still lets only one build win
+      yield
+      return
+    try:
+      _sweep(root, name)
+      yield
+    finally:
+      _sweep(root, name)
+
+
+def _sweep(root: Path, name: str):
+  """Removes the unfinished directories of TFDS; call it under the lock."""
+  for stale in [*(root / name).glob("incomplete.*"), *(root / "downloads" / name).glob("*.tmp.*")]:
+    shutil.rmtree(stale, ignore_errors=True)
+
+
+def _prepare(builder, root: Path, manual_dir: Path | None):
+  """Runs the TFDS builder, which writes beside the prepared directory and renames at the end."""
+  config = tfds.download.DownloadConfig(
+    manual_dir=manual_dir,
+    force_checksums_validation=True,
+    try_download_gcs=False,  # it would ask Google's servers first
+  )
+  builder(data_dir=root, file_format="array_record").download_and_prepare(download_config=config)
+
+
+def _check(path: Path, sources: dict[str, str] | None, manual_dir: Path | None):
+  """Raises InputError if the prepared directory cannot be read or was made from other files."""
+  try:
+    info = tfds.builder_from_directory(path).info
+    made_from = info.metadata["sources"]
+    whole = all(Path(file).is_file() for split in info.splits.values() for file in split.filepaths)
+  except Exception:  # what TFDS raises depends on which file is damaged, and how
+    whole = False
+  if not whole or not info.splits:
+    raise InputError(f"{path} is damaged or no prepared data set: remove it to build it anew")
+  if sources is not None and sources != made_from:
+    raise InputError(
+      f"{path} was made from another {', '.join(made_from)} than the one in {manual_dir}: "
+      "remove that prepared directory, or give another data_dir"
+    )
+
+
+def main():
+  """The command line: prints the prepared directory, or one line that says what is wrong."""
+  parser = argparse.ArgumentParser(description="Builds a data set.")
+  parser.add_argument("name", help=f"one of: {', '.join(names())}")
+  parser.add_argument("--data_dir", required=True, help="where it is prepared: DATA_DIR/NAME/VERSION")
+  parser.add_argument("--manual_dir", help="directory of the source files; without it they are downloaded")
+  args = parser.parse_args()
+  try:
+    print(build(args.name, args.data_dir, manual_dir=args.manual_dir))
+  except InputError as error:
+    sys.exit(str(error))
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,1 @@
+"""LFMC: live fuel moisture content of the western United States."""

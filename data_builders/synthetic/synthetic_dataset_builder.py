@@ -1,0 +1,73 @@
+"""TFDS builder of the synthetic fields: see README.md beside it and `simulator.py` for the model."""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from colearn_jax.spec import InputError
+from data_builders.synthetic import simulator
+
+CROPS = tuple(simulator.CROPS)
+VIEWS = {
+  "S1": ((12, 2), simulator.S1_BANDS, "Sentinel-1 backscatter by month, dB, with speckle"),
+  "S2": ((12, 10), simulator.S2_BANDS, "Sentinel-2 reflectance by month, 0 to 1, NaN where clouded"),
+  "S2VI": ((12, 1), ("NDVI",), "normalised difference vegetation index of B8 and B4, NaN where clouded"),
+  "weather": ((12, 2), simulator.WEATHER_BANDS, "monthly mean temperature, °C, and rain, mm"),
+  "terrain": ((2,), simulator.TERRAIN_BANDS, "altitude, m, and slope, degrees"),
+}
+
+# The first 30 regions train, the next 6 validate and the last 14 test, 100 fields each.
+SPLITS = {"train": (0, 30), "validation": (30, 36), "test": (36, 50)}
+
+
+class Builder(tfds.core.GeneratorBasedBuilder):
+  """5000 simulated fields of 6 crops, seen by Sentinel-1, Sentinel-2 and a weather station."""
+
+  VERSION = tfds.core.Version("1.0.0")
+  RELEASE_NOTES = {"1.0.0": "Initial release."}
+
+  @staticmethod
+  def sources(manual_dir):
+    """There are none: all is simulated, so a directory of source files is an InputError."""
+    raise InputError(f"synthetic reads no files: leave manual_dir out, it was {manual_dir}")
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    tensor = lambda shape: tfds.features.Tensor(shape=shape, dtype=np.float32)
+    return self.dataset_info_from_configs(
+      features=tfds.features.FeaturesDict(
+        {
+          "id": tfds.features.Text(),
+          "views": {name: tensor(shape) for name, (shape, _, _) in VIEWS.items()},
+          "target": tfds.features.ClassLabel(names=CROPS),
+          "groups": {"region": tfds.features.Text()},
+          "latent": {name: tensor(()) for name in simulator.LATENTS},
+        }
+      ),
+      disable_shuffling=True,  # the crops are drawn at random, and a fixed order keeps folds reproducible
+      metadata=tfds.core.MetadataDict(
+        task={"kind": "multiclass", "outputs": list(CROPS), "unit": "crop"},
+        views={name: {"bands": list(bands), "description": text} for name, (_, bands, text) in VIEWS.items()},
+        sources={},
+        latent={
+          name: {"views": list(views), "from_target": from_target, "description": text}
+          for name, (views, from_target, text) in simulator.LATENTS.items()
+        },
+      ),
+    )
+
+  def _split_generators(self, dl_manager):
+    del dl_manager  # nothing to download
+    fields = simulator.simulate()
+    return {name: self._generate_examples(fields, *regions) for name, regions in SPLITS.items()}
+
+  def _generate_examples(self, fields, first, last):
+    for i in np.flatnonzero((fields["region"] >= first) & (fields["region"] < last)):
+      example = {
+        "id": f"field_{i:05d}",
+        "views": {name: view[i] for name, view in fields["views"].items()},
+        "target": int(fields["target"][i]),
+        "groups": {"region": f"region_{fields['region'][i]:02d}"},
+        "latent": {name: values[i] for name, values in fields["latent"].items()},
+      }
+      yield int(i), example

@@ -1,0 +1,174 @@
+import csv
+import json
+import math
+
+import numpy as np
+import pytest
+
+from colearn_jax import results as r
+from colearn_jax.metrics import scores
+from colearn_jax.spec import InputError, Task
+
+ABC = Task("multiclass", ("a", 'b "x", y', "c\nd\re"))
+
+
+def stats(mean, std=0.01):
+  return {"mean": mean, "std": std, "per_fold": [mean]}
+
+
+def read_csv(path):
+  with open(path, newline="", encoding="utf-8") as file:
+    return list(csv.reader(file))
+
+
+def test_summarise_by_hand():
+  got = r.summarise(
+    [
+      {"r2": 0.1, "per_class": {"a": {"f1": 1}}, "confusion_matrix": [[1, 2], [3, 4]]},
+      {"r2": 0.4, "per_class": {"a": {"f1": math.nan}}, "confusion_matrix": [[1, 0], [0, 1]]},
+    ]
+  )
+  assert got["r2"].pop("per_fold") == [0.1, 0.4]
+  assert got["r2"] == pytest.approx({"mean": 0.25, "std": 0.3 / 2**0.5})
+  assert got["per_class"]["a"]["f1"] == {"mean": 1.0, "std": 0.0, "per_fold": [1.0, None]}
+  assert got["confusion_matrix"] == [[2, 2], [3, 5]]
+
+
+def test_summarise_of_one_training_and_of_nothing_known():
+  assert r.summarise([{"r2": 0.5}])["r2"] == {"mean": 0.5, "std": 0.0, "per_fold": [0.5]}
+  nothing = {"mean": None, "std": None, "per_fold": [None, None]}
+  assert r.summarise([{"r2": math.nan}, {"r2": None}])["r2"] == nothing
+  with pytest.raises(InputError, match="no trainings"):
+    r.summarise([])
+  with pytest.raises(InputError, match="different figures, not in all of them: mae"):
+    r.summarise([{"r2": 1.0}, {"r2": 1.0, "mae": 1.0}])
+
+
+def test_results_are_strict_json_and_come_back(tmp_path):
+  path = tmp_path / "deep" / "results.json"
+  folds = [scores(ABC, np.eye(3)[[0, 1]], np.array([0, k])) for k in (1, 2)]
+  summary = r.summarise(folds)
+  r.write_results(
+    path, {"modalities": {"S1": summary}, "numpy": np.float32(0.5), "inf": -math.inf, 3: (1, 2)}
+  )
+  read = json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"not JSON: {name}"))
+  assert (
+    read == {"modalities": {"S1": summary}, "numpy": 0.5, "inf": None, "3": [1, 2]} == r.read_results(path)
+  )
+  assert [p.name for p in path.parent.iterdir()] == ["results.json"]
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+  path = tmp_path / "results.json"
+  r.write_results(path, {"a": 1})
+  with pytest.raises(TypeError):
+    r.write_results(path, {"a": object()})
+  with pytest.raises(KeyboardInterrupt), r.replacing(path) as file:
+    file.write("half")
+    raise KeyboardInterrupt
+  assert r.read_results(path) == {"a": 1}
+  assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_unreadable_results(tmp_path):
+  with pytest.raises(InputError, match="no results at"):
+    r.read_results(tmp_path / "none.json")
+  (tmp_path / "cut.json").write_text('{"a": ')
+  with pytest.raises(InputError, match="cut.json is not JSON"):
+    r.read_results(tmp_path / "cut.json")
+
+
+def test_regression_predictions_round_trip(tmp_path):
+  rng = np.random.default_rng(0)
+  values = rng.integers(0, 2**32, 4000, dtype=np.uint32).view(np.float32)
+  values = values[np.isfinite(values)][:3000].reshape(-1, 2)
+  n, task = len(values), Task("regression", ("height, m", "biomass"))
+  r.write_predictions(tmp_path / "p.csv", range(n), 10, np.arange(n) % 5, values[::-1], values, task)
+  header, *rows = read_csv(tmp_path / "p.csv")
+  assert header == ["id", "seed", "fold"] + [
+    f"{p}_{n}" for p in ("target", "prediction") for n in task.outputs
+  ]
+  assert [row[:3] for row in rows[:6]] == [[str(k), "10", str(k % 5)] for k in range(6)]
+  read = np.array([row[3:] for row in rows], np.float64).astype(np.float32)
+  np.testing.assert_array_equal(read, np.concatenate([values[::-1], values], 1))
+  assert "0.1,103.2" in _one_row(tmp_path, np.float32([[0.1]]), np.float32([[103.2]]))
+
+
+def _one_row(folder, target, prediction):
+  r.write_predictions(
+    folder / "q.csv", [b"site_1"], [10], [0], target, prediction, Task("regression", ("y",))
+  )
+  text = (folder / "q.csv").read_text()
+  assert (
+    text == "id,seed,fold,target_y,prediction_y\nsite_1,10,0," + text.splitlines()[1].split(",", 3)[3] + "\n"
+  )
+  return text
+
+
+def test_class_predictions(tmp_path):
+  probability = np.array([[0.1, 0.7, 0.2], [0.25, 0.25, 0.5], [np.nan] * 3], np.float32)
+  r.write_predictions(tmp_path / "p.csv", ["x", "y", "z"], 1, 2, np.array([1, 0, 2]), probability, ABC)
+  a, b, c = "a", 'b "x", y', "c\nd e"
+  assert read_csv(tmp_path / "p.csv") == [
+    ["id", "seed", "fold", "target", "prediction", *(f"probability_{n}" for n in (a, b, c))],
+    ["x", "1", "2", b, b, "0.1", "0.7", "0.2"],
+    ["y", "1", "2", a, c, "0.25", "0.25", "0.5"],
+    ["z", "1", "2", c, "", "nan", "nan", "nan"],
+  ]
+
+
+def test_multilabel_predictions_and_lengths(tmp_path):
+  task = Task("multilabel", ("oak", "pine"))
+  r.write_predictions(
+    tmp_path / "p.csv", [7], 1, 0, np.array([[True, False]]), np.float32([[0.5, 0.1]]), task
+  )
+  assert read_csv(tmp_path / "p.csv") == [
+    ["id", "seed", "fold", "target_oak", "target_pine", "probability_oak", "probability_pine"],
+    ["7", "1", "0", "1", "0", "0.5", "0.1"],
+  ]
+  with pytest.raises(InputError, match="'folds': 1"):
+    r.write_predictions(tmp_path / "no.csv", [1, 2], 1, [0], np.zeros((2, 2)), np.zeros((2, 2)), task)
+  assert not (tmp_path / "no.csv").exists()
+
+
+RESULTS = {
+  "dataset": "lfmc",
+  "task": "regression",
+  "method": "mdico",
+  "variant": "paper",
+  "protocol": "clean",
+  "modalities": {
+    "S1_S1Ind": {"r2": stats(0.244, 0.075), "rmse": stats(31.0), "mae": stats(23.5)},
+    "S2_S2Ind": {"r2": stats(0.451), "rmse": stats(29.25), "mae": stats(None, None)},
+  },
+  "ensemble": {"r2": stats(0.5), "rmse": stats(28.0), "mae": stats(20.0)},
+  "auxiliary": {"S1_S1Ind": {"specific": {"r2": stats(0.2)}, "shared": {"r2": stats(-0.1)}}},
+}
+
+
+def test_table_alone():
+  assert r.table(RESULTS).splitlines() == [
+    "dataset lfmc, task regression, method mdico, variant paper, protocol clean; mean ± std",
+    "",
+    "                     r2            rmse             mae",
+    "S1_S1Ind  0.244 ± 0.075  31.000 ± 0.010  23.500 ± 0.010",
+    "S2_S2Ind  0.451 ± 0.010  29.250 ± 0.010               -",
+    "ensemble  0.500 ± 0.010  28.000 ± 0.010  20.000 ± 0.010",
+    "",
+    "auxiliary head on              r2  rmse  mae",
+    "S1_S1Ind specific   0.200 ± 0.010     -    -",
+    "S1_S1Ind shared    -0.100 ± 0.010     -    -",
+  ]
+
+
+def test_table_beside_a_baseline():
+  baseline = {"modalities": {"S1_S1Ind": {"r2": stats(0.223), "rmse": stats(31.5), "mae": stats(24.0)}}}
+  lines = r.table(RESULTS, baseline).splitlines()
+  assert lines[2:6] == [
+    "r2           co-learned      by itself  difference",
+    "S1_S1Ind  0.244 ± 0.075  0.223 ± 0.010      +0.021",
+    "S2_S2Ind  0.451 ± 0.010              -           -",
+    "ensemble  0.500 ± 0.010              -           -",
+  ]
+  assert lines[7].startswith("rmse (less is better)") and lines[8].endswith("-0.500")
+  assert max(map(len, lines)) <= 100
