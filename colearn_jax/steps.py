@@ -1,0 +1,286 @@
+"""The train step and what surrounds it: pure functions of a state and a batch, to be jitted (and vmapped).
+
+A batch is `{"inputs": {m: [B *shape] raw, NaN = missing}, "target": [B K] or [B], "present": {m: [B]}}`; rows
+of padding are present nowhere. A table is the same with N samples; `rows` pick from it, -1 being padding.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding
+
+from colearn_jax import mdico
+from colearn_jax.spec import Task
+
+Tree = dict
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+  """Everything about a training that is fixed before it is compiled.
+
+  Attributes:
+    build: makes the model from random streams.
+    task: what is predicted.
+    weights: of each term of the objective.
+    temperature: τ of the contrastive term.
+    negatives: of the contrastive term.
+    optimizer: the gradient transformation.
+    batch_size: B, of the global batch.
+    patience: epochs without improvement by more than `min_delta` after which a training stops.
+    min_delta: in the unit of the validation objective.
+    mesh: of the devices; batches are sharded over its axis `data`.
+  """
+
+  build: Callable[[nnx.Rngs], mdico.MDiCo]
+  task: Task
+  weights: Mapping[str, float]
+  temperature: float
+  negatives: str
+  optimizer: optax.GradientTransformation
+  batch_size: int
+  patience: int
+  min_delta: float
+  mesh: Mesh
+
+  @functools.cached_property
+  def graphdef(self) -> nnx.GraphDef:
+    """The model without its arrays."""
+    return nnx.graphdef(nnx.eval_shape(lambda: self.build(nnx.Rngs(0))))
+
+  def model(self, params: Tree, stats: Tree) -> mdico.MDiCo:
+    """The model with these arrays."""
+    return nnx.merge(self.graphdef, params, stats)
+
+
+@flax.struct.dataclass
+class Stop:
+  """Early stopping: `reference` is the objective to beat by min_delta, `wait` the epochs since it was."""
+
+  reference: jax.Array
+  wait: jax.Array
+  done: jax.Array
+
+
+@flax.struct.dataclass
+class Best:
+  """The epoch with the lowest validation objective, and the model it had."""
+
+  objective: jax.Array
+  epoch: jax.Array
+  params: Tree
+  stats: Tree
+
+
+@flax.struct.dataclass
+class TrainState:
+  """All that a training is: checkpoint it, and it goes on as if nothing had happened.
+
+  `constants` are what the training part alone decides: `inputs`, each modality's `offset` and `scale`, and
+  `task`, see `losses.task_loss`.
+  """
+
+  step: jax.Array
+  epoch: jax.Array
+  params: Tree
+  stats: Tree
+  opt_state: optax.OptState
+  key: jax.Array
+  constants: Tree
+  stop: Stop
+  best: Best
+
+
+def init(recipe: Recipe, key: jax.Array, constants: Tree) -> TrainState:
+  """The state before the first step, every random value of it from the key."""
+  params_key, key = jax.random.split(key)
+  _, params, stats = nnx.split(recipe.build(nnx.Rngs(params=params_key)), nnx.Param, nnx.BatchStat)
+  params, stats = nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
+  zero, inf = jnp.zeros((), jnp.int32), jnp.full((), jnp.inf)
+  return TrainState(
+    step=zero,
+    epoch=zero,
+    params=params,
+    stats=stats,
+    opt_state=recipe.optimizer.init(params),
+    key=key,
+    constants=constants,
+    stop=Stop(reference=inf, wait=zero, done=jnp.zeros((), bool)),
+    best=Best(objective=inf, epoch=zero, params=params, stats=stats),
+  )
+
+
+def normalise(inputs: Mapping[str, jax.Array], constants: Tree) -> dict[str, jax.Array]:
+  """Raw inputs to standardised ones, (x - offset) / scale on the last axis; NaN stays NaN."""
+  scaled = lambda x, c: (x - c["offset"]) / c["scale"]
+  return {m: scaled(x, constants["inputs"][m]) for m, x in inputs.items()}
+
+
+def _objective(recipe: Recipe, outputs: mdico.Outputs, batch: Tree, constants: Tree):
+  return mdico.objective(
+    recipe.task.kind,
+    outputs,
+    batch["target"],
+    batch["present"],
+    constants["task"],
+    recipe.weights,
+    temperature=recipe.temperature,
+    negatives=recipe.negatives,
+  )
+
+
+def train_step(recipe: Recipe, state: TrainState, batch: Tree) -> tuple[TrainState, dict[str, jax.Array]]:
+  """One step of the optimizer on one global batch; returns the new state and every term of the objective."""
+
+  def loss_of(params):
+    model = recipe.model(params, state.stats)
+    rngs = nnx.Rngs(dropout=jax.random.fold_in(state.key, state.step))
+    inputs = normalise(batch["inputs"], state.constants)
+    outputs = model(inputs, train=True, present=batch["present"], rngs=rngs)
+    loss, terms = _objective(recipe, outputs, batch, state.constants)
+    return loss, (terms, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)))
+
+  grads, (terms, stats) = jax.grad(loss_of, has_aux=True)(state.params)
+  updates, opt_state = recipe.optimizer.update(grads, state.opt_state, state.params)
+  params = optax.apply_updates(state.params, updates)
+  return state.replace(step=state.step + 1, params=params, stats=stats, opt_state=opt_state), terms
+
+
+def eval_step(recipe: Recipe, state: TrainState, batch: Tree) -> dict[str, jax.Array]:
+  """Every term of the objective on one batch, without dropout and with the running statistics."""
+  model = recipe.model(state.params, state.stats)
+  outputs = model(normalise(batch["inputs"], state.constants), present=batch["present"])
+  return _objective(recipe, outputs, batch, state.constants)[1]
+
+
+def end_epoch(recipe: Recipe, state: TrainState, objective: jax.Array) -> TrainState:
+  """Counts the epoch, keeps its model if it is the best one, and decides whether the training is over.
+
+  Args:
+    recipe: of the training.
+    state: after the epoch's last step.
+    objective: the validation objective, scalar.
+  """
+  epoch = state.epoch + 1
+  improved = objective < state.best.objective
+  new = Best(objective=objective, epoch=epoch, params=state.params, stats=state.stats)
+  best = jax.tree.map(lambda n, o: jnp.where(improved, n, o), new, state.best)
+  enough = objective < state.stop.reference - recipe.min_delta
+  wait = jnp.where(enough, 0, state.stop.wait + 1)
+  reference = jnp.where(enough, objective, state.stop.reference)
+  return state.replace(epoch=epoch, best=best, stop=Stop(reference, wait, wait >= recipe.patience))
+
+
+def present_rows(batch: Tree) -> jax.Array:
+  """How many rows of a batch hold any sensor: the weight of its terms in an epoch's mean."""
+  return jnp.stack(list(batch["present"].values())).max(0).sum()
+
+
+def _mean(terms: dict[str, jax.Array], weights: jax.Array) -> dict[str, jax.Array]:
+  return {name: (values * weights).sum() / weights.sum() for name, values in terms.items()}
+
+
+def take(table: Tree, rows: jax.Array) -> Tree:
+  """The batch of these rows of a table; -1 gives a row that is present nowhere."""
+  batch = jax.tree.map(lambda a: a[jnp.maximum(rows, 0)], table)
+  there = (rows >= 0).astype(jnp.float32)
+  return batch | {"present": {m: p * there for m, p in batch["present"].items()}}
+
+
+def batched(rows: np.ndarray, batch_size: int) -> np.ndarray:
+  """Row numbers `[N]` as batches `[S B]` in their order, the last one padded with -1."""
+  padded = np.full(-(-len(rows) // batch_size) * batch_size, -1, np.int32)
+  padded[: len(rows)] = rows
+  return padded.reshape(-1, batch_size)
+
+
+def train_epoch(
+  recipe: Recipe, state: TrainState, table: Tree, train_rows: jax.Array, validation_rows: jax.Array
+) -> tuple[TrainState, dict[str, dict[str, jax.Array]]]:
+  """One epoch over a table on the device as one program: shuffled steps, validation, early stopping.
+
+  A state that is done stays as it is and its epoch costs nothing.
+
+  Args:
+    recipe: of the training.
+    state: before the epoch.
+    table: leaves `[N ...]`.
+    train_rows: `[S B]`, see `batched`; a new order is drawn from the state's key.
+    validation_rows: `[V B]`, taken in their order.
+
+  Returns:
+    The state and the means over rows of every term, `{"train": ..., "validation": ...}`.
+  """
+  by_example = NamedSharding(recipe.mesh, jax.P(None, "data"))
+
+  def run(state):
+    key = jax.random.fold_in(state.key, -1 - state.epoch)
+    rows = train_rows.reshape(-1)
+    order = jnp.argsort(jnp.where(rows < 0, 2.0, jax.random.uniform(key, rows.shape)))
+    rows = jax.lax.with_sharding_constraint(rows[order].reshape(train_rows.shape), by_example)
+
+    def step(state, rows):
+      batch = take(table, rows)
+      state, terms = train_step(recipe, state, batch)
+      return state, (terms, present_rows(batch))
+
+    def validate(_, rows):
+      batch = take(table, rows)
+      return None, (eval_step(recipe, state, batch), present_rows(batch))
+
+    state, train = jax.lax.scan(step, state, rows)
+    _, validation = jax.lax.scan(validate, None, validation_rows)
+    train, validation = _mean(*train), _mean(*validation)
+    state = end_epoch(recipe, state, validation["objective"])
+    return state, {"train": train, "validation": validation}
+
+  nothing = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(run, state)[1])
+  return jax.lax.cond(state.stop.done, lambda state: (state, nothing), run, state)
+
+
+def predict(
+  recipe: Recipe, params: Tree, stats: Tree, constants: Tree, inputs: Mapping[str, jax.Array]
+) -> dict[str, dict[str, jax.Array]]:
+  """What each modality in `inputs` predicts alone, in the target's unit or as probabilities.
+
+  Args:
+    recipe: of the training.
+    params: of the model.
+    stats: batch statistics of the model.
+    constants: of the training.
+    inputs: raw, `[B *shape]`, any of the modalities.
+
+  Returns:
+    `prediction`, `specific` and `shared` (the auxiliary head's, where there is one), each `{m: [B C]}`.
+  """
+  outputs = recipe.model(params, stats)(normalise(inputs, constants))
+  heads = {
+    "prediction": outputs.prediction,
+    "specific": outputs.auxiliary_specific,
+    "shared": outputs.auxiliary_shared,
+  }
+  return jax.tree.map(functools.partial(activate, recipe.task.kind), heads)
+
+
+def activate(kind: str, output: jax.Array) -> jax.Array:
+  """A head's output `[B C]` as what a user reads: probabilities, or the target in its unit."""
+  if kind == "regression":
+    return output
+  return jax.nn.sigmoid(output) if kind == "multilabel" else jax.nn.softmax(output)
+
+
+def predict_rows(
+  recipe: Recipe, params: Tree, stats: Tree, constants: Tree, table: Tree, rows: jax.Array
+) -> dict[str, dict[str, jax.Array]]:
+  """`predict` for rows `[S B]` of a table: leaves `[S B C]`, what stands at padding means nothing."""
+  batch = lambda rows: {m: x[jnp.maximum(rows, 0)] for m, x in table["inputs"].items()}
+  return jax.lax.map(lambda rows: predict(recipe, params, stats, constants, batch(rows)), rows)
