@@ -13,6 +13,7 @@ from colearn_jax import encoders, layers, losses
 
 VARIANTS = ("paper", "released")
 TERMS = ("main", "auxiliary", "contrastive", "discriminative")
+ALONE = ("unique", "common", "shared", "heads")  # what a modality needs to predict, each by modality
 
 
 @flax.struct.dataclass

@@ -1,0 +1,64 @@
+"""What each sensor predicts alone on a run's test part, scored: the content of results.json."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from colearn_jax import metrics, results
+from colearn_jax.data import Index
+from colearn_jax.protocols import Run
+from colearn_jax.spec import Task
+
+Predictions = dict[
+  str, dict[str, np.ndarray]
+]  # of one run: {"prediction" | "specific" | "shared": {m: [n C]}}
+
+
+def evaluate(task: Task, index: Index, runs: Sequence[Run], predictions: Sequence[Predictions]) -> dict:
+  """Every score of every sensor alone, of their ensemble, and of the auxiliary heads, over the runs.
+
+  Args:
+    task: of the data set.
+    index: of all its samples.
+    runs: the trainings.
+    predictions: of each run's test part, in its order.
+
+  Returns:
+    `modalities`, `ensemble` and `auxiliary` of results.json.
+  """
+  targets = [index.target[run.test] for run in runs]
+  over_runs = lambda pick: results.summarise(
+    [metrics.scores(task, pick(p), target) for p, target in zip(predictions, targets)]
+  )
+  names = list(predictions[0]["prediction"])
+  auxiliary = {
+    m: {part: over_runs(lambda p, m=m, part=part: p[part][m]) for part in ("specific", "shared")}
+    for m in predictions[0]["specific"]
+  }
+  return {
+    "modalities": {m: over_runs(lambda p, m=m: p["prediction"][m]) for m in names},
+    "ensemble": over_runs(lambda p: metrics.ensemble(p["prediction"])),
+    "auxiliary": auxiliary,
+  }
+
+
+def write_predictions(
+  directory: Path, task: Task, index: Index, runs: Sequence[Run], predictions: Sequence[Predictions]
+) -> None:
+  """Writes `<modality>.csv` with the test predictions of all runs."""
+  directory.mkdir(exist_ok=True)
+  rows = np.concatenate([run.test for run in runs])
+  of_run = lambda field: np.concatenate([np.full(len(run.test), getattr(run, field)) for run in runs])
+  for m in predictions[0]["prediction"]:
+    results.write_predictions(
+      directory / f"{m}.csv",
+      index.ids[rows],
+      of_run("seed"),
+      of_run("fold"),
+      index.target[rows],
+      np.concatenate([p["prediction"][m] for p in predictions]),
+      task,
+    )

@@ -1,0 +1,65 @@
+import numpy as np
+import pytest
+
+from colearn_jax import protocols
+from colearn_jax.spec import InputError
+
+ALL = {"train": np.arange(100)}
+
+
+def test_paper_folds_are_the_published_ones():
+  order = np.arange(100)
+  np.random.RandomState(10).shuffle(order)
+  runs = protocols.runs("paper", (10,), ALL, folds=10)
+  for fold, (run, test) in enumerate(zip(runs, np.array_split(order, 10))):
+    assert (run.seed, run.fold, run.name) == (10, fold, f"seed10_fold{fold}")
+    np.testing.assert_array_equal(run.test, test)
+    np.testing.assert_array_equal(run.validation, test)
+    assert sorted(np.concatenate([run.train, run.test])) == list(range(100))
+
+
+def test_seeds_repeat_with_other_folds():
+  runs = protocols.runs("paper", (1, 2), ALL, folds=4)
+  assert [(r.seed, r.fold) for r in runs] == [(s, f) for s in (1, 2) for f in range(4)]
+  assert set(runs[0].test) != set(runs[4].test)
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_clean_parts_are_disjoint_and_keep_groups(grouped):
+  groups = np.random.default_rng(0).integers(0, 20, 100).astype(str) if grouped else None
+  runs = protocols.runs("clean", (0,), ALL, folds=5, groups=groups, validation_fraction=0.2)
+  assert sorted(np.concatenate([r.test for r in runs])) == list(range(100))
+  for run in runs:
+    parts = [run.train, run.validation, run.test]
+    assert sorted(np.concatenate(parts)) == list(range(100))
+    assert all(len(part) for part in parts)
+    if grouped:
+      a, b, c = (set(groups[part]) for part in parts)
+      assert not (a & b or a & c or b & c)
+    else:
+      assert len(run.validation) == 16
+
+
+def test_official_splits():
+  parts = {"train": np.arange(60), "test": np.arange(60, 100)}
+  (paper,) = protocols.runs("paper", (3,), parts, folds=None)
+  np.testing.assert_array_equal(paper.validation, paper.test)
+  (clean,) = protocols.runs("clean", (3,), parts, folds=None)
+  assert sorted(np.concatenate([clean.train, clean.validation])) == list(range(60))
+  own = parts | {"validation": np.arange(100, 110)}
+  for name in protocols.PROTOCOLS:
+    (run,) = protocols.runs(name, (3,), own, folds=None)
+    np.testing.assert_array_equal(run.validation, own["validation"])
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    ({"folds": 101}, "101 folds cannot be cut from 100 samples"),
+    ({"folds": 5, "groups": np.repeat("a", 100)}, "5 folds cannot be cut from 1 groups"),
+    ({"folds": None}, "has no 'test', only train"),
+  ],
+)
+def test_what_cannot_be_cut_is_refused(arguments, message):
+  with pytest.raises(InputError, match=message):
+    protocols.runs("clean", (0,), ALL, **arguments)
