@@ -10,19 +10,43 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 
 def uniform_fan_in(fan_in: int) -> nnx.Initializer:
-  """U(-1/sqrt(fan_in), 1/sqrt(fan_in)), the default of PyTorch's layers for weights and biases alike."""
+  """U(-1/sqrt(fan_in), 1/sqrt(fan_in)), the default of PyTorch's layers for weights and biases alike.
+
+  Drawn with `_hashed_bits`, for a Threefry loop a parameter would double the time to compile a model.
+  """
   bound = fan_in**-0.5
-  return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
+
+  def init(key, shape, dtype=jnp.float32):
+    uniform = (_hashed_bits(key, shape) >> 8).astype(dtype) * 2.0**-24
+    return (2.0 * uniform - 1.0) * bound
+
+  return init
 
 
 def linear(features_in: int, features_out: int, *, rngs: nnx.Rngs, dtype=jnp.float32) -> nnx.Linear:
   """A dense layer `[... features_in]` to `[... features_out]` with the initial values of `uniform_fan_in`."""
   init = uniform_fan_in(features_in)
   return nnx.Linear(features_in, features_out, kernel_init=init, bias_init=init, dtype=dtype, rngs=rngs)
+
+
+def layer_norm(features: int, *, rngs: nnx.Rngs, dtype=jnp.float32) -> nnx.LayerNorm:
+  """Normalisation of the last axis of each position by itself (Ba et al. 2016), computed in float32."""
+  return nnx.LayerNorm(features, epsilon=1e-5, use_fast_variance=False, dtype=dtype, rngs=rngs)
+
+
+def sinusoid(positions: np.ndarray, width: int, *, base: float = 10000.0) -> np.ndarray:
+  """Sines and cosines of positions `[P]` at `width` frequencies (Vaswani et al. 2017, section 3.5).
+
+  Column j of the table `[P width]` is the sine (even j) or cosine (odd j) of p / base^(2 floor(j/2) / width).
+  """
+  column = np.arange(width)
+  angle = np.multiply.outer(positions, base ** (-2.0 * (column // 2) / width))
+  return np.where(column % 2 == 0, np.sin(angle), np.cos(angle)).astype(np.float32)
 
 
 class TemporalConv(nnx.Module):
@@ -63,12 +87,13 @@ class BatchNorm(nnx.Module):
 
   Ioffe & Szegedy 2015. Batches are normalised by their biased variance; the running variance is the unbiased
   one, n / (n - 1) of it. `momentum` is the share of the old running value that stays. A batch without any
-  present sample leaves the running statistics as they are.
+  present sample leaves the running statistics as they are. `batches` counts those that were recorded.
   """
 
   def __init__(self, features: int, *, momentum: float = 0.9, epsilon: float = 1e-5, dtype=jnp.float32):
     self.scale, self.bias = nnx.Param(jnp.ones(features)), nnx.Param(jnp.zeros(features))
     self.mean, self.var = nnx.BatchStat(jnp.zeros(features)), nnx.BatchStat(jnp.ones(features))
+    self.batches = nnx.BatchStat(jnp.zeros((), jnp.int32))
     self.momentum, self.epsilon, self.dtype = momentum, epsilon, dtype
 
   def __call__(self, x: jax.Array, *, train: bool, present: jax.Array | None = None) -> jax.Array:
@@ -97,6 +122,7 @@ class BatchNorm(nnx.Module):
     unbiased = var * count / jnp.maximum(count - 1.0, 1.0)
     self.mean[...] += new * (jax.lax.stop_gradient(mean) - self.mean[...])
     self.var[...] += new * (jax.lax.stop_gradient(unbiased) - self.var[...])
+    self.batches[...] += (count > 0).astype(jnp.int32)
     return mean, var
 
 

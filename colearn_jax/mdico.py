@@ -28,6 +28,8 @@ class Outputs:
   auxiliary_shared: dict[str, jax.Array]  # A(z_m^sha) [B C]
   modality_specific: dict[str, jax.Array]  # D_spe(z_m^spe) [B M]
   modality_unused: dict[str, jax.Array]  # D_unu(z_m^unu) [B M]; of z_m^sha in the released variant
+  # The model's modalities in their order, which numbers them; dicts lose theirs on the way through jit.
+  modalities: tuple[str, ...] = flax.struct.field(pytree_node=False)
 
 
 class Shared(nnx.Module):
@@ -120,8 +122,9 @@ class MDiCo(nnx.Module):
       present: `[B]` for each modality, 1.0 where the sample has it; all by default.
       rngs: gives the stream `dropout` in training.
     """
-    out = {field: {} for field in Outputs.__dataclass_fields__}
-    for m, x in inputs.items():
+    out = {field: {} for field in Outputs.__dataclass_fields__ if field != "modalities"}
+    for m in filter(inputs.__contains__, self.modalities):
+      x = inputs[m]
       mode = {"train": train, "present": None if present is None else present[m]}
       u = self.unique[m](x, rngs=rngs, **mode)
       c = self.common[m](x, rngs=rngs, **mode)
@@ -136,7 +139,7 @@ class MDiCo(nnx.Module):
         second = shared if self.variant == "released" else unused
         out["modality_specific"][m] = self.modality_specific(specific, **mode)
         out["modality_unused"][m] = self.modality_unused(second, **mode)
-    return Outputs(**out)
+    return Outputs(**out, modalities=self.modalities)
 
 
 def objective(
@@ -170,21 +173,22 @@ def objective(
     L and the terms: `main/<m>`, `auxiliary/<m>`, `discriminative/<m>`, `contrastive/<m>__<n>`, unweighted;
     `total/<term>`, weighted; `objective`.
   """
-  names = tuple(outputs.prediction)
+  names = [m for m in outputs.modalities if m in outputs.prediction]
   task = lambda output, m: losses.task_loss(kind, output, target, constants, present[m])
   parts: dict[str, dict[str, jax.Array]] = {term: {} for term in TERMS if weights[term] > 0}
-  for index, m in enumerate(names):
+  for position, m in enumerate(names):
     if "main" in parts:
       parts["main"][m] = task(outputs.prediction[m], m)
     if "auxiliary" in parts:
       specific, shared = task(outputs.auxiliary_specific[m], m), task(outputs.auxiliary_shared[m], m)
       parts["auxiliary"][m] = 0.5 * (specific + shared)
     if "discriminative" in parts:
+      index = outputs.modalities.index(m)
       specific = losses.modality_loss(outputs.modality_specific[m], index, present[m])
       unused = losses.modality_loss(outputs.modality_unused[m], index, present[m])
       parts["discriminative"][m] = 0.5 * (specific + unused)
     if "contrastive" in parts:
-      for n in names[index + 1 :]:
+      for n in names[position + 1 :]:
         pair = outputs.shared[m], outputs.shared[n]
         both = present[m] * present[n]
         parts["contrastive"][f"{m}__{n}"] = losses.contrastive(*pair, temperature, both, negatives=negatives)

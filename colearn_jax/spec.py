@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection, Iterator
 
 KINDS = ("binary", "multiclass", "multilabel", "regression")
 
@@ -53,3 +54,30 @@ class Task:
   def classes(self) -> bool:
     """Whether a sample has exactly one class."""
     return self.kind in ("binary", "multiclass")
+
+
+def resolve_views(name: str, known: Collection[str]) -> tuple[str, ...]:
+  """The views that a modality is made of: the view of that name, else several, joined with `_`.
+
+  As views may have `_` in their own names, the longest that fits is taken first, from the left.
+
+  Args:
+    name: of the modality, e.g. `S2_S2VI`.
+    known: the views that the data set has.
+
+  Raises:
+    InputError: the name cannot be cut into different views.
+  """
+
+  def cuts(rest: str) -> Iterator[tuple[str, ...]]:
+    for view in sorted(known, key=len, reverse=True):
+      if rest == view:
+        yield (view,)
+      elif rest.startswith(f"{view}_"):
+        yield from ((view, *others) for others in cuts(rest[len(view) + 1 :]) if view not in others)
+
+  if not (views := next(cuts(name), None)):
+    raise InputError(
+      f"modality {name!r} is not allowed; a view, or several joined with _: {', '.join(known)}"
+    )
+  return views

@@ -197,8 +197,7 @@ def make_recipe(
   weights = {term: config.loss[term] for term in mdico.TERMS}
   if main_only or config.method == "individual":
     weights |= dict.fromkeys(mdico.TERMS[1:], 0.0)
-  overrides = config.model.encoders.to_dict()
-  settings = {m.name: encoder_settings(config, overrides.get(m.name, {})) for m in modalities}
+  settings = {m.name: config_lib.encoder_settings(config, m.name) for m in modalities}
   build_model = functools.partial(
     mdico.MDiCo,
     {m.name: m.shape for m in modalities},
@@ -222,13 +221,6 @@ def make_recipe(
     min_delta=config.train.min_delta,
     mesh=sharding.make_mesh(config.train.batch_size),
   )
-
-
-def encoder_settings(config: ConfigDict, override: dict) -> dict:
-  """A modality's encoder: the common settings with its own on top, or its own alone for another type."""
-  common = config.model.encoder.to_dict()
-  other = override.get("model_type", common["model_type"]) != common["model_type"]
-  return override if other else common | override
 
 
 def make_feed(

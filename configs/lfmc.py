@@ -1,0 +1,33 @@
+"""LFMC: live fuel moisture in the western United States from Sentinel-1 and optical series, 10 folds.
+
+    python -m colearn_jax.main --config=configs/lfmc.py --workdir=runs/lfmc --config.data.manual_dir=DIR
+
+where DIR holds training_features.csv; without it the file is downloaded. As it stands it is the paper's form;
+`configs/lfmc.py:released` is the authors' program, `:individual` trains with the main loss alone, and
+`:clean` keeps the folds' sites apart and stops the training on a validation part of its own.
+
+Expect both sensors to predict better than each by itself, the optical one best. Ten trainings, on two cores.
+"""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(arg: str = "") -> ConfigDict:
+  """The configuration, see `common.options` for the string."""
+  on, encoder = common.options(arg, ("released", "individual", "clean"))
+  config = common.defaults(encoder)
+  config.data.name = "lfmc"
+  config.data.modalities = ("S1_S1Ind", "S2_S2Ind")
+  config.model.encoder.use_norm = "layer"
+  if "released" in on:
+    config.model.variant = "released"
+  if "individual" in on:
+    config.method = "individual"
+  if "clean" in on:
+    config.protocol.name = "clean"
+    config.protocol.group_by = "site"
+  return config

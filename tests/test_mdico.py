@@ -1,0 +1,156 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from colearn_jax import losses, mdico
+
+SHAPES = {"radar": (4, 2), "optical": (6, 3), "thermal": (4, 1)}
+ENCODER = {"model_type": "tempcnn", "layer_size": 8, "dropout": 0.2}
+WEIGHTS = dict.fromkeys(mdico.TERMS, 1.0)
+
+
+def make(names=tuple(SHAPES), outputs=3, encoder=ENCODER, **kwargs):
+  shapes = {m: SHAPES[m] for m in names}
+  settings = dict.fromkeys(names, encoder)
+  return mdico.MDiCo(shapes, settings, outputs, emb_dim=16, rngs=nnx.Rngs(0), **kwargs)
+
+
+def run(inputs, **kwargs):
+  """Outputs of a model made and called in one program: op by op it would take ten times as long."""
+  return jax.jit(lambda x: make(**kwargs)(x))(inputs)
+
+
+def sample(names=tuple(SHAPES), batch=5, seed=0):
+  rng = np.random.default_rng(seed)
+  return {m: jnp.asarray(rng.normal(size=(batch, *SHAPES[m])), jnp.float32) for m in names}
+
+
+def present(batch=5, **rows):
+  ones = {m: jnp.ones(batch) for m in SHAPES}
+  return ones | {m: jnp.asarray(mask, jnp.float32) for m, mask in rows.items()}
+
+
+CONSTANTS = {"class_weights": jnp.array([1.0, 2.0, 0.5])}
+TARGET = jnp.array([0, 1, 2, 1, 0])
+
+
+@pytest.mark.parametrize("names", [("radar",), ("radar", "optical"), tuple(SHAPES)])
+@pytest.mark.parametrize("variant", mdico.VARIANTS)
+def test_shapes_for_any_number_of_modalities(names, variant):
+  out = run(sample(names), names=names, variant=variant)
+  for m in names:
+    assert out.prediction[m].shape == out.auxiliary_shared[m].shape == (5, 3)
+    assert out.specific[m].shape == out.unused[m].shape == out.shared[m].shape == (5, 8)
+    assert out.modality_specific[m].shape == out.modality_unused[m].shape == (5, len(names))
+
+
+def test_a_modality_alone_needs_nothing_of_another():
+  inputs = sample()
+  together = run(inputs)
+  for m in SHAPES:
+    alone = run({m: inputs[m]})
+    assert list(alone.prediction) == [m]
+    np.testing.assert_allclose(alone.prediction[m], together.prediction[m], rtol=1e-5, atol=1e-6)
+  small = nnx.eval_shape(lambda: make(("radar",), terms=("main",)))
+  paths = {path[0] for path, _ in nnx.to_flat_state(nnx.state(small))}
+  assert paths == set(mdico.ALONE)
+
+
+def test_the_variants_differ_in_what_the_second_modality_head_sees():
+  inputs = sample()
+  paper, released = run(inputs, variant="paper"), run(inputs, variant="released")
+  head = jax.jit(lambda z: make().modality_unused(z, train=False, present=None))
+  for m in SHAPES:
+    np.testing.assert_allclose(paper.modality_unused[m], head(paper.unused[m]), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(released.modality_unused[m], head(released.shared[m]), rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(paper.modality_specific[m], released.modality_specific[m])
+
+
+def test_the_objective_is_the_sum_of_its_terms():
+  outputs = run(sample())
+  weights = {"main": 1.0, "auxiliary": 0.5, "contrastive": 2.0, "discriminative": 3.0}
+  loss, terms = mdico.objective("multiclass", outputs, TARGET, present(), CONSTANTS, weights)
+  mean = lambda term: np.mean([terms[f"{term}/{m}"] for m in SHAPES])
+  pairs = [
+    terms[f"contrastive/{a}__{b}"]
+    for a, b in (("radar", "optical"), ("radar", "thermal"), ("optical", "thermal"))
+  ]
+  want = mean("main") + 0.5 * mean("auxiliary") + 2.0 * 2.0 * sum(pairs) + 3.0 * mean("discriminative")
+  np.testing.assert_allclose(loss, want, rtol=1e-6)
+  np.testing.assert_allclose(loss, sum(terms[f"total/{term}"] for term in mdico.TERMS), rtol=1e-6)
+  assert terms["objective"] == loss
+
+
+def test_modalities_are_numbered_in_the_order_they_are_given():
+  """Not in their alphabetical order, in which dicts come out of jit."""
+  outputs = run(sample())
+  assert list(outputs.prediction) == sorted(SHAPES) != list(SHAPES)
+  _, terms = mdico.objective("multiclass", outputs, TARGET, present(), CONSTANTS, WEIGHTS)
+  for index, m in enumerate(SHAPES):
+    logits = outputs.modality_specific[m], outputs.modality_unused[m]
+    want = np.mean([losses.modality_loss(z, index, jnp.ones(5)) for z in logits])
+    np.testing.assert_allclose(terms[f"discriminative/{m}"], want, rtol=1e-6)
+
+
+def test_a_weight_of_zero_switches_a_term_off():
+  weights = WEIGHTS | {"auxiliary": 0.0, "discriminative": 0.0}
+  outputs = run(sample(), terms=("main", "contrastive"))
+  assert not outputs.auxiliary_shared and not outputs.modality_unused
+  _, terms = mdico.objective("multiclass", outputs, TARGET, present(), CONSTANTS, weights)
+  assert not any(name.startswith(("auxiliary", "discriminative", "total/aux")) for name in terms)
+
+
+def test_absent_sensors_count_nowhere():
+  """Against a loop that leaves the samples out, in training mode with batch statistics; gradients too."""
+  masks = {"radar": [1, 1, 0, 1, 1], "optical": [1, 0, 1, 1, 1], "thermal": [1, 1, 1, 1, 0]}
+  no_dropout = {"encoder": ENCODER | {"dropout": 0.0}}
+  graphdef = nnx.graphdef(nnx.eval_shape(lambda: make(**no_dropout)))
+  params, stats = jax.jit(lambda: nnx.split(make(**no_dropout), nnx.Param, nnx.BatchStat)[1:])()
+  rngs = lambda: nnx.Rngs(dropout=0)
+
+  def masked(params, inputs):
+    model = nnx.merge(graphdef, params, stats, copy=True)
+    there = present(**masks)
+    outputs = model(inputs, train=True, present=there, rngs=rngs())
+    return mdico.objective("multiclass", outputs, TARGET, there, CONSTANTS, WEIGHTS)
+
+  def left_out(params, inputs):
+    model = nnx.merge(graphdef, params, stats, copy=True)
+    rows = {m: np.flatnonzero(mask) for m, mask in masks.items()}
+    outs = {m: model({m: inputs[m][rows[m]]}, train=True, rngs=rngs()) for m in SHAPES}
+    total, terms = 0.0, {}
+    for index, m in enumerate(SHAPES):
+      ones, y = {m: jnp.ones(len(rows[m]))}, TARGET[rows[m]]
+      one = mdico.objective("multiclass", outs[m], y, ones, CONSTANTS, WEIGHTS | {"discriminative": 0.0})[1]
+      mod = [
+        losses.modality_loss(getattr(outs[m], f)[m], index, ones[m])
+        for f in ("modality_specific", "modality_unused")
+      ]
+      terms[m] = one[f"main/{m}"] + one[f"auxiliary/{m}"] + 0.5 * sum(mod)
+      total += terms[m] / 3
+      for n in list(SHAPES)[index + 1 :]:
+        both = np.intersect1d(rows[m], rows[n])
+        a = outs[m].shared[m][np.searchsorted(rows[m], both)]
+        b = outs[n].shared[n][np.searchsorted(rows[n], both)]
+        total += 2 * losses.contrastive(a, b, 0.1, jnp.ones(len(both)))
+    return total
+
+  inputs = sample()
+  masked_loss = jax.jit(jax.value_and_grad(lambda p, x: masked(p, x)[0]))
+  got, got_grads = masked_loss(params, inputs)
+  want, want_grads = jax.jit(jax.value_and_grad(left_out))(params, inputs)
+  np.testing.assert_allclose(got, want, rtol=1e-5)
+  close = lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5 * max(1.0, np.abs(b).max()))
+  jax.tree.map(close, got_grads, want_grads)
+  hidden = {m: jnp.where(jnp.asarray(masks[m])[:, None, None] > 0, x, 1e6) for m, x in inputs.items()}
+  np.testing.assert_allclose(masked_loss(params, hidden)[0], want, rtol=1e-5)
+
+
+def test_a_modality_that_nobody_has_leaves_the_mean():
+  outputs = run(sample())
+  _, terms = mdico.objective("multiclass", outputs, TARGET, present(thermal=np.zeros(5)), CONSTANTS, WEIGHTS)
+  want = (terms["main/radar"] + terms["main/optical"]) / 2
+  np.testing.assert_allclose(terms["total/main"], want, rtol=1e-6)
+  assert terms["main/thermal"] == 0.0 and terms["contrastive/radar__thermal"] == 0.0
