@@ -105,7 +105,8 @@ def init(recipe: Recipe, key: jax.Array, constants: Tree) -> TrainState:
   params_key, key = jax.random.split(key)
   _, params, stats = nnx.split(recipe.build(nnx.Rngs(params=params_key)), nnx.Param, nnx.BatchStat)
   params, stats = nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
-  zero, inf = jnp.zeros((), jnp.int32), jnp.full((), jnp.inf)
+  # Typed as the steps return them: a weak type here would compile everything twice.
+  zero, inf = jnp.zeros((), jnp.int32), jnp.full((), jnp.inf, jnp.float32)
   return TrainState(
     step=zero,
     epoch=zero,
@@ -222,6 +223,7 @@ def train_epoch(
   """
   by_example = NamedSharding(recipe.mesh, jax.P(None, "data"))
 
+  @functools.partial(jax.jit, inline=True)  # traced once, though its shape is asked for as well
   def run(state):
     key = jax.random.fold_in(state.key, -1 - state.epoch)
     rows = train_rows.reshape(-1)

@@ -1,0 +1,235 @@
+import csv
+import functools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+
+from colearn_jax import checkpoint, config, data, log, predict, results, sharding, train
+from colearn_jax.spec import InputError
+from data_builders.lfmc.dummy import write_dummy
+
+SMALL = {
+  "protocol.folds": 2,
+  "model.emb_dim": 8,
+  "model.encoder.layer_size": 4,
+  "train.batch_size": 16,
+  "train.max_epochs": 4,
+  "checkpoint.every_epochs": 1,
+}
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_device():
+  """What is tested here does not depend on their number, and one is faster."""
+  with pytest.MonkeyPatch.context() as patch:
+    mesh = jax.make_mesh((1,), ("data",), (AxisType.Auto,), devices=jax.devices()[:1])
+    patch.setattr(sharding, "make_mesh", lambda batch_size: mesh)
+    yield
+
+
+@pytest.fixture(scope="session")
+def lfmc(tmp_path_factory):
+  """A small file in LFMC's layout, and where it gets prepared."""
+  manual, prepared = tmp_path_factory.mktemp("manual"), tmp_path_factory.mktemp("prepared")
+  write_dummy(manual / "training_features.csv", rows=72, sites=12)
+  return {"data.manual_dir": str(manual), "data.data_dir": str(prepared)}
+
+
+def load(lfmc, name="configs/lfmc.py", **changes):
+  return config.load(name, {**SMALL, **lfmc, **{key.replace("__", "."): v for key, v in changes.items()}})
+
+
+@pytest.fixture(scope="session")
+def finished(lfmc, tmp_path_factory):
+  """A work directory of a whole run, with its baseline."""
+  workdir = tmp_path_factory.mktemp("run")
+  train.run(load(lfmc, baseline=True), workdir)
+  return workdir
+
+
+def read_lines(workdir):
+  return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def read_rows(workdir, modality):
+  return list(csv.DictReader((workdir / "predictions" / f"{modality}.csv").read_text().splitlines()))
+
+
+def comparable(workdir):
+  """All that a run leaves and that must not depend on when it was stopped."""
+  summary = results.read_results(workdir / "results.json")
+  del summary["timing"]
+  lines = read_lines(workdir)
+  for line in lines:
+    del line["samples_per_second"]
+  models = {p.name: checkpoint.restore_model(p) for p in sorted((workdir / "checkpoints").iterdir())}
+  predictions = {p.name: p.read_text() for p in sorted((workdir / "predictions").iterdir())}
+  return {"results": summary, "metrics": lines, "models": models, "predictions": predictions}
+
+
+def assert_same(one, other):
+  one, other = comparable(one), comparable(other)
+  jax.tree.map(np.testing.assert_array_equal, one.pop("models"), other.pop("models"))
+  assert one == other
+
+
+def test_a_run_leaves_everything(finished):
+  summary = results.read_results(finished / "results.json")
+  assert (summary["dataset"], summary["task"], summary["method"]) == ("lfmc", "regression", "mdico")
+  assert (summary["variant"], summary["protocol"]) == ("paper", "paper")
+  assert (summary["seeds"], summary["folds"]) == ([10], 2)
+  assert set(summary["modalities"]) == set(summary["auxiliary"]) == {"S1_S1Ind", "S2_S2Ind"}
+  for scores in (
+    *summary["modalities"].values(),
+    summary["ensemble"],
+    *summary["auxiliary"]["S1_S1Ind"].values(),
+  ):
+    for metric in ("r2", "rmse", "rrmse", "mae", "median_ae", "mape", "bias", "pearson_r"):
+      assert len(scores[metric]["per_fold"]) == 2
+      np.testing.assert_allclose(scores[metric]["mean"], np.mean(scores[metric]["per_fold"]), rtol=1e-6)
+  assert set(summary["timing"]["runs"]) == {"seed10_fold0", "seed10_fold1"}
+  assert config.restore(results.read_results(finished / "config.json")).protocol.folds == 2
+  lines = read_lines(finished)
+  assert [(line["run"], line["epoch"]) for line in lines] == [
+    (f"seed10_fold{fold}", epoch) for fold in (0, 1) for epoch in (1, 2, 3, 4)
+  ]
+  for name in (
+    "train/main/S1_S1Ind",
+    "validation/contrastive/S1_S1Ind__S2_S2Ind",
+    "learning_rate",
+    "samples_per_second",
+  ):
+    assert all(np.isfinite(line[name]) for line in lines)
+  assert list((finished / "tensorboard").glob("*/events.*"))
+  rows = read_rows(finished, "S2_S2Ind")
+  assert len(rows) == len({row["id"] for row in rows}) == 72
+  for run in ("seed10_fold0", "seed10_fold1"):  # what going on needed is gone, what predicts is there
+    assert {p.name for p in next((finished / "checkpoints" / run).iterdir()).iterdir()} >= {
+      "model",
+      "progress",
+    }
+    assert not list((finished / "checkpoints" / run).glob("*/rest"))
+
+
+def test_the_baseline_is_the_main_loss_alone(finished):
+  summary = results.read_results(finished / "individual" / "results.json")
+  assert summary["method"] == "individual" and summary["auxiliary"] == {}
+  lines = read_lines(finished / "individual")
+  assert not any("contrastive" in name or "auxiliary" in name for name in lines[0])
+
+
+def test_running_again_changes_nothing_and_trains_nothing(finished, lfmc, tmp_path, monkeypatch):
+  before = comparable(finished)
+  monkeypatch.setattr(train, "fit", None)
+  train.run(load(lfmc, baseline=True), finished)
+  after = comparable(finished)
+  jax.tree.map(np.testing.assert_array_equal, before.pop("models"), after.pop("models"))
+  assert before == after
+
+
+def test_one_sensor_predicts_from_the_work_directory(finished, lfmc):
+  """Its model holds nothing of the other, and gives what the evaluation gave."""
+  dataset = data.open_dataset(f"{lfmc['data.data_dir']}/lfmc/1.0.0")
+  inputs = data.read_inputs(data.make_reader(dataset, [dataset.modality("S2_S2Ind")]))["S2_S2Ind"]
+  predictor = predict.load(finished, "S2_S2Ind", run="seed10_fold1")
+  assert predictor.modality.bands == ("red", "green", "blue", "swir", "nir", "ndvi", "ndwi", "nirv")
+  assert not any(
+    "S1" in jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(predictor._models)
+  )
+  got = dict(zip(data.read_index(dataset).ids, predictor(inputs, batch_size=50)))
+  for row in read_rows(finished, "S2_S2Ind"):
+    if row["fold"] == "1":
+      value = next(float(v) for k, v in row.items() if k.startswith("prediction"))
+      np.testing.assert_allclose(got[row["id"]][0], value, rtol=1e-4)
+  both = predict.load(finished, "S2_S2Ind")
+  assert both.runs == ["seed10_fold0", "seed10_fold1"]
+  parts = [predict.load(finished, "S2_S2Ind", run=run)(inputs) for run in both.runs]
+  np.testing.assert_allclose(both(inputs), np.mean(parts, 0), rtol=1e-5)
+  with pytest.raises(InputError, match=r"reads samples of shape \(4, 8\), got \(4, 3\)"):
+    predictor(inputs[..., :3])
+  with pytest.raises(InputError, match="no modality 'S3', have: S1_S1Ind, S2_S2Ind"):
+    predict.load(finished, "S3")
+  with pytest.raises(InputError, match="no run 'seed1_fold0'"):
+    predict.load(finished, "S2_S2Ind", run="seed1_fold0")
+
+
+@pytest.mark.parametrize("placement", ["device", "stream"])
+def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(lfmc, tmp_path, monkeypatch, placement):
+  """Stopped by an exception in three places, batches from the device or from the disk."""
+  settings = load(lfmc, data__placement=placement, checkpoint__every_epochs=2)
+  train.run(settings, tmp_path / "whole")
+  write, calls = log.Log.write, []
+
+  def stop(self, *args):
+    calls.append(args)
+    if len(calls) in (2, 4, 8):  # within an epoch's writing, after a checkpoint, in the second fold
+      raise RuntimeError("stopped")
+    return write(self, *args)
+
+  monkeypatch.setattr(log.Log, "write", stop)
+  for _ in range(3):
+    with pytest.raises(RuntimeError, match="stopped"):
+      train.run(settings, tmp_path / "stopped")
+  train.run(settings, tmp_path / "stopped")
+  assert_same(tmp_path / "whole", tmp_path / "stopped")
+
+
+def test_killed_at_any_moment_it_ends_the_same(lfmc, tmp_path):
+  """SIGKILL, three times at moments that are nobody's choice, against a run that nobody disturbed."""
+  overrides = {**SMALL, **lfmc, "train.max_epochs": 12, "protocol.folds": 3}
+  command = [sys.executable, "-m", "colearn_jax.main", "--config=configs/lfmc.py"]
+  command += [f"--config.{key}={value}" for key, value in overrides.items()]
+  env = os.environ | {
+    "JAX_PLATFORMS": "cpu",
+    "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+  }
+  start = functools.partial(subprocess.Popen, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+  whole, killed = tmp_path / "whole", tmp_path / "killed"
+  process = start([*command, f"--workdir={whole}"])
+  assert process.wait(300) == 0
+  log_file = killed / "metrics.jsonl"
+  lines = lambda: log_file.read_text().count("\n") if log_file.exists() else 0
+  kills = 0
+  for at_least, delay in ((2, 0.0), (9, 0.013), (20, 0.031)):
+    process = start([*command, f"--workdir={killed}"])
+    while lines() < at_least and process.poll() is None:
+      time.sleep(0.002)
+    time.sleep(delay)
+    process.send_signal(signal.SIGKILL)
+    kills += process.wait(60) == -signal.SIGKILL
+  assert kills == 3
+  process = start([*command, f"--workdir={killed}"])
+  assert process.wait(300) == 0
+  assert_same(whole, killed)
+
+
+def test_another_configuration_is_refused(finished, lfmc):
+  with pytest.raises(InputError, match=r"train.learning_rate: 0.001 there, 0.01 here"):
+    train.run(load(lfmc, baseline=True, train__learning_rate=0.01), finished)
+
+
+def test_two_runs_at_once_are_refused(finished, lfmc):
+  with train._alone(finished), pytest.raises(InputError, match="another run is at work in"):
+    train.run(load(lfmc, baseline=True), finished)
+
+
+def test_divergence_is_said_in_one_line(lfmc, tmp_path):
+  with pytest.raises(InputError, match=r"seed10_fold0 diverged: its \w+ objective is \w+ in epoch \d"):
+    train.run(load(lfmc, train__learning_rate=1e30), tmp_path)
+
+
+def test_clean_protocol_by_site_and_official_splits(lfmc, tmp_path):
+  settings = load(lfmc, "configs/lfmc.py:clean", train__max_epochs=1)
+  summary = train.run(settings, tmp_path / "clean")
+  assert (summary["protocol"], summary["group_by"]) == ("clean", "site")
+  with pytest.raises(InputError, match=r"protocol.split: 'official' needs .* no 'test', only train"):
+    train.run(load(lfmc, protocol__split="official"), tmp_path / "official")
