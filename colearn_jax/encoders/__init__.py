@@ -16,11 +16,24 @@ import jax.numpy as jnp
 from flax import nnx
 
 from colearn_jax import layers
+from colearn_jax.encoders.convtran import ConvTran
+from colearn_jax.encoders.ltae import LTAE, TAE
+from colearn_jax.encoders.mlp import MLP
+from colearn_jax.encoders.recurrent import GRU, LSTM, RNN
 from colearn_jax.encoders.tempcnn import TempCNN
+from colearn_jax.encoders.transformer import Transformer
 from colearn_jax.spec import InputError
 
 ENCODERS = {
+  "convtran": ConvTran,
+  "gru": GRU,
+  "lstm": LSTM,
+  "ltae": LTAE,
+  "mlp": MLP,
+  "rnn": RNN,
+  "tae": TAE,
   "tempcnn": TempCNN,
+  "transformer": Transformer,
 }
 
 NORMS = ("none", "layer", "batch")
@@ -32,11 +45,10 @@ class Encoder(nnx.Module):
   def __init__(self, backbone: nnx.Module, width: int, *, norm: str, rngs: nnx.Rngs, dtype=jnp.float32):
     self.backbone = backbone
     self.linear = layers.linear(backbone.width, width, rngs=rngs, dtype=dtype)
-    self.norm = None
     if norm == "layer":
       self.norm = nnx.LayerNorm(width, epsilon=1e-5, rngs=rngs)
-    elif norm == "batch":
-      self.norm = layers.BatchNorm(width)
+    else:
+      self.norm = layers.BatchNorm(width) if norm == "batch" else None
 
   def __call__(
     self,

@@ -1,0 +1,220 @@
+"""Temporal attention encoders: TAE (Garnot et al. 2020, CVPR) and L-TAE (Garnot & Landrieu 2020, AALTD)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from colearn_jax import layers
+from colearn_jax.spec import InputError
+
+
+class LTAE(nnx.Module):
+  """Lightweight temporal attention, series `[B T C]` to `[B n_neurons[-1]]`.
+
+  Each head has one learned query and sees its own share of the embedding's channels. `n_neurons` are the
+  widths of the dense layers behind the merged heads, beginning with those heads' own, d_model. With
+  `mask_nans` no head looks at a time step all of whose bands are missing, see `fill_missing`.
+  """
+
+  def __init__(
+    self,
+    shape: tuple[int, ...],
+    *,
+    num_heads: int = 16,
+    d_k: int = 8,
+    d_model: int = 256,
+    n_neurons: Sequence[int] = (256, 128),
+    dropout: float = 0.2,
+    attention_dropout: float = 0.1,
+    max_period: float = 1000.0,
+    mask_nans: bool = False,
+    dtype=jnp.float32,
+    rngs: nnx.Rngs,
+  ):
+    steps, bands = _series("ltae", shape)
+    if d_model % num_heads:
+      raise InputError(f"encoder ltae: num_heads={num_heads} does not divide d_model={d_model}")
+    self.bands_norm = layers.layer_norm(bands, rngs=rngs, dtype=dtype)
+    self.embed = layers.linear(bands, d_model, rngs=rngs, dtype=dtype)
+    self.embed_norm = layers.layer_norm(steps * d_model, rngs=rngs, dtype=dtype)
+    self.query = nnx.Param(_peaked(d_k)(rngs.params(), (num_heads, d_k)))
+    self.key = _projection(d_model, num_heads * d_k, d_k, rngs=rngs, dtype=dtype)
+    self.dense = Dense("ltae", d_model, n_neurons, dropout, rngs=rngs, dtype=dtype)
+    self.drop = layers.Dropout(attention_dropout)
+    self.num_heads, self.max_period, self.dtype = num_heads, max_period, dtype
+    self.mask_nans, self.width = mask_nans, self.dense.width
+
+  def __call__(
+    self,
+    x: jax.Array,
+    *,
+    train: bool = False,
+    present: jax.Array | None = None,
+    rngs: nnx.Rngs | None = None,
+  ) -> jax.Array:
+    """Encodes `[B T C]`."""
+    return self.attend(x, train=train, present=present, rngs=rngs)[0]
+
+  def attend(
+    self,
+    x: jax.Array,
+    *,
+    train: bool = False,
+    present: jax.Array | None = None,
+    rngs: nnx.Rngs | None = None,
+  ) -> tuple[jax.Array, jax.Array]:
+    """Encodes `[B T C]`; returns `[B width]` and how much each head looks at each time step, `[B H T]`."""
+    x, masked = fill_missing(x, self.mask_nans)
+    x = _normed_together(self.embed(self.bands_norm(x)), self.embed_norm)
+    table = positions(x.shape[1], x.shape[2] // self.num_heads, self.max_period)
+    x = x + jnp.asarray(np.tile(table, self.num_heads), self.dtype)[None]
+    heads = lambda a: a.reshape(*x.shape[:2], self.num_heads, -1)
+    scores = jnp.einsum("hk,bthk->bht", self.query[...].astype(self.dtype), heads(self.key(x)))
+    attention = self.drop(_softmax(scores, self.query.shape[1], masked), train=train, rngs=rngs)
+    merged = jnp.einsum("bht,bthv->bhv", attention.astype(self.dtype), heads(x)).reshape(x.shape[0], -1)
+    return self.dense(merged, train=train, present=present, rngs=rngs), attention
+
+
+class TAE(nnx.Module):
+  """Temporal attention, series `[B T C]` to `[B n_neurons[-1]]`.
+
+  The queries are the mean over time of a projection of the embedding, missing steps included, and each head
+  sees all of the embedding's channels. `n_neurons` begins with the width of the merged heads,
+  num_heads * d_model. For `mask_nans` see `LTAE`.
+  """
+
+  def __init__(
+    self,
+    shape: tuple[int, ...],
+    *,
+    num_heads: int = 4,
+    d_k: int = 32,
+    d_model: int = 128,
+    n_neurons: Sequence[int] = (512, 128, 128),
+    dropout: float = 0.2,
+    attention_dropout: float = 0.1,
+    max_period: float = 1000.0,
+    mask_nans: bool = False,
+    dtype=jnp.float32,
+    rngs: nnx.Rngs,
+  ):
+    steps, bands = _series("tae", shape)
+    keys = num_heads * d_k
+    self.bands_norm = layers.layer_norm(bands, rngs=rngs, dtype=dtype)
+    self.embed = layers.linear(bands, d_model, rngs=rngs, dtype=dtype)
+    self.embed_norm = layers.layer_norm(steps * d_model, rngs=rngs, dtype=dtype)
+    self.query = _projection(d_model, keys, d_k, rngs=rngs, dtype=dtype)
+    self.query_norm = layers.BatchNorm(keys, dtype=dtype)
+    self.query_out = layers.linear(keys, keys, rngs=rngs, dtype=dtype)
+    self.key = _projection(d_model, keys, d_k, rngs=rngs, dtype=dtype)
+    self.dense = Dense("tae", num_heads * d_model, n_neurons, dropout, rngs=rngs, dtype=dtype)
+    self.drop = layers.Dropout(attention_dropout)
+    self.num_heads, self.max_period, self.dtype = num_heads, max_period, dtype
+    self.mask_nans, self.width = mask_nans, self.dense.width
+
+  def __call__(
+    self,
+    x: jax.Array,
+    *,
+    train: bool = False,
+    present: jax.Array | None = None,
+    rngs: nnx.Rngs | None = None,
+  ) -> jax.Array:
+    """Encodes `[B T C]`."""
+    return self.attend(x, train=train, present=present, rngs=rngs)[0]
+
+  def attend(
+    self,
+    x: jax.Array,
+    *,
+    train: bool = False,
+    present: jax.Array | None = None,
+    rngs: nnx.Rngs | None = None,
+  ) -> tuple[jax.Array, jax.Array]:
+    """Encodes `[B T C]`; returns `[B width]` and how much each head looks at each time step, `[B H T]`."""
+    x, masked = fill_missing(x, self.mask_nans)
+    x = self.bands_norm(x)
+    table = positions(x.shape[1], x.shape[2], self.max_period)
+    x = _normed_together(self.embed(x + jnp.asarray(table, self.dtype)[None]), self.embed_norm)
+    heads = lambda a: a.reshape(*a.shape[:-1], self.num_heads, -1)
+    # The mean of the projections is the projection of the mean, at a T-th of its cost.
+    query = self.query_norm(self.query(x.mean(1)), train=train, present=present)
+    scores = jnp.einsum("bhk,bthk->bht", heads(self.query_out(query)), heads(self.key(x)))
+    attention = self.drop(_softmax(scores, query.shape[1] // self.num_heads, masked), train=train, rngs=rngs)
+    merged = jnp.einsum("bht,btv->bhv", attention.astype(self.dtype), x).reshape(x.shape[0], -1)
+    return self.dense(merged, train=train, present=present, rngs=rngs), attention
+
+
+class Dense(nnx.Module):
+  """The layers behind the merged heads: linear, BatchNorm and ReLU each; then dropout and a LayerNorm."""
+
+  def __init__(
+    self, encoder: str, merged: int, widths: Sequence[int], dropout: float, *, rngs: nnx.Rngs, dtype
+  ):
+    if not widths or widths[0] != merged:
+      raise InputError(
+        f"encoder {encoder}: n_neurons={tuple(widths)} does not begin with {merged}, the width of its heads"
+      )
+    self.linears = nnx.List([layers.linear(i, o, rngs=rngs, dtype=dtype) for i, o in zip(widths, widths[1:])])
+    self.norms = nnx.List([layers.BatchNorm(o, dtype=dtype) for o in widths[1:]])
+    self.out_norm = layers.layer_norm(widths[-1], rngs=rngs, dtype=dtype)
+    self.drop = layers.Dropout(dropout)
+    self.width = widths[-1]
+
+  def __call__(
+    self, x: jax.Array, *, train: bool, present: jax.Array | None, rngs: nnx.Rngs | None
+  ) -> jax.Array:
+    """From the merged heads `[B H]` to `[B width]`."""
+    for linear, norm in zip(self.linears, self.norms):
+      x = nnx.relu(norm(linear(x), train=train, present=present))
+    return self.out_norm(self.drop(x, train=train, rngs=rngs))
+
+
+def fill_missing(x: jax.Array, mask_nans: bool) -> tuple[jax.Array, jax.Array]:
+  """Zeros for what is missing in a series `[B T C]`, and which time steps `[B T]` are not to be looked at.
+
+  Those are the steps all of whose bands are missing. A sample that is missing throughout has nothing to look
+  at: it is encoded as a series of zeros, none of them masked, so that its output is finite.
+  """
+  if not mask_nans:
+    return x, jnp.zeros(x.shape[:2], bool)
+  finite = jnp.isfinite(x)
+  masked = ~finite.any(-1)
+  return jnp.where(finite, x, 0.0), masked & ~masked.all(-1, keepdims=True)
+
+
+def positions(steps: int, width: int, max_period: float) -> np.ndarray:
+  """The table `[T D]` of positions, which count from 1."""
+  return layers.sinusoid(np.arange(1, steps + 1), width, base=max_period)
+
+
+def _series(encoder: str, shape: tuple[int, ...]) -> tuple[int, int]:
+  if len(shape) != 2:
+    raise InputError(f"encoder {encoder} reads series of shape (T, C), got {shape}")
+  return shape
+
+
+def _peaked(d_k: int) -> nnx.Initializer:
+  """The papers' initial value of queries and keys: their products begin with a deviation of about 2."""
+  return nnx.initializers.normal((2.0 / d_k) ** 0.5)
+
+
+def _projection(features: int, keys: int, d_k: int, *, rngs: nnx.Rngs, dtype) -> nnx.Linear:
+  bias_init = layers.uniform_fan_in(features)
+  return nnx.Linear(features, keys, kernel_init=_peaked(d_k), bias_init=bias_init, dtype=dtype, rngs=rngs)
+
+
+def _normed_together(x: jax.Array, norm: nnx.LayerNorm) -> jax.Array:
+  """All T D values of a sample `[B T D]` as one."""
+  return norm(x.reshape(x.shape[0], -1)).reshape(x.shape)
+
+
+def _softmax(scores: jax.Array, d_k: int, masked: jax.Array) -> jax.Array:
+  """Attention `[B H T]`, float32, of products of queries and keys; masked steps `[B T]` get none."""
+  scores = scores.astype(jnp.float32) * d_k**-0.5
+  return jax.nn.softmax(jnp.where(masked[:, None], -jnp.inf, scores), axis=-1)

@@ -1,0 +1,1 @@
+"""Doors to other programs: `interop.torch` to the released PyTorch program and back."""

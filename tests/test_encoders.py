@@ -1,0 +1,298 @@
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from colearn_jax import encoders, layers
+from colearn_jax.spec import InputError
+
+RADAR, OPTICAL = (12, 2), (12, 12)  # CropHarvest's sensors
+WIDTH = 128
+
+# Parameters of each encoder with its defaults, wrapped to width 128, for radar and for optical series.
+PARAMETERS = {
+  "convtran": (90_040, 253_880),
+  "gru": (166_272, 170_112),
+  "lstm": (216_192, 221_312),
+  "ltae": (89_860, 92_440),
+  "mlp": (36_736, 52_096),
+  "rnn": (66_432, 67_712),
+  "tae": (152_708, 154_008),
+  "tempcnn": (937_600, 944_000),
+  "transformer": (281_984, 283_264),
+}
+SMALL = {
+  "convtran": {"layer_size": 8, "feedforward_size": 8},
+  "gru": {"layer_size": 8},
+  "lstm": {"layer_size": 8},
+  "ltae": {"d_model": 16, "num_heads": 4, "d_k": 4, "n_neurons": (16, 8)},
+  "mlp": {"layer_sizes": (8, 8)},
+  "rnn": {"layer_size": 8},
+  "tae": {"d_model": 8, "num_heads": 2, "d_k": 4, "n_neurons": (16, 8)},
+  "tempcnn": {"layer_size": 8},
+  "transformer": {"layer_size": 8, "num_heads": 2, "feedforward_size": 8},
+}
+
+
+def series(*shape, seed=0):
+  return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+def make(name, shape=(6, 3), width=4, dtype=jnp.float32, dropout=0.0, **settings):
+  """A small encoder with arbitrary values, which NumPy makes at once; JAX would compile for each shape."""
+  settings = {"model_type": name, "dropout": dropout, **SMALL[name], **settings}
+  if name in ("ltae", "tae"):
+    settings["attention_dropout"] = dropout
+  build = lambda: encoders.make_encoder(settings, shape, width, rngs=nnx.Rngs(0), dtype=dtype)
+  module, rng = nnx.eval_shape(build), np.random.default_rng(0)
+  for path, variable in nnx.iter_graph(module):
+    if isinstance(variable, nnx.Variable):
+      value = rng.normal(size=variable.shape) * 0.4 + (path[-1] in ("scale", "var"))
+      variable.set_value(jnp.asarray(np.abs(value) if path[-1] == "var" else value, variable.dtype))
+  return module
+
+
+def program(module, **kwargs):
+  """A module as one program of inputs, to its outputs and its batch statistics after them."""
+  graphdef, params, stats = split(module)
+
+  @jax.jit
+  def call(x):
+    m = nnx.merge(graphdef, params, stats)
+    return m(x, **kwargs), nnx.to_pure_dict(nnx.state(m, nnx.BatchStat))
+
+  return call
+
+
+def split(module):
+  graphdef, params, stats = nnx.split(module, nnx.Param, nnx.BatchStat)
+  return graphdef, nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
+
+
+@pytest.mark.parametrize("name", encoders.ENCODERS)
+def test_number_of_parameters(name):
+  counts = []
+  for shape in (RADAR, OPTICAL):
+    build = lambda: encoders.make_encoder({"model_type": name}, shape, WIDTH, rngs=nnx.Rngs(0))  # noqa: B023
+    params = nnx.state(nnx.eval_shape(build), nnx.Param)
+    counts.append(sum(p.size for p in jax.tree.leaves(params)))
+  assert tuple(counts) == PARAMETERS[name]
+
+
+@pytest.mark.parametrize("name", encoders.ENCODERS)
+def test_shape_gradient_and_dropout(name):
+  module = make(name, dropout=0.5)
+  x = series(5, 6, 3)
+  y = jax.eval_shape(module, x)
+  assert y.shape == (5, 4) and y.dtype == jnp.float32
+  graphdef, params, stats = split(module)
+
+  def loss(params, key):
+    m = nnx.merge(graphdef, params, stats)
+    return jnp.square(m(x, train=True, rngs=nnx.Rngs(dropout=key))).sum()
+
+  keys = jax.vmap(jax.random.key)(jnp.arange(2))
+  values, grads = jax.jit(jax.vmap(jax.value_and_grad(loss), (None, 0)))(params, keys)
+  assert values[0] != values[1]
+  assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
+  # No parameter is out of the gradient's reach, but for the biases that a norm takes away again.
+  moved = [path for path, g in jax.tree.leaves_with_path(grads) if np.abs(g).max() > 1e-6]
+  weights = [path for path, p in jax.tree.leaves_with_path(params) if p.ndim > 1]
+  assert set(weights) <= set(moved)
+
+
+@pytest.mark.parametrize("name", encoders.ENCODERS)
+def test_bfloat16_is_near_float32(name):
+  x = series(8, 6, 3)
+  outputs = {}
+  for dtype in (jnp.float32, jnp.bfloat16):
+    module = make(name, dtype=dtype)
+    outputs[dtype], stats = program(module, train=True)(x)
+    state = jax.tree.leaves((nnx.state(module, nnx.Param), stats))
+    assert {a.dtype for a in state} <= {jnp.dtype("float32"), jnp.dtype("int32")}
+  full, half = outputs.values()
+  difference = float(jnp.abs(full - half).max() / jnp.abs(full).max())
+  assert 0.0 < difference < 0.05  # bfloat16 has 8 bits: 0.004 a rounding
+
+
+@pytest.mark.parametrize("name", encoders.ENCODERS)
+def test_absent_rows_change_nothing(name):
+  call = program(make(name), train=True, present=jnp.array([1.0, 1, 1, 1, 0, 0]))
+  x = series(6, 6, 3)
+  y, stats = call(x)
+  junk, junk_stats = call(x.at[4:].set(100.0))
+  np.testing.assert_allclose(y[:4], junk[:4], rtol=0, atol=2e-5)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), stats, junk_stats)
+  if name == "tempcnn":  # and they are as if they were not: one encoder stands for all, they share BatchNorm
+    alone, stats_alone = program(make(name), train=True)(x[:4])
+    np.testing.assert_allclose(y[:4], alone, rtol=0, atol=2e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), stats, stats_alone)
+
+
+@pytest.mark.parametrize("name", encoders.ENCODERS)
+def test_missing_values_count_as_zero_unless_masked(name):
+  call, x = program(make(name)), series(3, 6, 3).at[0, 2, 1].set(jnp.nan)
+  np.testing.assert_array_equal(call(x)[0], call(x.at[0, 2, 1].set(0.0))[0])
+
+
+@pytest.mark.parametrize("name", ["ltae", "tae"])
+def test_masked_time_steps(name):
+  module = make(name, mask_nans=True)
+  x = series(4, 6, 3).at[0, 2].set(jnp.nan).at[1].set(jnp.nan).at[2, 3, 0].set(jnp.nan)
+  rep, attention = jax.jit(lambda x: module.backbone.attend(x))(x)
+  heads = SMALL[name]["num_heads"]
+  assert attention.shape == (4, heads, 6)
+  np.testing.assert_allclose(attention.sum(-1), 1.0, rtol=1e-5)
+  masked = np.zeros((4, heads, 6), bool)
+  masked[0, :, 2] = True  # a step of which a band is there is looked at, and so is what is missing throughout
+  np.testing.assert_array_equal(np.asarray(attention) == 0.0, masked)
+  assert np.isfinite(rep).all()
+  plain, _ = jax.jit(lambda x: make(name).backbone.attend(x))(jnp.where(jnp.isnan(x), 0.0, x))
+  np.testing.assert_allclose(rep[1:], plain[1:], rtol=0, atol=1e-6)
+  assert np.abs(rep[0] - plain[0]).max() > 1e-3
+  grads = jax.jit(jax.grad(lambda x: module.backbone.attend(x)[0].sum()))(x)
+  assert np.isfinite(grads).all()
+
+
+def recurrence(cell, weights, x):
+  """A recurrent layer as its equations have it, one step after the other, in float64: outputs `[T B D]`."""
+  sigmoid = lambda a: 1.0 / (1.0 + np.exp(-a))
+  wi, wh, bi, bh = (np.asarray(w[...], np.float64) for w in weights)
+  h = c = np.zeros((x.shape[1], wh.shape[0]))
+  out = []
+  for step in x:
+    p, q = step @ wi + bi, h @ wh + bh
+    if cell == "rnn":
+      h = np.tanh(p + q)
+    elif cell == "gru":
+      (pr, pz, pn), (qr, qz, qn) = np.split(p, 3, -1), np.split(q, 3, -1)
+      z = sigmoid(pz + qz)
+      h = (1 - z) * np.tanh(pn + sigmoid(pr + qr) * qn) + z * h
+    else:
+      i, f, g, o = np.split(p + q, 4, -1)
+      c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+      h = sigmoid(o) * np.tanh(c)
+    out.append(h)
+  return np.stack(out)
+
+
+@pytest.mark.parametrize("output", ["last_output", "last_state"])
+@pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
+def test_two_directions(cell, output):
+  module = make(cell, bidirectional=True, output=output).backbone
+  x = series(3, 6, 3)
+  y, _ = program(module)(x)
+  below, ends = np.asarray(x, np.float64).transpose(1, 0, 2), []
+  for layer in module.layers:
+    weights = [(d.kernel_input, d.kernel_hidden, d.bias_input, d.bias_hidden) for d in layer]
+    forward = recurrence(cell, weights[0], below)
+    backward = recurrence(cell, weights[1], below[::-1])[::-1]
+    below = np.concatenate([forward, backward], -1)
+    ends += [forward[-1], backward[0]]
+  expected = (forward[-1] + backward[-1]) / 2 if output == "last_output" else (ends[1] + ends[3]) / 2
+  np.testing.assert_allclose(y, expected, rtol=0, atol=1e-6)
+
+
+def test_convtran_narrows_over_further_layers():
+  module = make("convtran", shape=(9, 3), n_layers=6).backbone
+  shapes = [conv.kernel.shape for conv in module.convs]
+  assert shapes == [(8, 1, 32), (8, 32, 24), (8, 24, 16), (8, 16, 8), (8, 8, 8)]
+  assert jax.eval_shape(module, series(2, 9, 3)).shape == (2, 8)
+
+
+@pytest.mark.parametrize("steps", [5, 12])
+def test_convtran_convolution_keeps_the_length(steps):
+  """Against XLA's own 'same' convolution, which also pads the end of an even kernel by one more."""
+  size = min(8, steps)
+  conv = layers.TemporalConv(2, 3, size, rngs=nnx.Rngs(0))
+  x = series(2, steps, 2)
+  pad = ((size - 1) // 2, size // 2)
+  expected = jax.lax.conv_general_dilated(
+    x, conv.kernel[...], (1,), [pad], dimension_numbers=("NWC", "WIO", "NWC")
+  )
+  np.testing.assert_allclose(conv(x)[:, -steps:], expected + conv.bias[...], rtol=0, atol=1e-5)
+
+
+def attention_with_vectors(x, weights, vectors, heads):
+  """Relative vectors pair by pair of time steps, up to the merged heads."""
+  query, key, value = (np.split(x @ w, heads, -1) for w in weights)
+  steps, out = len(x), []
+  for q, k, v in zip(query, key, value):
+    scores = q @ k.T
+    for i in range(steps):
+      for j in range(steps):
+        if j <= i:
+          scores[i, j] += q[i] @ vectors[steps - 1 - (i - j)]
+        elif j > i + 1:
+          scores[i, j] += q[i + 1] @ vectors[j - i - 2]
+    scores = np.exp(scores * x.shape[1] ** -0.5)
+    out.append(scores / scores.sum(-1, keepdims=True) @ v)
+  return np.concatenate(out, -1)
+
+
+def test_convtran_relative_vectors():
+  module = make("convtran", relative_position="vector", num_heads=4).backbone.attention
+  module.norm = lambda merged: merged
+  x = series(1, 6, 8)
+  weights = [np.asarray(m.kernel[...], np.float64) for m in (module.query, module.key, module.value)]
+  expected = attention_with_vectors(
+    np.asarray(x[0], np.float64), weights, np.asarray(module.vectors[...], np.float64), 4
+  )
+  np.testing.assert_allclose(module(x)[0], expected, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("position", ["tape", "sinusoidal", "learned", "none"])
+@pytest.mark.parametrize("relative", ["erpe", "vector", "none"])
+def test_convtran_positions_break_the_symmetry_of_time(position, relative):
+  """Attention alone does not see the order of time steps; any position makes it."""
+  module = make("convtran", position=position, relative_position=relative).backbone
+  x = series(2, 6, 8)
+  table = 0.0 if position == "none" else module.table[...][None]
+  attend = lambda x: module.attention(x + table).mean(1)
+  forward, backward = attend(x), attend(x[:, ::-1])
+  symmetric = position == relative == "none"
+  assert (np.abs(forward - backward).max() < 1e-5) == symmetric
+
+
+@pytest.mark.parametrize(
+  "settings, message",
+  [
+    ({"model_type": "tcn"}, "unknown encoder 'tcn', have: convtran, gru"),
+    ({"model_type": "gru", "heads": 3}, "encoder gru has no argument 'heads', has: layer_size"),
+    ({"model_type": "gru", "output": "mean"}, "output='mean' of encoder gru: have last_output, last_state"),
+    ({"model_type": "ltae", "num_heads": 3}, "num_heads=3 does not divide d_model=256"),
+    ({"model_type": "ltae", "n_neurons": (8,)}, r"n_neurons=\(8,\) does not begin with 256"),
+    ({"model_type": "transformer", "num_heads": 3}, "num_heads=3 does not divide layer_size=128"),
+    ({"model_type": "transformer", "activation": "tanh"}, "activation='tanh', have relu, gelu"),
+    ({"model_type": "convtran", "position": "odd"}, "position='odd', have tape, sinusoidal"),
+    ({"model_type": "convtran", "relative_position": "odd"}, "relative_position='odd', have erpe"),
+    ({"model_type": "mlp", "layer_sizes": ()}, "layer_sizes of encoder mlp is empty"),
+    ({"model_type": "tempcnn", "use_norm": "group"}, "use_norm='group' of encoder tempcnn: have none"),
+  ],
+)
+def test_wrong_settings_are_one_line(settings, message):
+  with pytest.raises(InputError, match=message) as error:
+    nnx.eval_shape(lambda: encoders.make_encoder(settings, (6, 4), 8, rngs=nnx.Rngs(0)))
+  assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", sorted(set(encoders.ENCODERS) - {"mlp"}))
+def test_only_series_are_read(name):
+  with pytest.raises(InputError, match=rf"encoder {name} reads series of shape \(T, C\), got \(4,\)"):
+    make(name, shape=(4,))
+
+
+def test_mlp_reads_static_values():
+  assert jax.eval_shape(make("mlp", shape=(4,)), series(3, 4)).shape == (3, 4)
+
+
+@pytest.mark.parametrize("name", encoders.ENCODERS)
+def test_interface(name):
+  """What `encoders/README.md` promises of every backbone."""
+  backbone = encoders.ENCODERS[name]
+  assert {"train", "present", "rngs"} <= set(inspect.signature(backbone.__call__).parameters)
+  assert "dropout" in encoders.arguments(name)
+  assert backbone.__doc__ and inspect.getmodule(backbone).__doc__
