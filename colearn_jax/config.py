@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 import math
 import re
 import runpy
@@ -290,9 +289,9 @@ def _check_data(config: ConfigDict) -> None:
   name, modalities = config.data.name, config.data.modalities
   if name not in build.names():
     _refuse("data.name", name, f"one of: {', '.join(build.names())}")
-  builder = importlib.import_module(f"data_builders.{name}.{name}_dataset_builder").Builder
+  builder, form = build.find(name)
   # A directory that cannot exist: what is prepared elsewhere is of no interest, and nothing is made.
-  features = builder(data_dir="/dev/null/none").info.features
+  features = builder(data_dir="/dev/null/none", config=form).info.features
   if config.protocol.group_by not in ("", *features["groups"]):
     groups = ", ".join(features["groups"])
     _refuse("protocol.group_by", config.protocol.group_by, f"nothing, or a group of {name}: {groups}")

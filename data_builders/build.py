@@ -1,9 +1,13 @@
-"""Builds a data set without TensorFlow, for `tfds build` needs it: `python -m data_builders.build NAME`."""
+"""Builds a data set without TensorFlow, for `tfds build` needs it: `python -m data_builders.build NAME`.
+
+A data set with several forms has a name for each, e.g. `cropharvest/binary` and `cropharvest/multi`.
+"""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import fcntl
 import importlib
 import io
@@ -18,11 +22,51 @@ from colearn_jax.spec import InputError
 
 
 def names() -> list[str]:
-  """The data sets that can be built: the folders here that hold a builder."""
-  return sorted(path.parent.name for path in Path(__file__).parent.glob("*/*_dataset_builder.py"))
+  """The data sets that can be built: the folders here, and behind a slash their configurations."""
+  folders = sorted(path.parent.name for path in Path(__file__).parent.glob("*/*_dataset_builder.py"))
+  return [name for folder in folders for name in _configured(folder)]
 
 
-def build(name: str, data_dir: str | Path, *, manual_dir: str | Path | None = None) -> Path:
+def find(name: str) -> tuple[type[tfds.core.DatasetBuilder], str | None]:
+  """The TFDS builder class of a data set, and which of its configurations, as in `names()`.
+
+  Raises:
+    InputError: if the name is unknown.
+  """
+  folder, _, config = name.partition("/")
+  if not _file(folder).is_file() or name not in _configured(folder):
+    raise InputError(f"unknown data set {name!r}, have: {', '.join(names())}")
+  return _builder(folder), config or None
+
+
+def _file(folder: str) -> Path:
+  return Path(__file__).parent / folder / f"{folder}_dataset_builder.py"
+
+
+def _builder(folder: str) -> type[tfds.core.DatasetBuilder]:
+  return importlib.import_module(f"data_builders.{folder}.{folder}_dataset_builder").Builder
+
+
+def _configured(folder: str) -> list[str]:
+  return [f"{folder}/{config}" for config in _builder(folder).builder_configs] or [folder]
+
+
+@dataclasses.dataclass(eq=False)
+class Config(tfds.download.DownloadConfig):
+  """What a builder is told beside TFDS's own settings; see `build`."""
+
+  workers: int | None = None
+  unreadable: str = "fail"
+
+
+def build(
+  name: str,
+  data_dir: str | Path,
+  *,
+  manual_dir: str | Path | None = None,
+  workers: int | None = None,
+  unreadable: str = "fail",
+) -> Path:
   """Returns the prepared directory of a data set, which is built first if it is not there.
 
   Safe to call from several processes at once (one builds, the others wait) and after a build that was killed.
@@ -31,6 +75,8 @@ def build(name: str, data_dir: str | Path, *, manual_dir: str | Path | None = No
     name: one of `names()`.
     data_dir: where data sets are prepared: `data_dir/name/version`.
     manual_dir: directory with the source files; without it they are downloaded, where the data set can be.
+    workers: processes that read samples, for a data set with many files; None for one on each core.
+    unreadable: what a sample with a file that cannot be read does there: `fail`, or `skip` to leave it out.
 
   Returns:
     The directory that `tfds.builder_from_directory` reads.
@@ -39,10 +85,12 @@ def build(name: str, data_dir: str | Path, *, manual_dir: str | Path | None = No
     InputError: if the name is unknown, a source file is missing or malformed, a directory cannot be written,
       or the data set there is damaged or was made from other source files than those in `manual_dir`.
   """
-  if name not in names():
-    raise InputError(f"unknown data set {name!r}, have: {', '.join(names())}")
-  builder = importlib.import_module(f"data_builders.{name}.{name}_dataset_builder").Builder
   root = Path(data_dir).expanduser().absolute()
+  builder, form = find(name)
+  if unreadable not in ("fail", "skip"):
+    raise InputError(f"unreadable={unreadable!r} is not allowed; one of: fail, skip")
+  if workers is not None and workers < 1:
+    raise InputError(f"workers={workers} is not allowed; 1 or more")
   path = root / name / str(builder.VERSION)
   sources = None
   if manual_dir:
@@ -54,7 +102,16 @@ def build(name: str, data_dir: str | Path, *, manual_dir: str | Path | None = No
         (root / name).mkdir(parents=True, exist_ok=True)
         with _alone(root, name):
           if not path.exists():  # another process may have built it meanwhile
-            _prepare(builder, root, manual_dir)
+            config = Config(
+              manual_dir=manual_dir,
+              force_checksums_validation=True,
+              try_download_gcs=False,  # it would ask Google's servers first
+              workers=workers,
+              unreadable=unreadable,
+            )
+            made = builder(data_dir=root, config=form, file_format="array_record")
+            # TFDS writes beside the prepared directory and renames at the end.
+            made.download_and_prepare(download_config=config)
       except OSError as error:
         if not path.exists():  # else another won where there are no locks
           raise InputError(f"cannot build {name} in {root}: {error}") from error
@@ -99,16 +156,6 @@ def _sweep(root: Path, name: str):
     shutil.rmtree(stale, ignore_errors=True)
 
 
-def _prepare(builder, root: Path, manual_dir: Path | None):
-  """Runs the TFDS builder, which writes beside the prepared directory and renames at the end."""
-  config = tfds.download.DownloadConfig(
-    manual_dir=manual_dir,
-    force_checksums_validation=True,
-    try_download_gcs=False,  # it would ask Google's servers first
-  )
-  builder(data_dir=root, file_format="array_record").download_and_prepare(download_config=config)
-
-
 def _check(path: Path, sources: dict[str, str] | None, manual_dir: Path | None):
   """Raises InputError if the prepared directory cannot be read or was made from other files."""
   try:
@@ -132,9 +179,11 @@ def main():
   parser.add_argument("name", help=f"one of: {', '.join(names())}")
   parser.add_argument("--data_dir", required=True, help="where it is prepared: DATA_DIR/NAME/VERSION")
   parser.add_argument("--manual_dir", help="directory of the source files; without it they are downloaded")
+  parser.add_argument("--workers", type=int, help="processes that read many files; else one on each core")
+  parser.add_argument("--unreadable", default="fail", help="unreadable files: fail, or skip the sample")
   args = parser.parse_args()
   try:
-    print(build(args.name, args.data_dir, manual_dir=args.manual_dir))
+    print(build(**vars(args)))
   except InputError as error:
     sys.exit(str(error))
 

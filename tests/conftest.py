@@ -1,7 +1,13 @@
+import tempfile
+
 import jax
 from absl import flags
 
 # Before anything asks for a device: eight of them, so that every test runs sharded code.
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
+# Many tests compile the same programs; each is compiled once. The folder goes with the process.
+_cache = tempfile.TemporaryDirectory()
+jax.config.update("jax_compilation_cache_dir", _cache.name)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 flags.FLAGS.mark_as_parsed()  # grain asks its flags for their values

@@ -1,0 +1,1 @@
+"""CropHarvest: crop or not, and which group of crops, from a year of satellite data."""
