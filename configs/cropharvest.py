@@ -1,4 +1,4 @@
-"""CropHarvest: crop or not (`:binary`), or ten crop groups (`:multi`), from Sentinel-1 and Sentinel-2 over a year.
+"""CropHarvest: crop or not (`:binary`), or ten crop groups (`:multi`), from a year of Sentinel-1 and -2.
 
     python -m colearn_jax.main --config=configs/cropharvest.py:multi --workdir=runs/cropharvest \
         --config.data.manual_dir=DIR
