@@ -166,7 +166,8 @@ def test_the_best_epoch_keeps_its_own_parameters():
 
 def test_nothing_is_traced_twice():
   r = recipe(1)
-  epoch = jax.jit(chex.assert_max_traces(functools.partial(steps.train_epoch, r), n=1), donate_argnums=0)
+  once = chex.assert_max_traces(lambda *args: steps.train_epoch(r, *args), n=1)
+  epoch = jax.jit(once, donate_argnums=0)
   state = programs(1)[0](jax.random.key(0), CONSTANTS)
   for _ in range(3):
     state, _ = epoch(state, table(), steps.batched(TRAIN, BATCH), steps.batched(VALIDATION, BATCH))
