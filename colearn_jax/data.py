@@ -18,6 +18,7 @@ from jax.sharding import NamedSharding
 from colearn_jax.spec import InputError, Modality, Task, resolve_views
 
 SPLITS = ("train", "validation", "test")
+_READ = grain.ReadOptions(num_threads=4, prefetch_buffer_size=4)  # whole batches: the default holds 500
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,7 +184,7 @@ def read_inputs(reader: Reader) -> dict[str, np.ndarray]:
 def chunks(reader: Reader, rows: np.ndarray, size: int = 256) -> Iterator[dict[str, np.ndarray]]:
   """The inputs of these rows in pieces of bounded memory, `{m: [n *shape]}`."""
   dataset = grain.MapDataset.source(rows.tolist()).map(reader).batch(size)
-  yield from dataset.to_iter_dataset()
+  yield from dataset.to_iter_dataset(_READ)
 
 
 def input_constants(
@@ -297,5 +298,5 @@ def _globalise(
   index, count = jax.process_index(), jax.process_count()
   put = lambda batch: jax.make_array_from_process_local_data(sharding, batch)
   dataset = rows[index::count].map(example).batch(batch_size // count, drop_remainder=True)
-  dataset = dataset.to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=4)).map(put)
+  dataset = dataset.to_iter_dataset(_READ).map(put)
   return grain.experimental.ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=2)

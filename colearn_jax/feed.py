@@ -112,15 +112,18 @@ class Streamed(_Feed):
   def _run(self, iterator, count: int, validation: grain.IterDataset, state: steps.TrainState):
     if state.stop.done:
       return state, None
-    train, seen = self._zeros(state, validation), self._zeros(state, validation)
+    train = None
     for _ in range(count):
-      state, train = self._train(state, train, next(iterator))
+      batch = next(iterator)
+      train = self._zeros(state, batch) if train is None else train
+      state, train = self._train(state, train, batch)
+    seen = self._zeros(state, batch)
     for batch in validation:
       seen = self._validate(state, seen, batch)
     return self._end(state, train, seen)
 
-  def _zeros(self, state: steps.TrainState, batches: grain.IterDataset) -> dict:
-    terms = jax.eval_shape(functools.partial(steps.eval_step, self.recipe), state, next(iter(batches)))
+  def _zeros(self, state: steps.TrainState, batch: dict) -> dict:
+    terms = jax.eval_shape(functools.partial(steps.eval_step, self.recipe), state, batch)
     return jax.device_put({"sums": dict.fromkeys(terms, np.float32(0)), "count": np.float32(0)}, self._whole)
 
   def predict(self, model: dict, rows: np.ndarray) -> dict[str, dict[str, np.ndarray]]:

@@ -165,6 +165,8 @@ def fit(
         checkpoint.save(manager, state, record(finished=False), epochs.iterator)
     if pending is not None:
       fetch()
+    if epochs.iterator is not None:
+      epochs.iterator.close()
     finished = record(finished=True)
     checkpoint.save_finished(manager, state, finished)
   return finished
