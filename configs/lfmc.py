@@ -7,7 +7,7 @@ where DIR holds training_features.csv; without it the file is downloaded. As it 
 `:clean` keeps the folds' sites apart and stops the training on a validation part of its own.
 
 Expect R² of about 0.24 (Sentinel-1) and 0.45 (Landsat-8) in the paper's protocol, 0.23 and 0.41 with the main
-loss alone, 0.14 and 0.30 with `:clean`; 10 trainings of about 40 epochs, 5 minutes on two cores.
+loss alone, 0.14 and 0.30 with `:clean`; 10 trainings of about 40 epochs, 8 minutes on two busy cores.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     python -m colearn_jax.main --config=configs/synthetic.py --workdir=runs/synthetic
 
 Expect macro F1 of about 0.73 (S1) and 0.76 (S2_S2VI), each beside the same sensor by itself (`:individual`
-trains the latter alone), and 0.90 of their ensemble; two trainings, 2 minutes on two cores.
+trains the latter alone), and 0.90 of their ensemble; two trainings, 1 minute on two cores.
 """
 
 from __future__ import annotations
