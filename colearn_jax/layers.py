@@ -49,6 +49,25 @@ def sinusoid(positions: np.ndarray, width: int, *, base: float = 10000.0) -> np.
   return np.where(column % 2 == 0, np.sin(angle), np.cos(angle)).astype(np.float32)
 
 
+@jax.custom_vjp
+def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """The matrix product `[... C] @ [C D]`, for x with many more rows than columns.
+
+  It has a gradient of its own, for in the one that JAX derives XLA would write the cotangent anew,
+  transposed, before it is multiplied: on a CPU that takes several times as long as the multiplication.
+  """
+  return x @ kernel
+
+
+def _product_gradient(kept: tuple[jax.Array, jax.Array], d: jax.Array) -> tuple[jax.Array, jax.Array]:
+  x, kernel = kept
+  flat = lambda a: a.reshape(-1, a.shape[-1])
+  return d @ kernel.T, flat(x).T @ flat(d)
+
+
+product.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _product_gradient)
+
+
 class TemporalConv(nnx.Module):
   """Convolution over time, `[B T C]` to `[B T D]`, zeros beyond both ends ('same' for odd kernels)."""
 

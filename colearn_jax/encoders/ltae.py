@@ -74,7 +74,7 @@ class LTAE(nnx.Module):
     table = positions(x.shape[1], x.shape[2] // self.num_heads, self.max_period)
     x = x + jnp.asarray(np.tile(table, self.num_heads), self.dtype)[None]
     heads = lambda a: a.reshape(*x.shape[:2], self.num_heads, -1)
-    scores = jnp.einsum("hk,bthk->bht", self.query[...].astype(self.dtype), heads(self.key(x)))
+    scores = _scores(self.query[...].astype(self.dtype), self.key, x)
     attention = self.drop(_softmax(scores, self.query.shape[1], masked), train=train, rngs=rngs)
     merged = jnp.einsum("bht,bthv->bhv", attention.astype(self.dtype), heads(x)).reshape(x.shape[0], -1)
     return self.dense(merged, train=train, present=present, rngs=rngs), attention
@@ -144,7 +144,7 @@ class TAE(nnx.Module):
     heads = lambda a: a.reshape(*a.shape[:-1], self.num_heads, -1)
     # The mean of the projections is the projection of the mean, at a T-th of its cost.
     query = self.query_norm(self.query(x.mean(1)), train=train, present=present)
-    scores = jnp.einsum("bhk,bthk->bht", heads(self.query_out(query)), heads(self.key(x)))
+    scores = _scores(heads(self.query_out(query)), self.key, x)
     attention = self.drop(_softmax(scores, query.shape[1] // self.num_heads, masked), train=train, rngs=rngs)
     merged = jnp.einsum("bht,btv->bhv", attention.astype(self.dtype), x).reshape(x.shape[0], -1)
     return self.dense(merged, train=train, present=present, rngs=rngs), attention
@@ -210,8 +210,27 @@ def _projection(features: int, keys: int, d_k: int, *, rngs: nnx.Rngs, dtype) ->
 
 
 def _normed_together(x: jax.Array, norm: nnx.LayerNorm) -> jax.Array:
-  """All T D values of a sample `[B T D]` as one."""
-  return norm(x.reshape(x.shape[0], -1)).reshape(x.shape)
+  """All T D values of a sample `[B T D]` as one.
+
+  What `norm` does to them side by side; laid so, XLA would not vectorise its loops over them on the CPU.
+  """
+  y = x.astype(jnp.float32)
+  y = y - y.mean((1, 2), keepdims=True)
+  y = y * jax.lax.rsqrt(jnp.square(y).mean((1, 2), keepdims=True) + norm.epsilon)
+  scale, bias = (parameter[...].reshape(1, *x.shape[1:]) for parameter in (norm.scale, norm.bias))
+  return (y * scale + bias).astype(x.dtype)
+
+
+def _scores(query: jax.Array, key: nnx.Linear, x: jax.Array) -> jax.Array:
+  """Products `[B H T]` of each head's query, `[H K]` or `[B H K]`, with its keys of all time steps `[B T D]`.
+
+  q (W x) as (q W) x: the keys, a T-th of whose values a query would do with, are never computed.
+  """
+  kernel = key.kernel[...].astype(x.dtype).reshape(-1, *query.shape[-2:])
+  bias = key.bias[...].astype(x.dtype).reshape(query.shape[-2:])
+  folded = jnp.einsum("...hk,dhk->...hd", query, kernel)
+  scores = jnp.einsum("hd,btd->bht" if query.ndim == 2 else "bhd,btd->bht", folded, x)
+  return scores + (query * bias).sum(-1)[..., None]
 
 
 def _softmax(scores: jax.Array, d_k: int, masked: jax.Array) -> jax.Array:

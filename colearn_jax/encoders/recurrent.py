@@ -85,26 +85,28 @@ class Recurrent(nnx.Module):
   def _run(self, layer: nnx.List, x: jax.Array) -> tuple[list[jax.Array], list[jax.Array]]:
     """One layer over time: each direction's outputs `[B T D]` and what it ends with `[B D]`."""
     cast = lambda weight: weight[...].astype(self.dtype)
-    # Both directions run in the same scan: time is the first axis, direction the second.
-    flipped = lambda i, a: a if i == 0 else a[:, ::-1]
-    x = x.astype(self.dtype)
-    gates = [flipped(i, x @ cast(d.kernel_input) + cast(d.bias_input)) for i, d in enumerate(layer)]
-    projected = jnp.stack(gates).transpose(2, 0, 1, 3)
-    kernel = jnp.stack([cast(d.kernel_hidden) for d in layer])
-    bias = jnp.stack([d.bias_hidden[...] for d in layer])[:, None]
+    flipped = lambda i, a: a if i == 0 else a[::-1]  # time is the first axis within a layer
+    # Gates are cut apart before the scan: slices of the slice of a time step keep XLA from vectorising the
+    # unit on the CPU, which then takes longer than the matrix products.
+    cut = lambda gates: jnp.split(gates, self.gates, axis=-1)
+    x = x.astype(self.dtype).transpose(1, 0, 2)
+    project = lambda d: layers.product(x, cast(d.kernel_input)) + cast(d.bias_input)
+    projected = [cut(flipped(i, project(d))) for i, d in enumerate(layer)]
+    kernels, biases = [cast(d.kernel_hidden) for d in layer], [d.bias_hidden[...] for d in layer]
 
-    def step(carry, projected):
-      hidden = jnp.einsum("dbh,dhg->dbg", carry[0].astype(self.dtype), kernel) + bias
-      carry = self.unit(projected, hidden, *carry)
-      return carry, carry[0]
+    def step(carries, projected):  # both directions run in the same scan
+      hidden = [cut(c[0].astype(self.dtype) @ k + b) for c, k, b in zip(carries, kernels, biases)]
+      carries = [self.unit(p, h, *c) for p, h, c in zip(projected, hidden, carries)]
+      return carries, [c[0] for c in carries]
 
-    zeros = jnp.zeros((len(layer), x.shape[0], self.width), jnp.float32)
-    (last, *_), outputs = jax.lax.scan(step, (zeros,) * self.states, projected)
-    outputs = outputs.transpose(1, 2, 0, 3)
-    return [flipped(i, o) for i, o in enumerate(outputs)], list(last)
+    zeros = jnp.zeros((x.shape[1], self.width), jnp.float32)
+    last, outputs = jax.lax.scan(step, [(zeros,) * self.states for _ in layer], projected)
+    return [flipped(i, o).transpose(1, 0, 2) for i, o in enumerate(outputs)], [c[0] for c in last]
 
-  def unit(self, projected: jax.Array, hidden: jax.Array, *states: jax.Array) -> tuple[jax.Array, ...]:
-    """The states after a time step: from what the gates get of input and old output, and the old states."""
+  def unit(
+    self, projected: list[jax.Array], hidden: list[jax.Array], *states: jax.Array
+  ) -> tuple[jax.Array, ...]:
+    """The states after a time step: from what each gate gets of input and old output, and the old states."""
     raise NotImplementedError
 
 
@@ -113,7 +115,7 @@ class RNN(Recurrent):
 
   def unit(self, projected, hidden, h):
     """See `Recurrent`."""
-    return (jnp.tanh(projected + hidden),)
+    return (jnp.tanh(projected[0] + hidden[0]),)
 
 
 class GRU(Recurrent):
@@ -123,7 +125,7 @@ class GRU(Recurrent):
 
   def unit(self, projected, hidden, h):
     """See `Recurrent`."""
-    (pr, pz, pn), (hr, hz, hn) = jnp.split(projected, 3, axis=-1), jnp.split(hidden, 3, axis=-1)
+    (pr, pz, pn), (hr, hz, hn) = projected, hidden
     r, z = nnx.sigmoid(pr + hr), nnx.sigmoid(pz + hz)
     n = jnp.tanh(pn + r * hn)
     return ((1 - z) * n + z * h,)
@@ -137,6 +139,6 @@ class LSTM(Recurrent):
 
   def unit(self, projected, hidden, h, c):
     """See `Recurrent`."""
-    i, f, g, o = jnp.split(projected + hidden, 4, axis=-1)
+    i, f, g, o = (p + h for p, h in zip(projected, hidden))
     c = nnx.sigmoid(f) * c + nnx.sigmoid(i) * jnp.tanh(g)
     return nnx.sigmoid(o) * jnp.tanh(c), c

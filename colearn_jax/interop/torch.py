@@ -131,7 +131,15 @@ def encoder_settings(name: str, args: Mapping[str, object]) -> tuple[dict[str, o
   return settings, widths
 
 
-def _norm(wrap: Mapping[str, object]) -> str:
+def class_of(model_type: str) -> str | None:
+  """That program's class of one of our encoders; None where it has none."""
+  if model_type in ("rnn", "gru", "lstm"):
+    return "RNNet"
+  return next((name for name, ours in MODEL_TYPES.items() if ours == model_type), None)
+
+
+def norm(wrap: Mapping[str, object]) -> str:
+  """The norm behind an encoder, from `use_norm` and `use_bnorm`."""
   if wrap.get("use_norm"):
     return "layer"
   return "batch" if wrap.get("use_bnorm") else "none"
@@ -156,7 +164,7 @@ def load_encoder(
   # A recurrent unit does not know how long its series are, nor a MLP how its values came about.
   shape = (widths[BANDS],) if settings["model_type"] == "mlp" else (widths.get(STEPS, 0), widths[BANDS])
   if spec.get("wrap"):
-    settings["use_norm"] = _norm(spec["wrap"])
+    settings["use_norm"] = norm(spec["wrap"])
     width = spec["wrap"]["latent_dims"]
     make = lambda: encoders.make_encoder(settings, shape, width, rngs=nnx.Rngs(0), dtype=dtype)
   else:
@@ -175,13 +183,13 @@ def make_mdico(
   if variant not in mdico.VARIANTS:
     raise InputError(f"variant={variant!r}, have {', '.join(mdico.VARIANTS)}")
   spec = spec.get("constructor", spec)
-  head_layers = _head_layers(spec.get("predictive_core", "linear"))
+  hidden = head_layers(spec.get("predictive_core", "linear"))
   shapes, settings = {}, {}
   for modality in spec["modalities"]:
     name, wrap = modality["name"], modality["wrap"]
     shapes[name] = (modality["T"], modality["bands"])
     settings[name] = encoder_settings(modality["class"], modality["args"])[0]
-    settings[name]["use_norm"] = _norm(wrap)
+    settings[name]["use_norm"] = norm(wrap)
     if wrap["latent_dims"] != spec["emb_dim"]:
       raise InputError(f"modality {name}: latent_dims={wrap['latent_dims']} is not emb_dim={spec['emb_dim']}")
   width = spec["emb_dim"]
@@ -190,16 +198,16 @@ def make_mdico(
     settings,
     spec["n_labels"],
     emb_dim=width,
-    head_layers=head_layers,
+    head_layers=hidden,
     variant=variant,
     dtype=dtype,
     rngs=rngs,
   )
-  setattr(model, UNREAD, mdico.Head(width // 2, len(shapes), head_layers, rngs=rngs))
+  setattr(model, UNREAD, mdico.Head(width // 2, len(shapes), hidden, rngs=rngs))
   return model
 
 
-def _head_layers(core: str | Mapping[str, object]) -> tuple[int, ...]:
+def head_layers(core: str | Mapping[str, object]) -> tuple[int, ...]:
   """The widths of the heads' hidden layers: `linear`, or the settings of a `mlp`, as the YAML has them."""
   core = {"model_type": core} if isinstance(core, str) else core
   if core.get("model_type") == "linear":

@@ -1,0 +1,356 @@
+"""Settings and checkpoints of the released PyTorch program to ours, and back; without PyTorch.
+
+    python -m colearn_jax.interop.released config FILE.yaml OUT.py
+    python -m colearn_jax.interop.released checkpoint FILE.yaml FILE.ckpt WORKDIR --statistics=FILE.json
+    python -m colearn_jax.interop.released export WORKDIR OUT.npz --run=seed10_fold0
+
+`README.md` beside this file says what is read, and how PyTorch takes what is exported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import re
+import sys
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from flax import nnx
+from ml_collections import ConfigDict
+
+from colearn_jax import checkpoint, results, steps, train
+from colearn_jax import config as config_lib
+from colearn_jax.interop import torch, torchfile
+from colearn_jax.interop.settings import Released, config_text, make_config, read_yaml
+from colearn_jax.spec import InputError, Modality, Task, resolve_views
+from data_builders import build
+
+KINDS = {
+  "mse": "regression", "norm-mse": "regression", "ce": "multiclass", "cross-entropy": "multiclass",
+  "crossentropy": "multiclass", "bce": "multilabel",
+}  # fmt: skip
+PREFIX = "modality_encoders_unique."  # of a tensor that every state dict has
+
+
+def convert_config(yaml_path: str | Path, out: str | Path, ignore: Collection[str] = ()) -> list[str]:
+  """Writes the configuration file `out`; returns the notes. InputError for anything that is wrong."""
+  released = read_yaml(yaml_path, ignore)
+  config_lib.validate(make_config(released))
+  with results.replacing(out) as file:
+    file.write(config_text(released, Path(yaml_path).name))
+  return released.notes
+
+
+def read_state_dict(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], int, list[str]]:
+  """The tensors of a Lightning checkpoint, or of a state dict saved alone.
+
+  Returns:
+    The model's tensors by their names there; what stood beside the model, without what is of no use; the
+    epoch, 0 where the file does not say it; notes.
+
+  Raises:
+    InputError: see `torchfile.read`; or it holds no such model.
+  """
+  content = torchfile.read(path)
+  epoch, notes = 0, []
+  if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+    epoch = int(content.get("epoch") or 0)
+    content = content["state_dict"]
+  if not isinstance(content, dict) or not all(isinstance(a, np.ndarray) for a in content.values()):
+    raise InputError(f"{path} holds no state dict: names with a tensor each, or those behind 'state_dict'")
+  prefix = next((name.split(PREFIX)[0] for name in content if PREFIX in name), None)
+  if prefix is None:
+    raise InputError(f"{path} holds no model of the released program: no tensor's name has {PREFIX}")
+  own, beside = {}, {}
+  for name, tensor in content.items():
+    if name.endswith("criteria.weight"):
+      beside["criteria.weight"] = tensor
+    elif "awl.params" in name:
+      notes.append(f"{name}, learnt weights of the losses, is dropped: training is over")
+    else:
+      if name.startswith(f"{prefix}{torch.UNREAD}."):
+        notes.append(f"{name} is dropped: nothing reads it")
+      own[name.removeprefix(prefix)] = tensor
+  return own, beside, epoch, notes
+
+
+def _modalities(released: Released) -> tuple[list[Modality], dict | None]:
+  """The sensors, and the task as the data set has it, where it is one of ours."""
+  name, out = str(released.values.get("data.name", "")), []
+  features = metadata = None
+  if name in build.names():
+    builder, form = build.find(name)
+    info = builder(data_dir="/dev/null/none", config=form).info  # a directory that cannot be: nothing is made
+    features, metadata = info.features["views"], info.metadata
+  for m in released.values["data.modalities"]:
+    said = released.shapes[m]
+    if features is not None:
+      views = resolve_views(m, features)
+      shape = (*features[views[0]].shape[:-1], sum(features[view].shape[-1] for view in views))
+      bands = tuple(band for view in views for band in metadata["views"][view]["bands"])
+    elif "bands" in said:
+      views = (m,)
+      shape = (*[said[k] for k in ("steps",) if k in said], said["bands"])
+      bands = tuple(f"band {i + 1}" for i in range(said["bands"]))
+    else:
+      raise InputError(
+        f"modality {m}: how many time steps and bands? data set {name!r} is none of "
+        f"{', '.join(build.names())}, and the settings have no T and bands beside its encoder"
+      )
+    odd = [k for k, n in zip(("steps", "bands"), (shape[0], shape[-1])) if said.get(k, n) != n]
+    if odd:
+      raise InputError(f"modality {m}: the settings say {said}, data set {name} has shape {shape}")
+    out.append(Modality(m, views, shape, bands))
+  return out, metadata and metadata["task"]
+
+
+def _task(released: Released, known: dict | None, outputs: Sequence[str] | None, count: int) -> Task:
+  if known:
+    kind, names = known["kind"], tuple(known["outputs"])
+  else:
+    name = str(released.values.get("loss name", "")).lower()
+    if name not in KINDS:
+      raise InputError(f"loss {name!r}: for a data set that is not known here, one of: {', '.join(KINDS)}")
+    kind, names = KINDS[name], tuple(f"output {i + 1}" for i in range(count))
+  names = tuple(outputs) if outputs else names
+  if len(names) != count:
+    raise InputError(
+      f"the checkpoint has {count} outputs, not {len(names)}: {', '.join(names)}; name --outputs"
+    )
+  return Task(kind, names)
+
+
+def read_statistics(path: str | Path, modalities: Sequence[Modality]) -> dict[str, dict[str, np.ndarray]]:
+  """What normalises inputs, from a JSON file `{modality or view: {"mean": [...], "std": [...]}}`.
+
+  Returns:
+    `{m: {"offset": [C], "scale": [C]}}`.
+
+  Raises:
+    InputError: no such file, or a modality's numbers are missing, not as many as its bands, or not positive.
+  """
+  try:
+    given = json.loads(Path(path).read_text(encoding="utf-8"))
+    given = {
+      m: {k: np.asarray(s[k], np.float32).reshape(-1) for k in ("mean", "std")} for m, s in given.items()
+    }
+  except OSError as error:
+    raise InputError(f"{path} cannot be read: {error.strerror}") from None
+  except (ValueError, TypeError, KeyError, AttributeError):
+    form = '{"S1": {"mean": [...], "std": [...]}}, a number a band'
+    raise InputError(f"{path} is not of the form {form}") from None
+  out = {}
+  for m in modalities:
+    views = resolve_views(m.name, given) if m.name not in given else (m.name,)
+    mean, std = (np.concatenate([given[view][k] for view in views]) for k in ("mean", "std"))
+    if not len(mean) == len(std) == len(m.bands):
+      raise InputError(
+        f"{path}: {m.name} has {len(mean)} means and {len(std)} deviations, {len(m.bands)} bands"
+      )
+    if not (np.isfinite(mean).all() and np.isfinite(std).all() and (std > 0).all()):
+      raise InputError(f"{path}: {m.name} needs finite means and deviations above 0")
+    out[m.name] = {"offset": mean, "scale": std}
+  return out
+
+
+def _task_constants(
+  task: Task, released: Released, beside: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+  """What the task's loss takes, see `losses.task_loss`; predicting needs none of it."""
+  count = len(task.outputs)
+  if task.kind == "regression":
+    number = lambda key, default: np.full(count, released.values.get(key, default), np.float32)
+    return {"mean": number("loss mean", 0.0), "std": number("loss std", 1.0)}
+  if task.kind == "multilabel":
+    return {}
+  weights = np.asarray(beside.get("criteria.weight", np.ones(count)), np.float32)
+  if weights.shape != (count,):
+    raise InputError(f"criteria.weight has shape {weights.shape}, there are {count} classes")
+  return {"class_weights": weights}
+
+
+def import_checkpoint(
+  yaml_path: str | Path,
+  path: str | Path,
+  workdir: str | Path,
+  statistics: str | Path,
+  *,
+  run: str = "seed10_fold0",
+  outputs: Sequence[str] | None = None,
+  ignore: Collection[str] = (),
+) -> list[str]:
+  """Makes one of our checkpoints of a `.ckpt` or `.pt` file, in a work directory for `predict.load`.
+
+  Several folds go into one work directory, each as a run of its own. Training with the same configuration
+  there finds them finished, and evaluates them.
+
+  Args:
+    yaml_path: the settings that the model was trained with.
+    path: of the checkpoint.
+    workdir: new, or one that other checkpoints of the same settings were put into.
+    statistics: see `read_statistics`; the released program keeps them in files of their own.
+    run: which training it is, `seed<number>_fold<number>`.
+    outputs: names of the model's outputs in their order, where it is not the data set's.
+    ignore: see `read_yaml`.
+
+  Returns:
+    Notes for the user.
+
+  Raises:
+    InputError: anything does not fit; nothing is written then.
+  """
+  numbers = re.fullmatch(r"seed(\d+)_fold(\d+)", run)
+  if not numbers:
+    raise InputError(f"run {run!r} is not allowed; seed<number>_fold<number>, as in seed10_fold0")
+  workdir = Path(workdir).expanduser().absolute()
+  released = read_yaml(yaml_path, ignore)
+  config = make_config(released)
+  if config.data.name in build.names():
+    config_lib.validate(config)
+  tensors, beside, epoch, notes = read_state_dict(path)
+  modalities, known = _modalities(released)
+  heads = [
+    t for n, t in tensors.items() if re.fullmatch(r"modality_prediction_heads\..*linear_layer\.bias", n)
+  ]
+  task = _task(released, known, outputs, len(heads[0]) if heads else 0)
+  inputs = read_statistics(statistics, modalities)
+
+  recipe = train.make_recipe(config, task, modalities)
+  model = nnx.eval_shape(lambda: recipe.build(nnx.Rngs(0)))
+  torch.fill(model, tensors)
+  _, params, stats = nnx.split(model, nnx.Param, nnx.BatchStat)
+  params, stats = nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
+  constants = {"inputs": inputs, "task": _task_constants(task, released, beside)}
+
+  described = {
+    "name": config.data.name,
+    "task": dataclasses.asdict(task),
+    "modalities": [dataclasses.asdict(m) for m in modalities],
+  }
+  imported = _claim(workdir, config, described, run)
+  best = steps.Best(objective=None, epoch=None, params=params, stats=stats)
+  rest = dict.fromkeys(("step", "epoch", "params", "stats", "opt_state", "key"))
+  stop = steps.Stop(reference=None, wait=None, done=None)
+  state = steps.TrainState(**rest, constants=constants, stop=stop, best=best)
+  record = {"seed": int(numbers[1]), "fold": int(numbers[2]), "epoch": epoch, "finished": True}
+  record |= {"best_epoch": epoch, "best_objective": None, "seconds": 0.0}
+  with checkpoint.open_manager(workdir / "checkpoints" / run) as manager:
+    checkpoint.save_finished(manager, state, record)
+  summary = {"dataset": config.data.name, "task": task.kind, "method": config.method}
+  summary |= {"variant": config.model.variant, "modalities": {}, "imported": imported | {run: str(path)}}
+  results.write_results(workdir / "results.json", summary)
+  return released.notes + notes
+
+
+def _claim(workdir: Path, config: ConfigDict, described: dict, run: str) -> dict:
+  """Writes what all runs share, or checks that it is the same there; returns the runs that are there."""
+  wanted = config_lib.to_json(config)
+  if (workdir / "results.json").exists():
+    summary = results.read_results(workdir / "results.json")
+    if "imported" not in summary:
+      raise InputError(f"{workdir} holds a training; take another work directory")
+    if different := config_lib.differences(results.read_results(workdir / "config.json"), wanted):
+      raise InputError(f"{workdir} holds checkpoints of other settings ({'; '.join(different)})")
+    if results.read_results(workdir / "dataset.json") != results.jsonable(described):
+      raise InputError(f"{workdir} holds checkpoints of other sensors or outputs; see its dataset.json")
+    if run in summary["imported"]:
+      raise InputError(f"{workdir} holds {run} already; name another --run, or take another work directory")
+    return summary["imported"]
+  if (workdir / "config.json").exists():
+    raise InputError(f"{workdir} holds a training; take another work directory")
+  results.write_results(workdir / "config.json", wanted)
+  results.write_results(workdir / "dataset.json", described)
+  return {}
+
+
+def export(workdir: str | Path, out: str | Path, run: str) -> dict[str, np.ndarray]:
+  """Writes a trained model's state dict by the released program's names, and its statistics beside it.
+
+  Args:
+    workdir: of a training, or with checkpoints that were imported.
+    out: the `.npz` file; the statistics, as `read_statistics` takes them, go to the same name with `.json`.
+    run: the training, e.g. `seed10_fold0`.
+
+  Returns:
+    The state dict.
+
+  Raises:
+    InputError: there is no such training, or the released program has no such encoder.
+  """
+  workdir, out = Path(workdir).expanduser().absolute(), Path(out)
+  config = config_lib.restore(results.read_results(workdir / "config.json"))
+  described = results.read_results(workdir / "dataset.json")
+  directory = workdir / "checkpoints" / run
+  if not directory.is_dir():
+    have = ", ".join(sorted(path.name for path in (workdir / "checkpoints").glob("*"))) or "none"
+    raise InputError(f"{workdir} has no run {run!r}, have: {have}")
+  if out.suffix != ".npz":
+    raise InputError(f"{out} is not allowed; a file that ends in .npz")
+  task = Task(described["task"]["kind"], tuple(described["task"]["outputs"]))
+  modalities = [
+    Modality(m["name"], *(tuple(m[k]) for k in ("views", "shape", "bands"))) for m in described["modalities"]
+  ]
+  model = checkpoint.restore_model(directory)
+  recipe = train.make_recipe(config, task, modalities)
+  tensors = torch.state_dict(recipe.model(model["params"], model["stats"]))
+  if task.classes:
+    tensors["criteria.weight"] = np.asarray(model["constants"]["task"]["class_weights"])
+  part = out.with_name(f".{out.name}")
+  try:
+    np.savez(part, **tensors)
+    part.replace(out)
+  except OSError as error:
+    raise InputError(f"{out} cannot be written: {error.strerror}") from None
+  bands = {m: {"mean": c["offset"], "std": c["scale"]} for m, c in model["constants"]["inputs"].items()}
+  results.write_results(out.with_suffix(".json"), bands)
+  return tensors
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+  """The command line."""
+  parser = argparse.ArgumentParser(prog="colearn_jax.interop.released", description=__doc__.split("\n")[0])
+  commands = parser.add_subparsers(dest="command", required=True)
+  listed = lambda text: [name.strip() for name in text.split(",") if name.strip()]
+  config = commands.add_parser("config", help="a YAML file to a configuration of ours")
+  ckpt = commands.add_parser("checkpoint", help="a .ckpt or .pt file to a checkpoint of ours")
+  back = commands.add_parser("export", help="a checkpoint of ours to a state dict for PyTorch")
+  for command in (config, ckpt):
+    command.add_argument("yaml", help="the released program's settings")
+    command.add_argument("--ignore", type=listed, default=[], help="settings to pass over: a.b,c")
+  config.add_argument("out", help="the configuration, a .py file for --config=")
+  ckpt.add_argument("checkpoint", help="a .ckpt file of Lightning, or a .pt file with a state dict")
+  ckpt.add_argument("workdir", help="where predict.load finds it")
+  ckpt.add_argument(
+    "--statistics",
+    help='JSON with what inputs were normalised by, {"S1": {"mean": [...], "std": [...]}}: the checkpoint '
+    "does not have it, the released program keeps it in stats/ with the data",
+  )
+  ckpt.add_argument("--run", default="seed10_fold0", help="the seed and fold it was trained with")
+  ckpt.add_argument("--outputs", type=listed, help="names of the outputs, where their order is another one")
+  back.add_argument("workdir", help="of a training")
+  back.add_argument("out", help="an .npz file; statistics go to a .json file beside it")
+  back.add_argument("--run", required=True, help="e.g. seed10_fold0")
+  args = parser.parse_args(argv)
+  try:
+    notes: list[str] = []
+    if args.command == "config":
+      notes, where = convert_config(args.yaml, args.out, args.ignore), args.out
+    elif args.command == "checkpoint":
+      if not args.statistics:
+        raise InputError(f"--statistics is missing; {ckpt._option_string_actions['--statistics'].help}")
+      names = {"run": args.run, "outputs": args.outputs, "ignore": args.ignore}
+      notes = import_checkpoint(args.yaml, args.checkpoint, args.workdir, args.statistics, **names)
+      where = f"{args.workdir}/checkpoints/{args.run}"
+    else:
+      export(args.workdir, args.out, args.run)
+      where = args.out
+  except InputError as error:
+    sys.exit(str(error))
+  print(*notes, where, sep="\n")
+
+
+if __name__ == "__main__":
+  main()
