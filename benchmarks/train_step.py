@@ -69,6 +69,7 @@ def measure(batch_size: int) -> dict:
   table = {
     "inputs": {m.name: normal(ROWS, *m.shape) for m in MODALITIES},
     "target": 104 + 40 * normal(ROWS, 1),
+    "labelled": np.ones(ROWS, np.float32),
     "present": {m.name: np.ones(ROWS, np.float32) for m in MODALITIES},
   }
   table = jax.device_put(table, whole)

@@ -1,6 +1,8 @@
 """From a prepared TFDS directory to a table on the device or a stream of batches, and what normalises them.
 
-Rows are numbered through the splits of a data set in the order `train`, `validation`, `test`.
+Rows are numbered through the splits of a data set in the order `train`, `validation`, `test`. A sample may
+lack any sensor: its values are then NaN throughout, or, as integers have no NaN, its `present/<view>` is
+false. A sample without a label has the target NaN, or -1 for classes.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ class Dataset:
     views: the shape of one sample of each view.
     bands: the band names of each view.
     groups: the features by which samples can be kept together.
+    flags: the views that say by a feature of their own whether a sample has them.
     sizes: the number of samples of each split.
   """
 
@@ -41,6 +44,7 @@ class Dataset:
   views: Mapping[str, tuple[int, ...]]
   bands: Mapping[str, tuple[str, ...]]
   groups: tuple[str, ...]
+  flags: tuple[str, ...]
   sizes: Mapping[str, int]
 
   def __len__(self) -> int:
@@ -81,6 +85,7 @@ def open_dataset(path: str | Path) -> Dataset:
     views={name: tuple(feature.shape) for name, feature in features["views"].items()},
     bands={name: tuple(view["bands"]) for name, view in metadata["views"].items()},
     groups=tuple(features["groups"]),
+    flags=tuple(features["present"]) if "present" in features else (),
     sizes={name: info.splits[name].num_examples for name in SPLITS if name in info.splits},
   )
 
@@ -134,6 +139,20 @@ class Index:
   target: np.ndarray
   groups: Mapping[str, np.ndarray]
 
+  @property
+  def labelled(self) -> np.ndarray:
+    """Which samples have a target, `[N]` bool."""
+    if self.target.ndim == 1:
+      return self.target >= 0
+    return np.isfinite(self.target).all(1)
+
+
+def labels(index: Index) -> dict[str, np.ndarray]:
+  """The targets and which of them are known, as batches have them: `target` is 0 where it is not."""
+  labelled = index.labelled
+  target = np.where(labelled.reshape(-1, *[1] * (index.target.ndim - 1)), index.target, 0)
+  return {"target": target.astype(index.target.dtype), "labelled": labelled.astype(np.float32)}
+
 
 def read_index(dataset: Dataset) -> Index:
   """Reads ids, targets (float32 `[N K]`, or int32 `[N]` for classes) and groups of all samples."""
@@ -149,22 +168,27 @@ def read_index(dataset: Dataset) -> Index:
 
 @dataclasses.dataclass(frozen=True)
 class Reader:
-  """Picklable row → `{m: float32 array}`: the views of each modality, joined."""
+  """Picklable row → `{"inputs": {m: float32}, "present": {m: float32 scalar}}`, views joined."""
 
   source: Source
   modalities: tuple[Modality, ...]
 
-  def __call__(self, row: int) -> dict[str, np.ndarray]:
-    """The inputs of a row."""
-    views = self.source[row]["views"]
+  def __call__(self, row: int) -> dict[str, dict[str, np.ndarray]]:
+    """What the sensors saw in a row, and which of them saw anything."""
+    sample = self.source[row]
+    views, flags = sample["views"], sample.get("present", {})
     join = lambda names: np.concatenate([np.asarray(views[n], np.float32) for n in names], axis=-1)
-    return {m.name: join(m.views) for m in self.modalities}
+    inputs = {m.name: join(m.views) for m in self.modalities}
+    there = lambda m: not np.isnan(inputs[m.name]).all() and all(flags.get(view, True) for view in m.views)
+    return {"inputs": inputs, "present": {m.name: np.float32(there(m)) for m in self.modalities}}
 
 
 def make_reader(dataset: Dataset, modalities: Sequence[Modality]) -> Reader:
   """A reader that decodes the views of these modalities and nothing else."""
   views = {view: None for m in modalities for view in m.views}
-  return Reader(Source(dataset, {"views": views}), tuple(modalities))
+  flags = {view: None for view in views if view in dataset.flags}
+  wanted = {"views": views} | ({"present": flags} if flags else {})
+  return Reader(Source(dataset, wanted), tuple(modalities))
 
 
 def table_bytes(dataset: Dataset, modalities: Sequence[Modality]) -> int:
@@ -172,18 +196,21 @@ def table_bytes(dataset: Dataset, modalities: Sequence[Modality]) -> int:
   return 4 * len(dataset) * sum(int(np.prod(m.shape)) for m in modalities)
 
 
-def read_inputs(reader: Reader) -> dict[str, np.ndarray]:
-  """All inputs, `{m: [N *shape]}`."""
-  out = {m.name: np.empty((len(reader.source), *m.shape), np.float32) for m in reader.modalities}
-  for row in range(len(reader.source)):
-    for name, value in reader(row).items():
-      out[name][row] = value
-  return out
+def read_table(reader: Reader) -> dict[str, dict[str, np.ndarray]]:
+  """What the reader gives of all rows, `{"inputs": {m: [N *shape]}, "present": {m: [N]}}`."""
+  size = len(reader.source)
+  inputs = {m.name: np.empty((size, *m.shape), np.float32) for m in reader.modalities}
+  table = {"inputs": inputs, "present": {m: np.empty(size, np.float32) for m in inputs}}
+  for row in range(size):
+    for part, named in reader(row).items():
+      for name, value in named.items():
+        table[part][name][row] = value
+  return table
 
 
 def chunks(reader: Reader, rows: np.ndarray, size: int = 256) -> Iterator[dict[str, np.ndarray]]:
   """The inputs of these rows in pieces of bounded memory, `{m: [n *shape]}`."""
-  dataset = grain.MapDataset.source(rows.tolist()).map(reader).batch(size)
+  dataset = grain.MapDataset.source(rows.tolist()).map(lambda row: reader(row)["inputs"]).batch(size)
   yield from dataset.to_iter_dataset(_READ)
 
 
@@ -233,10 +260,20 @@ def input_constants(
 
 
 def task_constants(task: Task, target: np.ndarray, class_weights: str) -> dict[str, np.ndarray]:
-  """What the task's loss takes from the training part's targets, see `losses.task_loss`.
+  """What the task's loss takes from the training part's labels, see `losses.task_loss`.
 
   Class weights are n / (k n_c) over the k classes that occur (`balanced`) or 1 (`none`).
+
+  Args:
+    task: of the data set.
+    target: of the training part's labelled samples.
+    class_weights: `balanced` or `none`.
+
+  Raises:
+    InputError: there is not one.
   """
+  if not len(target):
+    raise InputError("no sample of the training part has a label")
   if task.kind == "regression":
     mean, std = target.mean(0, dtype=np.float64), target.std(0, dtype=np.float64)
     return {"mean": mean.astype(np.float32), "std": np.where(std > 0, std, 1.0).astype(np.float32)}
@@ -255,36 +292,43 @@ class _Example:
   """Picklable row → sample of a batch; -1 is padding."""
 
   reader: Reader
-  target: np.ndarray
+  labels: Mapping[str, np.ndarray]
 
   def __call__(self, row: int) -> dict:
-    there = np.float32(row >= 0)
-    inputs = self.reader(max(row, 0))
-    return {
-      "inputs": inputs,
-      "target": self.target[max(row, 0)],
-      "present": dict.fromkeys(inputs, there),
-    }
+    sample = self.reader(max(row, 0))
+    sample["present"] = {m: np.float32(row >= 0) * there for m, there in sample["present"].items()}
+    return sample | {name: values[max(row, 0)] for name, values in self.labels.items()}
 
 
 def train_batches(
-  reader: Reader, target: np.ndarray, rows: np.ndarray, *, batch_size: int, seed: int, sharding: NamedSharding
+  reader: Reader,
+  labels: Mapping[str, np.ndarray],
+  rows: np.ndarray,
+  *,
+  batch_size: int,
+  seed: int,
+  sharding: NamedSharding,
 ) -> grain.IterDataset:
   """Endless shuffled global batches, each epoch a new order of all rows and of the padding to full batches.
 
   Every process reads its own share of each batch. The iterator's state is one integer.
   """
-  example = _Example(reader, target)
+  example = _Example(reader, labels)
   rows = _padded(rows, batch_size)
   order = grain.MapDataset.source(rows).seed(seed).shuffle().repeat()
   return _globalise(order, example, batch_size, sharding)
 
 
 def eval_batches(
-  reader: Reader, target: np.ndarray, rows: np.ndarray, *, batch_size: int, sharding: NamedSharding
+  reader: Reader,
+  labels: Mapping[str, np.ndarray],
+  rows: np.ndarray,
+  *,
+  batch_size: int,
+  sharding: NamedSharding,
 ) -> grain.IterDataset:
   """The rows in their order once, the last batch padded, so that every process has as many batches."""
-  example = _Example(reader, target)
+  example = _Example(reader, labels)
   return _globalise(grain.MapDataset.source(_padded(rows, batch_size)), example, batch_size, sharding)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from colearn_jax import metrics, results
@@ -20,6 +21,9 @@ Predictions = dict[
 def evaluate(task: Task, index: Index, runs: Sequence[Run], predictions: Sequence[Predictions]) -> dict:
   """Every score of every sensor alone, of their ensemble, and of the auxiliary heads, over the runs.
 
+  Each is scored on the samples that it has seen, `samples` of them; a run whose test part has none of them
+  has no figures of it.
+
   Args:
     task: of the data set.
     index: of all its samples.
@@ -30,9 +34,7 @@ def evaluate(task: Task, index: Index, runs: Sequence[Run], predictions: Sequenc
     `modalities`, `ensemble` and `auxiliary` of results.json.
   """
   targets = [index.target[run.test] for run in runs]
-  over_runs = lambda pick: results.summarise(
-    [metrics.scores(task, pick(p), target) for p, target in zip(predictions, targets)]
-  )
+  over_runs = lambda pick: _summary(task, [pick(p) for p in predictions], targets)
   names = list(predictions[0]["prediction"])
   auxiliary = {
     m: {part: over_runs(lambda p, m=m, part=part: p[part][m]) for part in ("specific", "shared")}
@@ -43,6 +45,18 @@ def evaluate(task: Task, index: Index, runs: Sequence[Run], predictions: Sequenc
     "ensemble": over_runs(lambda p: metrics.ensemble(p["prediction"])),
     "auxiliary": auxiliary,
   }
+
+
+def _summary(task: Task, predictions: Sequence[np.ndarray], targets: Sequence[np.ndarray]) -> dict:
+  scores = []
+  for prediction, target in zip(predictions, targets):
+    seen = ~np.isnan(prediction).all(1)
+    one = metrics.scores(task, prediction[seen], target[seen]) if seen.any() else None
+    scores.append(one and {**one, "samples": int(seen.sum())})
+  if not (known := [one for one in scores if one is not None]):
+    return {}
+  undefined = jax.tree.map(lambda value: 0 if isinstance(value, int) else np.nan, known[0])
+  return results.summarise([undefined if one is None else one for one in scores])
 
 
 def write_predictions(

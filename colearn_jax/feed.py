@@ -31,15 +31,17 @@ class Epochs(NamedTuple):
 class _Feed:
   """What both feeds share: how a state begins."""
 
-  def __init__(self, recipe: steps.Recipe, modalities: Sequence[Modality], target: np.ndarray):
-    self.recipe, self.modalities, self.target = recipe, tuple(modalities), target
+  def __init__(self, recipe: steps.Recipe, modalities: Sequence[Modality], index: data.Index):
+    self.recipe, self.modalities, self._index = recipe, tuple(modalities), index
+    self._labels = data.labels(index)
     self._whole = sharding.whole(recipe.mesh)
     self.init = jax.jit(functools.partial(steps.init, recipe), out_shardings=self._whole)
 
   def _constants(self, rows: np.ndarray, pieces, class_weights: str) -> dict:
+    target = self._index.target[rows][self._index.labelled[rows]]
     constants = {
       "inputs": data.input_constants(self.modalities, pieces),
-      "task": data.task_constants(self.recipe.task, self.target[rows], class_weights),
+      "task": data.task_constants(self.recipe.task, target, class_weights),
     }
     return jax.device_put(constants, self._whole)
 
@@ -51,13 +53,12 @@ class OnDevice(_Feed):
     self,
     recipe: steps.Recipe,
     modalities: Sequence[Modality],
-    inputs: dict[str, np.ndarray],
-    target: np.ndarray,
+    table: dict[str, dict[str, np.ndarray]],
+    index: data.Index,
   ):
-    super().__init__(recipe, modalities, target)
-    present = {m: np.ones(len(target), np.float32) for m in inputs}
-    self._inputs = inputs
-    self._table = jax.device_put({"inputs": inputs, "target": target, "present": present}, self._whole)
+    super().__init__(recipe, modalities, index)
+    self._inputs = table["inputs"]
+    self._table = jax.device_put({**table, **self._labels}, self._whole)
     epoch = functools.partial(steps.train_epoch, recipe)
     self._epoch = jax.jit(epoch, donate_argnums=0, out_shardings=self._whole)
     self._predict = jax.jit(functools.partial(steps.predict_rows, recipe), out_shardings=self._whole)
@@ -84,9 +85,9 @@ class Streamed(_Feed):
   """Samples are read from the disk as they are needed, every process its share."""
 
   def __init__(
-    self, recipe: steps.Recipe, modalities: Sequence[Modality], reader: data.Reader, target: np.ndarray
+    self, recipe: steps.Recipe, modalities: Sequence[Modality], reader: data.Reader, index: data.Index
   ):
-    super().__init__(recipe, modalities, target)
+    super().__init__(recipe, modalities, index)
     self._reader = reader
     self._by_example = sharding.by_example(recipe.mesh)
     jit = functools.partial(jax.jit, out_shardings=self._whole)
@@ -104,9 +105,9 @@ class Streamed(_Feed):
     size = self.recipe.batch_size
     common = {"batch_size": size, "sharding": self._by_example}
     seed = run.seed * 1009 + run.fold
-    batches = data.train_batches(self._reader, self.target, run.train, seed=seed, **common)
+    batches = data.train_batches(self._reader, self._labels, run.train, seed=seed, **common)
     iterator = iter(batches)
-    validation = data.eval_batches(self._reader, self.target, run.validation, **common)
+    validation = data.eval_batches(self._reader, self._labels, run.validation, **common)
     return Epochs(functools.partial(self._run, iterator, -(-len(run.train) // size), validation), iterator)
 
   def _run(self, iterator, count: int, validation: grain.IterDataset, state: steps.TrainState):
@@ -129,12 +130,10 @@ class Streamed(_Feed):
   def predict(self, model: dict, rows: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
     """What each sensor predicts for these rows, see `steps.predict`; `model` as checkpoints hold it."""
     batches = data.eval_batches(
-      self._reader, self.target, rows, batch_size=self.recipe.batch_size, sharding=self._by_example
+      self._reader, self._labels, rows, batch_size=self.recipe.batch_size, sharding=self._by_example
     )
-    got = [
-      jax.device_get(self._predict(model["params"], model["stats"], model["constants"], batch["inputs"]))
-      for batch in batches
-    ]
+    model = model["params"], model["stats"], model["constants"]
+    got = [jax.device_get(self._predict(*model, batch["inputs"], batch["present"])) for batch in batches]
     return jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(rows)], *got)
 
 

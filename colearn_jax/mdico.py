@@ -152,29 +152,32 @@ def objective(
   *,
   temperature: float = 0.1,
   negatives: str = "both",
+  labelled: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """The co-learning objective L = Σ w_t L_t and every term of it by name.
 
   L_main, L_aux and L_mod are means over the modalities that have any sample in the batch (and each of them
-  over its present samples); L_cont is the sum over ordered pairs, every pair twice. A term whose weight is 0
-  is not computed.
+  over its present samples); L_cont is the sum over ordered pairs, every pair twice. Samples without a label
+  count in L_cont and L_mod alone. A term whose weight is 0 is not computed.
 
   Args:
     kind: of the task.
     outputs: of the model.
-    target: `[B K]` or `[B]`.
+    target: `[B K]` or `[B]`; finite, also where there is no label.
     present: `[B]` for each modality.
     constants: of the task's loss, see `losses.task_loss`.
     weights: of each of `TERMS`.
     temperature: τ of the contrastive term.
     negatives: of the contrastive term.
+    labelled: `[B]`, 1.0 where the sample has a target; all by default.
 
   Returns:
     L and the terms: `main/<m>`, `auxiliary/<m>`, `discriminative/<m>`, `contrastive/<m>__<n>`, unweighted;
     `total/<term>`, weighted; `objective`.
   """
   names = [m for m in outputs.modalities if m in outputs.prediction]
-  task = lambda output, m: losses.task_loss(kind, output, target, constants, present[m])
+  known = present if labelled is None else {m: present[m] * labelled for m in names}
+  task = lambda output, m: losses.task_loss(kind, output, target, constants, known[m])
   parts: dict[str, dict[str, jax.Array]] = {term: {} for term in TERMS if weights[term] > 0}
   for position, m in enumerate(names):
     if "main" in parts:
@@ -192,15 +195,15 @@ def objective(
         pair = outputs.shared[m], outputs.shared[n]
         both = present[m] * present[n]
         parts["contrastive"][f"{m}__{n}"] = losses.contrastive(*pair, temperature, both, negatives=negatives)
-  seen = {m: (present[m].sum() > 0).astype(jnp.float32) for m in names}
   total = {}
   for term, part in parts.items():
     if term == "contrastive":
       total[term] = weights[term] * 2.0 * sum(part.values(), jnp.zeros(()))
     else:
-      total[term] = (
-        weights[term] * sum(seen[m] * part[m] for m in names) / jnp.maximum(sum(seen.values()), 1.0)
-      )
+      rows = present if term == "discriminative" else known
+      seen = {m: (rows[m].sum() > 0).astype(jnp.float32) for m in names}
+      mean = sum(seen[m] * part[m] for m in names) / jnp.maximum(sum(seen.values()), 1.0)
+      total[term] = weights[term] * mean
   loss = sum(total.values())
   terms = {f"{term}/{name}": value for term, part in parts.items() for name, value in part.items()}
   terms |= {f"total/{term}": value for term, value in total.items()}

@@ -42,8 +42,13 @@ def runs(
   folds: int | None,
   groups: np.ndarray | None = None,
   validation_fraction: float = 0.1,
+  labelled: np.ndarray | None = None,
+  unsupervised: bool = True,
 ) -> list[Run]:
   """All trainings of a protocol, seed by seed and fold by fold.
+
+  Only labelled samples are cut into parts. The others join every training part, but for those whose group
+  stands in another part of that run, or which the data set itself keeps for validation or test.
 
   Args:
     protocol: one of `PROTOCOLS`.
@@ -54,6 +59,8 @@ def runs(
     groups: `[N]`, rows of one group never stand in two parts.
     validation_fraction: of what is left for training (its groups, where there are any) that `clean` draws
       for validation, where the data set has no such split.
+    labelled: `[N]` bool, which samples have a target; all by default.
+    unsupervised: whether samples without one take part.
 
   Raises:
     InputError: more folds than samples or groups; no such split.
@@ -64,8 +71,12 @@ def runs(
         "protocol.split: 'official' needs the data set's own splits train and test; "
         f"it has no {missing[0]!r}, only {', '.join(sorted(parts))}"
       )
-    return [_official(protocol, seed, parts, groups, validation_fraction) for seed in seeds]
-  rows = np.sort(np.concatenate(list(parts.values())))
+    own = parts if labelled is None else {name: rows[labelled[rows]] for name, rows in parts.items()}
+    out = [_official(protocol, seed, own, groups, validation_fraction) for seed in seeds]
+    return [_joined(run, parts["train"], labelled, groups) for run in out] if unsupervised else out
+  every = rows = np.sort(np.concatenate(list(parts.values())))
+  if labelled is not None:
+    rows = rows[labelled[rows]]
   units, unit = (len(rows), "samples") if groups is None else (len(np.unique(groups[rows])), "groups")
   if folds > units:
     raise InputError(f"protocol.folds: {folds} folds cannot be cut from {units} {unit}")
@@ -78,7 +89,17 @@ def runs(
       if protocol == "clean":
         train, validation = _hold_out(rest, groups, validation_fraction, seed)
       out.append(Run(seed, fold, train, validation, test))
-  return out
+  return [_joined(run, every, labelled, groups) for run in out] if unsupervised else out
+
+
+def _joined(run: Run, rows: np.ndarray, labelled: np.ndarray | None, groups: np.ndarray | None) -> Run:
+  """The run with those of these rows that have no label in its training part."""
+  if labelled is None or labelled[rows].all():
+    return run
+  more = rows[~labelled[rows]]
+  if groups is not None:
+    more = more[~np.isin(groups[more], groups[np.concatenate([run.validation, run.test])])]
+  return dataclasses.replace(run, train=np.concatenate([run.train, more]))
 
 
 def _official(protocol, seed, parts, groups, fraction) -> Run:

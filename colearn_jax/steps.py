@@ -1,7 +1,8 @@
 """The train step and what surrounds it: pure functions of a state and a batch, to be jitted (and vmapped).
 
-A batch is `{"inputs": {m: [B *shape] raw, NaN = missing}, "target": [B K] or [B], "present": {m: [B]}}`; rows
-of padding are present nowhere. A table is the same with N samples; `rows` pick from it, -1 being padding.
+A batch is `{"inputs": {m: [B *shape] raw, NaN = missing}, "target": [B K] or [B], "labelled": [B], "present":
+{m: [B]}}`; the two masks are 1.0 where a sample has a target, or the sensor; rows of padding are present
+nowhere. A table is the same with N samples; `rows` pick from it, -1 being padding.
 """
 
 from __future__ import annotations
@@ -136,6 +137,7 @@ def _objective(recipe: Recipe, outputs: mdico.Outputs, batch: Tree, constants: T
     recipe.weights,
     temperature=recipe.temperature,
     negatives=recipe.negatives,
+    labelled=batch["labelled"],
   )
 
 
@@ -250,7 +252,12 @@ def train_epoch(
 
 
 def predict(
-  recipe: Recipe, params: Tree, stats: Tree, constants: Tree, inputs: Mapping[str, jax.Array]
+  recipe: Recipe,
+  params: Tree,
+  stats: Tree,
+  constants: Tree,
+  inputs: Mapping[str, jax.Array],
+  present: Mapping[str, jax.Array] | None = None,
 ) -> dict[str, dict[str, jax.Array]]:
   """What each modality in `inputs` predicts alone, in the target's unit or as probabilities.
 
@@ -260,9 +267,11 @@ def predict(
     stats: batch statistics of the model.
     constants: of the training.
     inputs: raw, `[B *shape]`, any of the modalities.
+    present: `[B]` for each of them; by default a sensor is there where any of its values is.
 
   Returns:
-    `prediction`, `specific` and `shared` (the auxiliary head's, where there is one), each `{m: [B C]}`.
+    `prediction`, `specific` and `shared` (the auxiliary head's, where there is one), each `{m: [B C]}`; NaN
+    where the sensor is not there.
   """
   outputs = recipe.model(params, stats)(normalise(inputs, constants))
   heads = {
@@ -270,7 +279,16 @@ def predict(
     "specific": outputs.auxiliary_specific,
     "shared": outputs.auxiliary_shared,
   }
-  return jax.tree.map(functools.partial(activate, recipe.task.kind), heads)
+  present = present or {m: has_values(x) for m, x in inputs.items()}
+  known = lambda m, output: jnp.where(present[m][:, None] > 0, activate(recipe.task.kind, output), jnp.nan)
+  return {head: {m: known(m, output) for m, output in named.items()} for head, named in heads.items()}
+
+
+def has_values(x: jax.Array) -> jax.Array:
+  """Which samples of raw `[B *shape]` a sensor has seen, `[B]`: those with any value that is not NaN."""
+  if not jnp.issubdtype(x.dtype, jnp.floating):
+    return jnp.ones(len(x), jnp.float32)
+  return (~jnp.isnan(x)).reshape(len(x), -1).any(1).astype(jnp.float32)
 
 
 def activate(kind: str, output: jax.Array) -> jax.Array:
@@ -284,5 +302,9 @@ def predict_rows(
   recipe: Recipe, params: Tree, stats: Tree, constants: Tree, table: Tree, rows: jax.Array
 ) -> dict[str, dict[str, jax.Array]]:
   """`predict` for rows `[S B]` of a table: leaves `[S B C]`, what stands at padding means nothing."""
-  batch = lambda rows: {m: x[jnp.maximum(rows, 0)] for m, x in table["inputs"].items()}
-  return jax.lax.map(lambda rows: predict(recipe, params, stats, constants, batch(rows)), rows)
+
+  def of(rows):
+    batch = take(table, rows)
+    return predict(recipe, params, stats, constants, batch["inputs"], batch["present"])
+
+  return jax.lax.map(of, rows)

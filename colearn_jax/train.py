@@ -182,10 +182,14 @@ def make_runs(config: ConfigDict, dataset: data.Dataset, index: data.Index) -> l
   if group_by and group_by not in dataset.groups:
     have = ", ".join(dataset.groups) or "none"
     raise InputError(f"protocol.group_by: {dataset.name} has no group {group_by!r}, have: {have}")
+  # Samples without a label are there for the terms that need none; without those they would only cost.
+  unsupervised = config.method != "individual" and config.loss.contrastive + config.loss.discriminative > 0
   return protocols.runs(
     config.protocol.name,
     config.protocol.seeds,
     dataset.parts,
+    labelled=index.labelled,
+    unsupervised=unsupervised,
     folds=config.protocol.folds if config.protocol.split == "kfold" else None,
     groups=index.groups[group_by] if group_by else None,
     validation_fraction=config.protocol.validation_fraction,
@@ -236,8 +240,8 @@ def make_feed(
   reader = data.make_reader(dataset, modalities)
   small = data.table_bytes(dataset, modalities) <= config.data.device_bytes
   if config.data.placement == "device" or (config.data.placement == "auto" and small):
-    return OnDevice(recipe, modalities, data.read_inputs(reader), index.target)
-  return Streamed(recipe, modalities, reader, index.target)
+    return OnDevice(recipe, modalities, data.read_table(reader), index)
+  return Streamed(recipe, modalities, reader, index)
 
 
 @contextlib.contextmanager

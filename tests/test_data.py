@@ -30,28 +30,29 @@ def test_a_prepared_data_set_describes_itself(fields):
 def test_tables_and_streams_hold_the_same(fields):
   modalities = [fields.modality("S1"), fields.modality("S2_S2VI")]
   reader = pickle.loads(pickle.dumps(data.make_reader(fields, modalities)))
-  index, inputs = data.read_index(fields), data.read_inputs(reader)
+  index, inputs = data.read_index(fields), data.read_table(reader)["inputs"]
   rows = np.array([5, 3001, 4999, 17, 3])
   place = sharding.by_example(sharding.make_mesh(16))
-  (batch,) = data.eval_batches(reader, index.target, rows, batch_size=16, sharding=place)
+  (batch,) = data.eval_batches(reader, data.labels(index), rows, batch_size=16, sharding=place)
   assert batch["inputs"]["S1"].sharding == place
   np.testing.assert_array_equal(batch["present"]["S1"], [1.0] * 5 + [0.0] * 11)
   for m in ("S1", "S2_S2VI"):
     np.testing.assert_array_equal(batch["inputs"][m][:5], inputs[m][rows])
   np.testing.assert_array_equal(batch["target"][:5], index.target[rows])
+  np.testing.assert_array_equal(batch["labelled"], np.ones(16))
   views = fields.views
   np.testing.assert_array_equal(
     inputs["S2_S2VI"][..., : views["S2"][-1]],
-    data.read_inputs(data.make_reader(fields, [fields.modality("S2")]))["S2"],
+    data.read_table(data.make_reader(fields, [fields.modality("S2")]))["inputs"]["S2"],
   )
 
 
 def test_training_batches_see_every_row_once_an_epoch_and_go_on_from_their_state(fields):
   reader = data.make_reader(fields, [fields.modality("terrain")])
-  rows, target = np.arange(40), np.arange(len(fields), dtype=np.int32)
+  rows, labels = np.arange(40), {"target": np.arange(len(fields), dtype=np.int32)}
   make = lambda seed=1: iter(
     data.train_batches(
-      reader, target, rows, batch_size=16, seed=seed, sharding=sharding.by_example(sharding.make_mesh(16))
+      reader, labels, rows, batch_size=16, seed=seed, sharding=sharding.by_example(sharding.make_mesh(16))
     )
   )
   take = lambda batch: np.asarray(batch["target"])[np.asarray(batch["present"]["terrain"]) > 0].tolist()
@@ -102,9 +103,31 @@ def test_constants_of_the_task():
 
 def test_prefetch_reaches_the_device_as_global_arrays(fields):
   reader = data.make_reader(fields, [fields.modality("S1")])
-  target = data.read_index(fields).target
+  labels = data.labels(data.read_index(fields))
   place = sharding.by_example(sharding.make_mesh(16))
-  iterator = iter(data.train_batches(reader, target, np.arange(64), batch_size=16, seed=0, sharding=place))
+  iterator = iter(data.train_batches(reader, labels, np.arange(64), batch_size=16, seed=0, sharding=place))
   batch = next(iterator)
   assert all(isinstance(leaf, jax.Array) and leaf.sharding == place for leaf in jax.tree.leaves(batch))
   iterator.close()
+
+
+def test_a_sensor_is_there_where_any_of_its_values_is():
+  samples = [
+    {"views": {"a": np.ones((3, 1)), "b": np.full((3, 1), np.nan), "c": np.zeros((3, 1), np.uint8)}},
+    {"views": {"a": np.full((3, 1), np.nan), "b": np.full((3, 1), np.nan), "c": np.ones((3, 1), np.uint8)}},
+  ]
+  samples[0]["present"], samples[1]["present"] = {"c": False}, {"c": True}
+  modalities = [Modality(n, tuple(n.split("_")), (3, len(n.split("_"))), ()) for n in ("a_b", "b", "c")]
+  table = data.read_table(data.Reader(samples, tuple(modalities)))
+  assert {m: p.tolist() for m, p in table["present"].items()} == {"a_b": [1, 0], "b": [0, 0], "c": [0, 1]}
+
+
+def test_what_has_no_label_is_told_apart_and_filled():
+  none = np.empty(3)
+  classes = data.Index(none, np.array([2, -1, 0], np.int32), {})
+  columns = data.Index(none, np.array([[1.0, 2.0], [np.nan, np.nan], [3.0, 4.0]], np.float32), {})
+  for index in (classes, columns):
+    got = data.labels(index)
+    np.testing.assert_array_equal(got["labelled"], [1.0, 0.0, 1.0])
+    assert got["target"].dtype == index.target.dtype and not got["target"][1].any()
+    np.testing.assert_array_equal(got["target"][[0, 2]], index.target[[0, 2]])

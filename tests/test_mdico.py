@@ -154,3 +154,29 @@ def test_a_modality_that_nobody_has_leaves_the_mean():
   want = (terms["main/radar"] + terms["main/optical"]) / 2
   np.testing.assert_allclose(terms["total/main"], want, rtol=1e-6)
   assert terms["main/thermal"] == 0.0 and terms["contrastive/radar__thermal"] == 0.0
+
+
+@pytest.mark.parametrize("kind", ["multiclass", "regression", "multilabel"])
+def test_samples_without_a_label_count_in_the_contrastive_and_modality_terms_alone(kind):
+  """Against the task's terms of the labelled samples by themselves; gradients too."""
+  outputs, labelled = run(sample()), np.array([1, 0, 1, 1, 0])
+  rows, column = np.flatnonzero(labelled), np.linspace(0.0, 1.0, 5)[:, None]
+  constants = CONSTANTS if kind == "multiclass" else {"mean": jnp.ones(3), "std": jnp.full(3, 2.0)}
+  target = {"multiclass": TARGET, "regression": column * np.ones(3), "multilabel": column > np.ones(3) / 3}
+  target = jnp.asarray(target[kind], jnp.int32 if kind == "multiclass" else jnp.float32)
+  there = present(radar=[1, 1, 1, 0, 1])
+
+  def some(outputs):
+    return mdico.objective(kind, outputs, target, there, constants, WEIGHTS, labelled=jnp.asarray(labelled))
+
+  def apart(outputs):
+    task, other = WEIGHTS | {"contrastive": 0.0, "discriminative": 0.0}, WEIGHTS | {"auxiliary": 0.0}
+    known = jax.tree.map(lambda a: a[rows], (outputs, target, there))
+    main = mdico.objective(kind, *known, constants, task)[0]
+    _, terms = mdico.objective(kind, outputs, target, there, constants, other)
+    return main + terms["total/contrastive"] + terms["total/discriminative"]
+
+  got, got_grads = jax.jit(jax.value_and_grad(lambda o: some(o)[0]))(outputs)
+  want, want_grads = jax.jit(jax.value_and_grad(apart))(outputs)
+  np.testing.assert_allclose(got, want, rtol=1e-6)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), got_grads, want_grads)

@@ -63,3 +63,20 @@ def test_official_splits():
 def test_what_cannot_be_cut_is_refused(arguments, message):
   with pytest.raises(InputError, match=message):
     protocols.runs("clean", (0,), ALL, **arguments)
+
+
+def test_samples_without_a_label_only_train_and_never_beside_their_group():
+  labelled, groups = np.arange(100) % 4 > 0, np.repeat(np.arange(20), 5).astype(str)
+  for run in protocols.runs("clean", (0,), ALL, folds=5, groups=groups, labelled=labelled):
+    assert labelled[run.validation].all() and labelled[run.test].all()
+    free = set(groups[~labelled]) - set(groups[run.validation]) - set(groups[run.test])
+    assert free and free == set(groups[run.train][~labelled[run.train]])
+  plain = protocols.runs("paper", (0,), ALL, folds=5, labelled=labelled)
+  assert all(set(np.flatnonzero(~labelled)) <= set(run.train) for run in plain)
+  assert sorted(np.concatenate([run.test for run in plain])) == np.flatnonzero(labelled).tolist()
+  without = protocols.runs("paper", (0,), ALL, folds=5, labelled=labelled, unsupervised=False)
+  assert all(labelled[run.train].all() for run in without)
+  (own,) = protocols.runs(
+    "paper", (0,), {"train": np.arange(60), "test": np.arange(60, 100)}, folds=None, labelled=labelled
+  )
+  assert len(own.train) == 60 and labelled[own.test].all() and len(own.test) == 30

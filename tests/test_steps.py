@@ -41,7 +41,8 @@ def table():
   inputs = {m: rng.normal(2.0, 3.0, size=(N, *shape)).astype(np.float32) for m, shape in SHAPES.items()}
   inputs["optical"][::5, 1] = np.nan
   target = inputs["radar"].mean((1, 2))[:, None]
-  return {"inputs": inputs, "target": target, "present": {m: np.ones(N, np.float32) for m in SHAPES}}
+  every = np.ones(N, np.float32)
+  return {"inputs": inputs, "target": target, "labelled": every, "present": dict.fromkeys(SHAPES, every)}
 
 
 CONSTANTS = {

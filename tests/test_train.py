@@ -138,7 +138,7 @@ def test_running_again_changes_nothing_and_trains_nothing(finished, lfmc, tmp_pa
 def test_one_sensor_predicts_from_the_work_directory(finished, lfmc):
   """Its model holds nothing of the other, and gives what the evaluation gave."""
   dataset = data.open_dataset(f"{lfmc['data.data_dir']}/lfmc/1.0.0")
-  inputs = data.read_inputs(data.make_reader(dataset, [dataset.modality("S2_S2Ind")]))["S2_S2Ind"]
+  inputs = data.read_table(data.make_reader(dataset, [dataset.modality("S2_S2Ind")]))["inputs"]["S2_S2Ind"]
   predictor = predict.load(finished, "S2_S2Ind", run="seed10_fold1")
   assert predictor.modality.bands == ("red", "green", "blue", "swir", "nir", "ndvi", "ndwi", "nirv")
   assert not any(

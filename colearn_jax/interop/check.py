@@ -243,8 +243,8 @@ def _training(
     mesh=jax.make_mesh((1,), ("data",), devices=jax.devices()[:1]),
   )
   inputs = {m: given[f"x/{m}"] for m in names}
-  present = {m: np.ones(len(target), np.float32) for m in names}
-  batch = {"inputs": inputs, "target": target, "present": present}
+  every = np.ones(len(target), np.float32)
+  batch = {"inputs": inputs, "target": target, "labelled": every, "present": dict.fromkeys(names, every)}
   as_they_are = {m: {"offset": np.zeros(1, np.float32), "scale": np.ones(1, np.float32)} for m in names}
   constants = {"inputs": as_they_are, "task": _task_constants(settings["loss"], given, settings["n_labels"])}
   _, params, stats = _split(torch.load_mdico(case.spec, case.read("param")))
