@@ -77,6 +77,7 @@ def measure(batch_size: int) -> dict:
   constants = {
     "inputs": {m.name: bands(m) for m in MODALITIES},
     "task": {"mean": jnp.full(1, 104.0), "std": jnp.full(1, 40.0)},
+    "weights": train.weights(config),
   }
   state = jax.jit(functools.partial(steps.init, recipe), out_shardings=whole)(jax.random.key(0), constants)
   rows = steps.batched(rng.permutation(ROWS), batch_size)

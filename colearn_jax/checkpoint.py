@@ -1,22 +1,22 @@
-"""Checkpoints of one training: `model` (what predicts), `rest` (what going on needs) and `progress` (where).
+"""Checkpoints: of trainings that go on, with all that they need for it, and of models that are finished.
 
-A directory per training holds its latest checkpoint, numbered by epoch. While it trains that is all three and
-the data iterator where batches are streamed; when it is over, `model` and `progress` alone are kept. `model`
-is the best epoch's parameters and batch statistics with the constants of the training part: serving needs
-nothing else.
+`training/<stack>/` holds the latest state of a stack of trainings while they run, numbered by epoch, and is
+gone when they are over. `checkpoints/<run>/` then holds each one's model, the best epoch's parameters and
+batch statistics with the constants of its training part: serving needs nothing else. Arrays are saved and
+read in parallel by all processes, whatever their number was and is.
 """
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
-import grain
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from colearn_jax import mdico, steps
+from colearn_jax import distributed, mdico, steps
 from colearn_jax.spec import InputError
 
 _args = ocp.args
@@ -24,18 +24,18 @@ _args = ocp.args
 
 def open_manager(directory: Path) -> ocp.CheckpointManager:
   """A manager that keeps the latest checkpoint; use it as a context, leaving it waits for the disk."""
-  handlers = {
-    "model": ocp.PyTreeCheckpointHandler(),
-    "rest": ocp.PyTreeCheckpointHandler(),
-    "data": grain.checkpoint.CheckpointHandler(),
-    "progress": ocp.JsonCheckpointHandler(),
-  }
+  handlers = {"model": ocp.PyTreeCheckpointHandler(), "rest": ocp.PyTreeCheckpointHandler()}
+  handlers["progress"] = ocp.JsonCheckpointHandler()
   options = ocp.CheckpointManagerOptions(max_to_keep=1, cleanup_tmp_directories=True)
   return ocp.CheckpointManager(epath.Path(directory).absolute(), options=options, item_handlers=handlers)
 
 
+def best_model(state: steps.TrainState) -> dict:
+  """What predicting needs of a training, or of a stack of them: the best epoch's model and the constants."""
+  return {"params": state.best.params, "stats": state.best.stats, "constants": state.constants}
+
+
 def _split(state: steps.TrainState) -> tuple[dict, dict]:
-  model = {"params": state.best.params, "stats": state.best.stats, "constants": state.constants}
   rest = {
     "step": state.step,
     "epoch": state.epoch,
@@ -46,7 +46,7 @@ def _split(state: steps.TrainState) -> tuple[dict, dict]:
     "stop": {"reference": state.stop.reference, "wait": state.stop.wait, "done": state.stop.done},
     "best": {"objective": state.best.objective, "epoch": state.best.epoch},
   }
-  return model, rest
+  return best_model(state), rest
 
 
 def _join(model: dict, rest: dict) -> steps.TrainState:
@@ -55,26 +55,39 @@ def _join(model: dict, rest: dict) -> steps.TrainState:
   return steps.TrainState(**whole)
 
 
-def save(manager: ocp.CheckpointManager, state: steps.TrainState, progress: dict, iterator=None) -> None:
-  """Saves a training that goes on; `progress` is plain JSON and names the `epoch`."""
+def save(manager: ocp.CheckpointManager, epoch: int, state: steps.TrainState, progress: dict) -> None:
+  """Saves trainings that go on; `progress` is plain JSON."""
   model, rest = _split(state)
   items = {"model": _args.PyTreeSave(model), "rest": _args.PyTreeSave(rest)}
-  if iterator is not None:
-    items["data"] = grain.checkpoint.CheckpointSave(iterator)
-  manager.save(progress["epoch"], args=_args.Composite(**items, progress=_args.JsonSave(progress)))
+  manager.save(epoch, args=_args.Composite(**items, progress=_args.JsonSave(progress)))
 
 
-def save_finished(manager: ocp.CheckpointManager, state: steps.TrainState, progress: dict) -> None:
-  """Saves what is left of a training that is over, in place of what it needed to go on."""
-  model, _ = _split(state)
-  args = _args.Composite(model=_args.PyTreeSave(model), progress=_args.JsonSave(progress))
-  # One past the last epoch: that epoch's own checkpoint must stand until this one does.
-  manager.save(progress["epoch"] + 1, args=args)
-  manager.wait_until_finished()
+def restore(manager: ocp.CheckpointManager, like: steps.TrainState) -> steps.TrainState:
+  """Restores trainings that go on.
+
+  Args:
+    manager: of their directory.
+    like: their state as it is to stand on the devices; its arrays are not read.
+  """
+  abstract = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), like)
+  model, rest = _split(abstract)
+  placed = lambda tree: _args.PyTreeRestore(tree, ocp.checkpoint_utils.construct_restore_args(tree))
+  items = _args.Composite(model=placed(model), rest=placed(rest))
+  got = manager.restore(manager.latest_step(), args=items)
+  return _join(got["model"], got["rest"])
 
 
-def progress(directory: Path) -> dict | None:
-  """How far the training in a directory was when it was saved; None where there is nothing to go on from."""
+def save_model(directory: Path, model: dict, progress: dict) -> None:
+  """Saves the model of a training that is over, see `best_model`; on disk when it returns."""
+  if latest(directory) >= 0:  # of a stack that was stopped while it left its models
+    return
+  with open_manager(directory) as manager:
+    args = _args.Composite(model=_args.PyTreeSave(model), progress=_args.JsonSave(progress))
+    manager.save(progress["epoch"], args=args)
+
+
+def progress(directory: Path) -> dict | list | None:
+  """The progress that was saved with the latest checkpoint of a directory; None where there is none."""
   if not directory.is_dir():
     return None
   with open_manager(directory) as manager:
@@ -84,21 +97,20 @@ def progress(directory: Path) -> dict | None:
     return manager.restore(step, args=_args.Composite(progress=_args.JsonRestore())).progress
 
 
-def restore(manager: ocp.CheckpointManager, like: steps.TrainState, iterator=None) -> steps.TrainState:
-  """Restores a training that goes on, and the iterator in place.
+def latest(directory: Path) -> int:
+  """The epoch of a directory's latest checkpoint; -1 where there is none."""
+  if not directory.is_dir():
+    return -1
+  with open_manager(directory) as manager:
+    step = manager.latest_step()
+    return -1 if step is None else step
 
-  Args:
-    manager: of its directory.
-    like: the state's shapes, dtypes and shardings.
-    iterator: of the training batches, where they are streamed.
-  """
-  model, rest = _split(like)
-  placed = lambda tree: _args.PyTreeRestore(tree, ocp.checkpoint_utils.construct_restore_args(tree))
-  items = {"model": placed(model), "rest": placed(rest)}
-  if iterator is not None:
-    items["data"] = grain.checkpoint.CheckpointRestore(iterator)
-  got = manager.restore(manager.latest_step(), args=_args.Composite(**items))
-  return _join(got["model"], got["rest"])
+
+def remove(directory: Path) -> None:
+  """Removes the checkpoints of trainings that are over."""
+  distributed.wait("remove")
+  if distributed.first():
+    shutil.rmtree(directory)
 
 
 def restore_model(directory: Path, modality: str | None = None) -> dict:
@@ -132,9 +144,3 @@ def _alone(model: dict, modality: str) -> dict:
     "stats": part(model["stats"]),
     "constants": {"inputs": inputs, "task": model["constants"]["task"]},
   }
-
-
-def abstract(tree, sharding: jax.sharding.Sharding):
-  """The shapes and dtypes of a tree, placed by a sharding."""
-  place = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-  return jax.tree.map(place, tree)

@@ -55,9 +55,24 @@ _TEXT = Rule(lambda v: isinstance(v, str), "text")
 _SWITCH = Rule(lambda v: isinstance(v, bool), "True or False")
 _WEIGHT = _number(lambda v: v >= 0, ">= 0; 0 switches the term off")
 _POSITIVE = _number(lambda v: v > 0, "> 0")
+_SIZE = Rule(lambda v: _is_integer(v) and (v >= 1 or v == -1), "an integer >= 1, or -1 to fill in")
 _SEED = lambda v: _is_integer(v) and 0 <= v < 2**32
 _GROUP = lambda v: isinstance(v, Mapping | ConfigDict)
 _path = lambda v: Path(v).expanduser()
+
+
+def ablation(text: str) -> dict[str, float] | None:
+  """The weights that one of `loss.ablations` changes, by term; None where it is not one."""
+  weights = {}
+  for part in text.split(";"):
+    term, _, weight = part.partition("=")
+    try:
+      weights[term.strip()] = float(weight)
+    except ValueError:
+      return None
+  terms = {"main": _POSITIVE, "auxiliary": _WEIGHT, "contrastive": _WEIGHT, "discriminative": _WEIGHT}
+  return weights if all(t in terms and terms[t].ok(w) for t, w in weights.items()) else None
+
 
 RULES = {
   "method": _choice("mdico", "individual"),
@@ -70,6 +85,9 @@ RULES = {
   "data.modalities": _tuple(_TEXT.ok, "one or more different names, as in S1,S2", distinct=True),
   "data.placement": _choice("auto", "device", "stream"),
   "data.device_bytes": _integer(0),
+  "mesh.replica": _SIZE,
+  "mesh.data": _SIZE,
+  "mesh.fsdp": _SIZE,
   "protocol.name": _choice("paper", "clean"),
   "protocol.split": _choice("kfold", "official"),
   "protocol.folds": _integer(2),
@@ -82,6 +100,7 @@ RULES = {
   "model.emb_dim": Rule(lambda v: _is_integer(v) and v >= 2 and v % 2 == 0, "an even integer >= 2"),
   "model.head_layers": _WIDTHS,
   "model.dtype": _choice("float32", "bfloat16"),
+  "model.remat": _SWITCH,
   "model.encoders": Rule(
     lambda v: _GROUP(v) and all(map(_GROUP, v.values())),
     "arguments by modality, as in \"{'S1': {'dropout': 0.1}}\"",
@@ -93,9 +112,20 @@ RULES = {
   "loss.temperature": _POSITIVE,
   "loss.negatives": _choice("both", "cross"),
   "loss.class_weights": _choice("balanced", "none"),
+  "loss.similarity": _choice("auto", "dense", "ring"),
+  "loss.ablations": _tuple(
+    lambda v: isinstance(v, str) and ablation(v) is not None,
+    'weights of terms, several with ;, as in ("contrastive=0", "auxiliary=0;discriminative=0.5")',
+  ),
   "train.batch_size": _integer(2),
+  "train.microbatches": _integer(1),
+  "train.replicas": _SWITCH,
   "train.max_epochs": _integer(1),
   "train.learning_rate": _POSITIVE,
+  "train.clip_norm": _number(lambda v: v >= 0, ">= 0; 0 does not clip"),
+  "train.compilation_cache": Rule(
+    lambda v: isinstance(v, str) and v != "" and not _path(v).is_file(), 'a directory, "auto" or "off"'
+  ),
   "train.patience": _integer(1, "an integer number of epochs"),
   "train.min_delta": _number(lambda v: v >= 0, ">= 0"),
   "checkpoint.every_epochs": _integer(1),
@@ -343,8 +373,11 @@ def _mapped(tree: Mapping, leaf: Callable[[object], object]) -> dict:
   return {k: _mapped(v, leaf) if isinstance(v, Mapping) else leaf(v) for k, v in tree.items()}
 
 
+_ELSEWHERE = ("data.data_dir", "data.manual_dir", "train.compilation_cache")
+
+
 def differences(old: Mapping, new: Mapping) -> list[str]:
-  """What differs between two configurations as `to_json` gives them, but for where their data lies.
+  """What differs between two configurations as `to_json` gives them, but for where data and devices are.
 
   One line a key, e.g. `train.batch_size: 32 there, 64 here`.
   """
@@ -353,5 +386,5 @@ def differences(old: Mapping, new: Mapping) -> list[str]:
   return [
     f"{key}: {shown(there, key)} there, {shown(here, key)} here"
     for key in there | here
-    if key not in ("data.data_dir", "data.manual_dir") and shown(there, key) != shown(here, key)
+    if key not in _ELSEWHERE and not key.startswith("mesh.") and shown(there, key) != shown(here, key)
   ]

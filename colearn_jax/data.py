@@ -307,16 +307,16 @@ def train_batches(
   *,
   batch_size: int,
   seed: int,
+  start: int = 0,
   sharding: NamedSharding,
 ) -> grain.IterDataset:
   """Endless shuffled global batches, each epoch a new order of all rows and of the padding to full batches.
 
-  Every process reads its own share of each batch. The iterator's state is one integer.
+  Every process reads its own share of each batch. The order depends on the seed alone, so that `start`, the
+  number of batches that were seen before, is all that going on needs, on however many processes.
   """
-  example = _Example(reader, labels)
-  rows = _padded(rows, batch_size)
-  order = grain.MapDataset.source(rows).seed(seed).shuffle().repeat()
-  return _globalise(order, example, batch_size, sharding)
+  order = grain.MapDataset.source(_padded(rows, batch_size)).seed(seed).shuffle().repeat()
+  return _globalise(order, _Example(reader, labels), batch_size, sharding, start)
 
 
 def eval_batches(
@@ -328,19 +328,37 @@ def eval_batches(
   sharding: NamedSharding,
 ) -> grain.IterDataset:
   """The rows in their order once, the last batch padded, so that every process has as many batches."""
-  example = _Example(reader, labels)
-  return _globalise(grain.MapDataset.source(_padded(rows, batch_size)), example, batch_size, sharding)
+  order = grain.MapDataset.source(_padded(rows, batch_size))
+  return _globalise(order, _Example(reader, labels), batch_size, sharding)
 
 
 def _padded(rows: np.ndarray, batch_size: int) -> list[int]:
   return [*rows.tolist(), *[-1] * (-len(rows) % batch_size)]
 
 
+@dataclasses.dataclass(frozen=True)
+class _Share:
+  """The rows of this process's places in every global batch, one after another."""
+
+  order: grain.MapDataset
+  batch_size: int
+  places: np.ndarray
+  start: int
+
+  def __len__(self) -> int:
+    return (len(self.order) // self.batch_size - self.start) * len(self.places)
+
+  def __getitem__(self, position: int) -> int:
+    batch, at = divmod(position, len(self.places))
+    return self.order[(self.start + batch) * self.batch_size + int(self.places[at])]
+
+
 def _globalise(
-  rows: grain.MapDataset, example, batch_size: int, sharding: NamedSharding
+  order: grain.MapDataset, example, batch_size: int, sharding: NamedSharding, start: int = 0
 ) -> grain.IterDataset:
-  index, count = jax.process_index(), jax.process_count()
+  held = sharding.addressable_devices_indices_map((batch_size,)).values()
+  places = np.unique(np.concatenate([np.arange(batch_size)[index] for index in held]))
   put = lambda batch: jax.make_array_from_process_local_data(sharding, batch)
-  dataset = rows[index::count].map(example).batch(batch_size // count, drop_remainder=True)
-  dataset = dataset.to_iter_dataset(_READ).map(put)
+  rows = grain.MapDataset.source(_Share(order, batch_size, places, start))
+  dataset = rows.map(example).batch(len(places), drop_remainder=True).to_iter_dataset(_READ).map(put)
   return grain.experimental.ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=2)

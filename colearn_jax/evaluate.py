@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from colearn_jax import metrics, results
+from colearn_jax import distributed, metrics, results
 from colearn_jax.data import Index
 from colearn_jax.protocols import Run
 from colearn_jax.spec import Task
@@ -47,6 +47,24 @@ def evaluate(task: Task, index: Index, runs: Sequence[Run], predictions: Sequenc
   }
 
 
+def write(
+  directory: Path, task: Task, index: Index, runs: Sequence[Run], predictions: Sequence[Predictions]
+) -> dict:
+  """Scores every setting of the runs, and writes down their predictions, an ablation's in its own directory.
+
+  Returns:
+    What `evaluate` does of the configuration itself, and under `ablations` of each of them, if there are any.
+  """
+  scored = {}
+  for setting in dict.fromkeys(run.setting for run in runs):
+    mine = [k for k, run in enumerate(runs) if run.setting == setting]
+    own = [runs[k] for k in mine], [predictions[k] for k in mine]
+    scored[setting] = evaluate(task, index, *own)
+    if distributed.first():
+      write_predictions(directory / setting, task, index, *own)
+  return scored.pop("") | ({"ablations": scored} if scored else {})
+
+
 def _summary(task: Task, predictions: Sequence[np.ndarray], targets: Sequence[np.ndarray]) -> dict:
   scores = []
   for prediction, target in zip(predictions, targets):
@@ -63,7 +81,7 @@ def write_predictions(
   directory: Path, task: Task, index: Index, runs: Sequence[Run], predictions: Sequence[Predictions]
 ) -> None:
   """Writes `<modality>.csv` with the test predictions of all runs."""
-  directory.mkdir(exist_ok=True)
+  directory.mkdir(parents=True, exist_ok=True)
   rows = np.concatenate([run.test for run in runs])
   of_run = lambda field: np.concatenate([np.full(len(run.test), getattr(run, field)) for run in runs])
   for m in predictions[0]["prediction"]:

@@ -1,49 +1,86 @@
 """Where a training's batches come from: a table on the device, or a stream from the disk.
 
-Both give the same train step the same kind of batch. On the device a whole epoch is one program; a stream is
-a loop over batches that a background thread reads ahead.
+Both train a stack of runs: states have leaves `[R ...]`. On the device a whole epoch of all of them is one
+program; a stream, of one run, is a loop over batches that a background thread reads ahead.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
-import grain
 import jax
 import numpy as np
 
 from colearn_jax import data, sharding, steps
 from colearn_jax.protocols import Run
-from colearn_jax.spec import Modality
+from colearn_jax.spec import InputError, Modality
 
 Epoch = Callable[[steps.TrainState], tuple[steps.TrainState, dict]]
-
-
-class Epochs(NamedTuple):
-  """A run's epochs: `run(state)` does one; `iterator` is what has to be saved with the state, if anything."""
-
-  run: Epoch
-  iterator: grain.DatasetIterator | None
+Weights = Callable[[Run], Mapping[str, float]]
 
 
 class _Feed:
-  """What both feeds share: how a state begins."""
+  """What both feeds share: how the states of a stack begin.
 
-  def __init__(self, recipe: steps.Recipe, modalities: Sequence[Modality], index: data.Index):
+  Args:
+    recipe: of the trainings.
+    modalities: of the samples.
+    index: of all samples.
+    class_weights: see `data.task_constants`.
+    weights: of each run's terms of the objective.
+  """
+
+  def __init__(
+    self,
+    recipe: steps.Recipe,
+    modalities: Sequence[Modality],
+    index: data.Index,
+    *,
+    class_weights: str,
+    weights: Weights,
+  ):
     self.recipe, self.modalities, self._index = recipe, tuple(modalities), index
-    self._labels = data.labels(index)
+    self._labels, self._class_weights, self._weights = data.labels(index), class_weights, weights
     self._whole = sharding.whole(recipe.mesh)
-    self.init = jax.jit(functools.partial(steps.init, recipe), out_shardings=self._whole)
-
-  def _constants(self, rows: np.ndarray, pieces, class_weights: str) -> dict:
-    target = self._index.target[rows][self._index.labelled[rows]]
-    constants = {
-      "inputs": data.input_constants(self.modalities, pieces),
-      "task": data.task_constants(self.recipe.task, target, class_weights),
+    self._init, self._placed, self._programs = None, None, {}
+    first = lambda stack, at: jax.tree.map(lambda leaf: leaf[at], stack)
+    self.pick = jax.jit(first, out_shardings=self._whole)  # one of a stack, on every device
+    watched = lambda state: {
+      "done": state.stop.done,
+      "epoch": state.epoch,
+      "best_epoch": state.best.epoch,
+      "best_objective": state.best.objective,
     }
-    return jax.device_put(constants, self._whole)
+    self.watch = jax.jit(watched, out_shardings=self._whole)  # copies, for an epoch takes the state's own
+
+  def init(self, runs: Sequence[Run]) -> steps.TrainState:
+    """The states of these runs before their first step, each as if it were alone."""
+    constants = [self._constants(run) for run in runs]
+    seeds = np.array([run.seed for run in runs], np.uint32), np.array([run.fold for run in runs], np.uint32)
+
+    def init(seed, fold, constants):
+      return steps.init(self.recipe, jax.random.fold_in(jax.random.key(seed), fold), constants)
+
+    arguments = *seeds, jax.tree.map(lambda *values: np.stack(values), *constants)
+    if self._init is None:  # with all of this training's programs, made once for however many stacks
+      shapes = jax.eval_shape(jax.vmap(init), *arguments)
+      self._placed = sharding.of_stack(self.recipe.mesh, shapes)
+      self._init = jax.jit(jax.vmap(init), out_shardings=self._placed)
+    return self._init(*arguments)
+
+  def _constants(self, run: Run) -> dict:
+    """What a run decides, see `steps.TrainState`."""
+    labelled = run.train[self._index.labelled[run.train]]
+    return {
+      "inputs": data.input_constants(self.modalities, self._pieces(run.train)),
+      "task": data.task_constants(self.recipe.task, self._index.target[labelled], self._class_weights),
+      "weights": {term: np.float32(weight) for term, weight in self._weights(run).items()},
+    }
+
+  def _pieces(self, rows: np.ndarray):
+    raise NotImplementedError
 
 
 class OnDevice(_Feed):
@@ -55,86 +92,122 @@ class OnDevice(_Feed):
     modalities: Sequence[Modality],
     table: dict[str, dict[str, np.ndarray]],
     index: data.Index,
+    **options,
   ):
-    super().__init__(recipe, modalities, index)
+    super().__init__(recipe, modalities, index, **options)
     self._inputs = table["inputs"]
     self._table = jax.device_put({**table, **self._labels}, self._whole)
-    epoch = functools.partial(steps.train_epoch, recipe)
-    self._epoch = jax.jit(epoch, donate_argnums=0, out_shardings=self._whole)
     self._predict = jax.jit(functools.partial(steps.predict_rows, recipe), out_shardings=self._whole)
 
-  def constants(self, rows: np.ndarray, class_weights: str) -> dict:
-    """What the training part `rows` decides: see `steps.TrainState`."""
-    return self._constants(rows, [{m: x[rows] for m, x in self._inputs.items()}], class_weights)
+  def _pieces(self, rows: np.ndarray):
+    return [{m: x[rows] for m, x in self._inputs.items()}]
 
-  def epochs(self, run: Run) -> Epochs:
-    """The epochs of a run."""
-    train, validation = self._rows(run.train), self._rows(run.validation)
-    return Epochs(lambda state: self._epoch(state, self._table, train, validation), None)
+  @contextlib.contextmanager
+  def epochs(self, runs: Sequence[Run], state: steps.TrainState) -> Iterator[Epoch]:
+    """A function that does one epoch of these runs, whose state this is."""
+    size, split = self.recipe.batch_size, sharding.by_replica(self.recipe.mesh)
+    parts = [[steps.batched(getattr(run, part), size) for run in runs] for part in ("train", "validation")]
+    counts = {len(batches) for batches in parts[0]}
+
+    def stacked(batches):
+      out = np.full((len(batches), max(map(len, batches)), size), -1, np.int32)
+      for row, rows in zip(out, batches):
+        row[: len(rows)] = rows
+      return jax.device_put(out, split)
+
+    uneven = len(counts) > 1
+    if uneven not in self._programs:
+      program = functools.partial(steps.train_stack, self.recipe, uneven=uneven)
+      outputs = self._placed, self._whole
+      self._programs[uneven] = jax.jit(program, donate_argnums=0, out_shardings=outputs)
+    rows = [stacked(batches) for batches in parts]
+    yield lambda state: self._programs[uneven](state, self._table, *rows)
 
   def predict(self, model: dict, rows: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
     """What each sensor predicts for these rows, see `steps.predict`; `model` as checkpoints hold it."""
-    got = self._predict(model["params"], model["stats"], model["constants"], self._table, self._rows(rows))
+    placed = jax.device_put(steps.batched(rows, self.recipe.batch_size), self._whole)
+    got = self._predict(model["params"], model["stats"], model["constants"], self._table, placed)
     return jax.tree.map(lambda a: np.asarray(a).reshape(-1, a.shape[-1])[: len(rows)], got)
-
-  def _rows(self, rows: np.ndarray) -> jax.Array:
-    return jax.device_put(steps.batched(rows, self.recipe.batch_size), self._whole)
 
 
 class Streamed(_Feed):
   """Samples are read from the disk as they are needed, every process its share."""
 
   def __init__(
-    self, recipe: steps.Recipe, modalities: Sequence[Modality], reader: data.Reader, index: data.Index
+    self,
+    recipe: steps.Recipe,
+    modalities: Sequence[Modality],
+    reader: data.Reader,
+    index: data.Index,
+    **options,
   ):
-    super().__init__(recipe, modalities, index)
+    super().__init__(recipe, modalities, index, **options)
+    if recipe.mesh.shape["replica"] > 1:
+      raise InputError("mesh.replica: a stream trains one run at a time; 1, or data.placement=device")
+    self._batches = {
+      "labels": self._labels,
+      "batch_size": recipe.batch_size,
+      "sharding": sharding.by_example(recipe.mesh),
+    }
     self._reader = reader
-    self._by_example = sharding.by_example(recipe.mesh)
     jit = functools.partial(jax.jit, out_shardings=self._whole)
-    self._train = jit(functools.partial(_train, recipe), donate_argnums=(0, 1))
     self._validate = jit(functools.partial(_validate, recipe), donate_argnums=1)
-    self._end = jit(functools.partial(_end, recipe), donate_argnums=0)
     self._predict = jit(functools.partial(steps.predict, recipe))
 
-  def constants(self, rows: np.ndarray, class_weights: str) -> dict:
-    """What the training part `rows` decides: see `steps.TrainState`."""
-    return self._constants(rows, data.chunks(self._reader, rows), class_weights)
+  def _pieces(self, rows: np.ndarray):
+    return data.chunks(self._reader, rows)
 
-  def epochs(self, run: Run) -> Epochs:
-    """The epochs of a run, whose order of batches goes on from the iterator's state."""
-    size = self.recipe.batch_size
-    common = {"batch_size": size, "sharding": self._by_example}
-    seed = run.seed * 1009 + run.fold
-    batches = data.train_batches(self._reader, self._labels, run.train, seed=seed, **common)
-    iterator = iter(batches)
-    validation = data.eval_batches(self._reader, self._labels, run.validation, **common)
-    return Epochs(functools.partial(self._run, iterator, -(-len(run.train) // size), validation), iterator)
+  @contextlib.contextmanager
+  def epochs(self, runs: Sequence[Run], state: steps.TrainState) -> Iterator[Epoch]:
+    """A function that does one epoch of this one run, whose batches go on where its state is."""
+    (run,) = runs
+    count = -(-len(run.train) // self.recipe.batch_size)
+    if not self._programs:
+      jit = functools.partial(jax.jit, out_shardings=(self._placed, self._whole))
+      self._programs["train"] = jit(functools.partial(_train, self.recipe), donate_argnums=(0, 1))
+      self._programs["end"] = jit(functools.partial(_end, self.recipe), donate_argnums=0)
+    train, end = self._programs["train"], self._programs["end"]
+    seed, start = run.seed * 1009 + run.fold, int(state.step[0])
+    iterator = iter(data.train_batches(self._reader, rows=run.train, seed=seed, start=start, **self._batches))
+    validation = data.eval_batches(self._reader, rows=run.validation, **self._batches)
 
-  def _run(self, iterator, count: int, validation: grain.IterDataset, state: steps.TrainState):
-    if state.stop.done:
-      return state, None
-    train = None
-    for _ in range(count):
-      batch = next(iterator)
-      train = self._zeros(state, batch) if train is None else train
-      state, train = self._train(state, train, batch)
-    seen = self._zeros(state, batch)
-    for batch in validation:
-      seen = self._validate(state, seen, batch)
-    return self._end(state, train, seen)
+    def epoch(state):
+      if state.stop.done.all():
+        return state, None
+      trained = None
+      for _ in range(count):
+        batch = next(iterator)
+        trained = self._zeros(state, batch) if trained is None else trained
+        state, trained = train(state, trained, batch)
+      seen = self._zeros(state, batch)
+      for batch in validation:
+        seen = self._validate(state, seen, batch)
+      return end(state, trained, seen)
+
+    try:
+      yield epoch
+    finally:
+      iterator.close()
 
   def _zeros(self, state: steps.TrainState, batch: dict) -> dict:
-    terms = jax.eval_shape(functools.partial(steps.eval_step, self.recipe), state, batch)
+    terms = jax.eval_shape(lambda state: steps.eval_step(self.recipe, _only(state), batch), state)
     return jax.device_put({"sums": dict.fromkeys(terms, np.float32(0)), "count": np.float32(0)}, self._whole)
 
   def predict(self, model: dict, rows: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
     """What each sensor predicts for these rows, see `steps.predict`; `model` as checkpoints hold it."""
-    batches = data.eval_batches(
-      self._reader, self._labels, rows, batch_size=self.recipe.batch_size, sharding=self._by_example
-    )
     model = model["params"], model["stats"], model["constants"]
+    batches = data.eval_batches(self._reader, rows=rows, **self._batches)
     got = [jax.device_get(self._predict(*model, batch["inputs"], batch["present"])) for batch in batches]
     return jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(rows)], *got)
+
+
+def _only(stack):
+  """The one training of a stack of one."""
+  return jax.tree.map(lambda leaf: leaf[0], stack)
+
+
+def _stack(one):
+  return jax.tree.map(lambda leaf: leaf[None], one)
 
 
 def _add(totals: dict, terms: dict, batch: dict) -> dict:
@@ -144,15 +217,16 @@ def _add(totals: dict, terms: dict, batch: dict) -> dict:
 
 
 def _train(recipe, state, totals, batch):
-  state, terms = steps.train_step(recipe, state, batch)
-  return state, _add(totals, terms, batch)
+  state, terms = steps.train_step(recipe, _only(state), batch)
+  return _stack(state), _add(totals, terms, batch)
 
 
 def _validate(recipe, state, totals, batch):
-  return _add(totals, steps.eval_step(recipe, state, batch), batch)
+  return _add(totals, steps.eval_step(recipe, _only(state), batch), batch)
 
 
 def _end(recipe, state, train, validation):
   mean = lambda totals: {name: value / totals["count"] for name, value in totals["sums"].items()}
   terms = {"train": mean(train), "validation": mean(validation)}
-  return steps.end_epoch(recipe, state, terms["validation"]["objective"]), terms
+  state = steps.end_epoch(recipe, _only(state), terms["validation"]["objective"])
+  return _stack(state), _stack(terms)

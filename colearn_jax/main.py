@@ -22,6 +22,10 @@ def define(values: flags.FlagValues = flags.FLAGS, argv: Sequence[str] | None = 
   help_string = "A configuration file, e.g. configs/lfmc.py or configs/lfmc.py:released."
   config_flags.DEFINE_config_file("config", None, help_string, flag_values=values, sys_argv=argv)
   flags.DEFINE_string("workdir", None, "The directory that the run is left in.", flag_values=values)
+  many = "of a job of many processes; SLURM, Open MPI and Cloud TPU tell it by themselves."
+  flags.DEFINE_string("coordinator", None, f"host:port of process 0 {many}", flag_values=values)
+  flags.DEFINE_integer("processes", None, f"The number {many}", flag_values=values)
+  flags.DEFINE_integer("process", None, f"The number of this one {many}", flag_values=values)
 
 
 def parse(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> flags.FlagValues:
@@ -42,7 +46,10 @@ def main(values: flags.FlagValues) -> None:
     Path(values.workdir).expanduser().mkdir(parents=True, exist_ok=True)
   except OSError as error:
     raise InputError(f"--workdir={values.workdir}: {error.strerror}; a directory that can be made") from None
-  from colearn_jax import train  # here: it loads everything, and wrong flags are to be told at once
+  from colearn_jax import distributed  # here: these load everything, and wrong flags are to be told at once
+
+  distributed.initialize(values.coordinator, values.processes, values.process)
+  from colearn_jax import train
 
   train.run(values.config, values.workdir)
 

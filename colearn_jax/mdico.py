@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import flax.struct
 import jax
@@ -78,6 +78,7 @@ class MDiCo(nnx.Module):
     variant: what the second modality head sees: the unused features (`paper`), or the shared ones
       (`released`).
     terms: the objectives that are wanted, of `TERMS`; the heads that only others need are not built.
+    remat: whether training computes the encoders' inner values once more on the way back, and keeps none.
     dtype: of the encoders' computation; everything behind them is float32.
   """
 
@@ -91,6 +92,7 @@ class MDiCo(nnx.Module):
     head_layers: Sequence[int] = (),
     variant: str = "paper",
     terms: Sequence[str] = TERMS,
+    remat: bool = False,
     dtype=jnp.float32,
     rngs: nnx.Rngs,
   ):
@@ -104,7 +106,7 @@ class MDiCo(nnx.Module):
     discriminative = "discriminative" in terms
     self.modality_specific = Head(half, len(shapes), head_layers, rngs=rngs) if discriminative else None
     self.modality_unused = Head(half, len(shapes), head_layers, rngs=rngs) if discriminative else None
-    self.modalities, self.variant = tuple(shapes), variant
+    self.modalities, self.variant, self.remat = tuple(shapes), variant, remat
 
   def __call__(
     self,
@@ -123,11 +125,13 @@ class MDiCo(nnx.Module):
       rngs: gives the stream `dropout` in training.
     """
     out = {field: {} for field in Outputs.__dataclass_fields__ if field != "modalities"}
+    encode = lambda encoder, x, present, rngs: encoder(x, train=train, present=present, rngs=rngs)
+    if self.remat and train:
+      encode = nnx.remat(encode)
     for m in filter(inputs.__contains__, self.modalities):
-      x = inputs[m]
       mode = {"train": train, "present": None if present is None else present[m]}
-      u = self.unique[m](x, rngs=rngs, **mode)
-      c = self.common[m](x, rngs=rngs, **mode)
+      u = encode(self.unique[m], inputs[m], mode["present"], rngs)
+      c = encode(self.common[m], inputs[m], mode["present"], rngs)
       specific, unused = jnp.split(u, 2, axis=-1)
       shared = self.shared[m](c, **mode)
       out["specific"][m], out["unused"][m], out["shared"][m] = specific, unused, shared
@@ -148,17 +152,18 @@ def objective(
   target: jax.Array,
   present: Mapping[str, jax.Array],
   constants: dict[str, jax.Array],
-  weights: Mapping[str, float],
+  weights: Mapping[str, float | jax.Array],
   *,
   temperature: float = 0.1,
   negatives: str = "both",
   labelled: jax.Array | None = None,
+  contrastive: Callable[..., jax.Array] = losses.contrastive,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """The co-learning objective L = Σ w_t L_t and every term of it by name.
 
   L_main, L_aux and L_mod are means over the modalities that have any sample in the batch (and each of them
   over its present samples); L_cont is the sum over ordered pairs, every pair twice. Samples without a label
-  count in L_cont and L_mod alone. A term whose weight is 0 is not computed.
+  count in L_cont and L_mod alone.
 
   Args:
     kind: of the task.
@@ -166,10 +171,11 @@ def objective(
     target: `[B K]` or `[B]`; finite, also where there is no label.
     present: `[B]` for each modality.
     constants: of the task's loss, see `losses.task_loss`.
-    weights: of each of `TERMS`.
+    weights: of each of `TERMS` that is wanted; the others are not computed.
     temperature: τ of the contrastive term.
     negatives: of the contrastive term.
     labelled: `[B]`, 1.0 where the sample has a target; all by default.
+    contrastive: the function of one pair, `losses.contrastive` or one of the same values.
 
   Returns:
     L and the terms: `main/<m>`, `auxiliary/<m>`, `discriminative/<m>`, `contrastive/<m>__<n>`, unweighted;
@@ -178,7 +184,7 @@ def objective(
   names = [m for m in outputs.modalities if m in outputs.prediction]
   known = present if labelled is None else {m: present[m] * labelled for m in names}
   task = lambda output, m: losses.task_loss(kind, output, target, constants, known[m])
-  parts: dict[str, dict[str, jax.Array]] = {term: {} for term in TERMS if weights[term] > 0}
+  parts: dict[str, dict[str, jax.Array]] = {term: {} for term in TERMS if term in weights}
   for position, m in enumerate(names):
     if "main" in parts:
       parts["main"][m] = task(outputs.prediction[m], m)
@@ -194,7 +200,7 @@ def objective(
       for n in names[position + 1 :]:
         pair = outputs.shared[m], outputs.shared[n]
         both = present[m] * present[n]
-        parts["contrastive"][f"{m}__{n}"] = losses.contrastive(*pair, temperature, both, negatives=negatives)
+        parts["contrastive"][f"{m}__{n}"] = contrastive(*pair, temperature, both, negatives=negatives)
   total = {}
   for term, part in parts.items():
     if term == "contrastive":

@@ -66,7 +66,8 @@ def load(workdir: str | Path, modality: str, *, run: str | None = None) -> Predi
   Args:
     workdir: of a finished training.
     modality: as configured there, e.g. `S2_S2Ind`.
-    run: the training to take, e.g. `seed10_fold3`; all of them by default, their predictions averaged.
+    run: the training to take, e.g. `seed10_fold3`; by default all that are no ablations, their predictions
+      averaged.
 
   Raises:
     InputError: no such work directory, modality or run, or it is not finished.
@@ -84,11 +85,12 @@ def load(workdir: str | Path, modality: str, *, run: str | None = None) -> Predi
   if modality not in modalities:
     raise InputError(f"{workdir} has no modality {modality!r}, have: {', '.join(modalities)}")
   have = sorted(path.name for path in (workdir / "checkpoints").iterdir())
+  whole = [name for name in have if "=" not in name]  # without the ablations
   if run is not None and run not in have:
     raise InputError(f"{workdir} has no run {run!r}, have: {', '.join(have)}")
   recipe = train.make_recipe(config, task, [modalities[modality]], main_only=True)
   models = {
     name: (recipe, checkpoint.restore_model(workdir / "checkpoints" / name, modality=modality))
-    for name in ([run] if run else have)
+    for name in ([run] if run else whole)
   }
   return Predictor(modalities[modality], task, models)

@@ -20,18 +20,19 @@ PROTOCOLS = ("paper", "clean")
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """One training: its seed and fold, and the rows of its three parts."""
+  """One training: its seed and fold, the rows of its three parts, and the setting that it tries, if any."""
 
   seed: int
   fold: int
   train: np.ndarray
   validation: np.ndarray
   test: np.ndarray
+  setting: str = ""
 
   @property
   def name(self) -> str:
-    """As in the work directory, e.g. `seed10_fold3`."""
-    return f"seed{self.seed}_fold{self.fold}"
+    """As in the work directory, e.g. `seed10_fold3`, or `seed10_fold3_contrastive=0`."""
+    return f"seed{self.seed}_fold{self.fold}" + f"_{self.setting}" * bool(self.setting)
 
 
 def runs(

@@ -183,6 +183,13 @@ def table(results: Mapping, baseline: Mapping | None = None) -> str:
         cells[name] = [_cell(ours), _cell(theirs), f"{ours['mean'] - theirs['mean']:+.3f}" if known else "-"]
       title = f"{metric} (less is better)" if metric in _LOWER_IS_BETTER else metric
       lines += _aligned(title, ("co-learned", "by itself", "difference"), cells)
+  if ablations := results.get("ablations"):
+    every = {"all as configured": results, **ablations}
+    names = list(results["modalities"])
+    cells = {
+      name: [_cell(one["modalities"][m].get(metrics[0])) for m in names] for name, one in every.items()
+    }
+    lines += _aligned(f"{metrics[0]}, other weights", names, cells)
   parts = results.get("auxiliary") or {}
   heads = {f"{name} {part}": parts[name][part] for name in parts for part in parts[name]}
   if heads:

@@ -19,7 +19,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 
-from colearn_jax import mdico
+from colearn_jax import losses, mdico, ring, sharding
 from colearn_jax.spec import Task
 
 Tree = dict
@@ -32,23 +32,25 @@ class Recipe:
   Attributes:
     build: makes the model from random streams.
     task: what is predicted.
-    weights: of each term of the objective.
     temperature: τ of the contrastive term.
-    negatives: of the contrastive term.
+    negatives: of the contrastive term, see `losses.contrastive`.
+    similarity: how the contrastive term is computed across devices, `dense` or by a `ring`.
     optimizer: the gradient transformation.
     batch_size: B, of the global batch.
+    microbatches: how many parts a batch goes through the model in, one after another.
     patience: epochs without improvement by more than `min_delta` after which a training stops.
     min_delta: in the unit of the validation objective.
-    mesh: of the devices; batches are sharded over its axis `data`.
+    mesh: of the devices, see `sharding`.
   """
 
   build: Callable[[nnx.Rngs], mdico.MDiCo]
   task: Task
-  weights: Mapping[str, float]
   temperature: float
   negatives: str
+  similarity: str
   optimizer: optax.GradientTransformation
   batch_size: int
+  microbatches: int
   patience: int
   min_delta: float
   mesh: Mesh
@@ -86,8 +88,8 @@ class Best:
 class TrainState:
   """All that a training is: checkpoint it, and it goes on as if nothing had happened.
 
-  `constants` are what the training part alone decides: `inputs`, each modality's `offset` and `scale`, and
-  `task`, see `losses.task_loss`.
+  `constants` are what its run decides: `inputs`, each modality's `offset` and `scale`, and `task`, see
+  `losses.task_loss`, of the training part; `weights` of the terms of the objective.
   """
 
   step: jax.Array
@@ -128,16 +130,18 @@ def normalise(inputs: Mapping[str, jax.Array], constants: Tree) -> dict[str, jax
 
 
 def _objective(recipe: Recipe, outputs: mdico.Outputs, batch: Tree, constants: Tree):
+  ringed = recipe.similarity == "ring"
   return mdico.objective(
     recipe.task.kind,
     outputs,
     batch["target"],
     batch["present"],
     constants["task"],
-    recipe.weights,
+    constants["weights"],
     temperature=recipe.temperature,
     negatives=recipe.negatives,
     labelled=batch["labelled"],
+    contrastive=functools.partial(ring.contrastive, recipe.mesh) if ringed else losses.contrastive,
   )
 
 
@@ -145,17 +149,40 @@ def train_step(recipe: Recipe, state: TrainState, batch: Tree) -> tuple[TrainSta
   """One step of the optimizer on one global batch; returns the new state and every term of the objective."""
 
   def loss_of(params):
-    model = recipe.model(params, state.stats)
-    rngs = nnx.Rngs(dropout=jax.random.fold_in(state.key, state.step))
-    inputs = normalise(batch["inputs"], state.constants)
-    outputs = model(inputs, train=True, present=batch["present"], rngs=rngs)
+    stats, outputs = _in_training(recipe, params, state, batch)
     loss, terms = _objective(recipe, outputs, batch, state.constants)
-    return loss, (terms, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)))
+    return loss, (terms, stats)
 
   grads, (terms, stats) = jax.grad(loss_of, has_aux=True)(state.params)
   updates, opt_state = recipe.optimizer.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
   return state.replace(step=state.step + 1, params=params, stats=stats, opt_state=opt_state), terms
+
+
+def _in_training(recipe: Recipe, params: Tree, state: TrainState, batch: Tree) -> tuple[Tree, mdico.Outputs]:
+  """The new batch statistics and the outputs for a whole batch, which goes through the model in microbatches.
+
+  The objective is that of the whole batch in any case: of each microbatch only the outputs are kept, and the
+  rest is computed once more on the way back (Gao et al. 2021, arXiv 2101.06983). So they change what
+  BatchNorm sees, one microbatch at a time, and which values dropout takes, and nothing else.
+  """
+
+  def forward(stats, part):
+    inputs, present, key = part
+    model = recipe.model(params, stats)
+    inputs = normalise(inputs, state.constants)
+    outputs = model(inputs, train=True, present=present, rngs=nnx.Rngs(dropout=key))
+    return nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)), outputs
+
+  key, count = jax.random.fold_in(state.key, state.step), recipe.microbatches
+  if count == 1:
+    return forward(state.stats, (batch["inputs"], batch["present"], key))
+  # Every part takes a share of every device's rows.
+  split = lambda x: jnp.moveaxis(x.reshape(-1, count, *x.shape[1:]), 1, 0)
+  join = lambda x: jnp.moveaxis(x, 0, 1).reshape(-1, *x.shape[2:])
+  parts = jax.tree.map(split, (batch["inputs"], batch["present"]))
+  stats, outputs = jax.lax.scan(jax.checkpoint(forward), state.stats, (*parts, jax.random.split(key, count)))
+  return stats, jax.tree.map(join, outputs)
 
 
 def eval_step(recipe: Recipe, state: TrainState, batch: Tree) -> dict[str, jax.Array]:
@@ -176,7 +203,7 @@ def end_epoch(recipe: Recipe, state: TrainState, objective: jax.Array) -> TrainS
   epoch = state.epoch + 1
   improved = objective < state.best.objective
   new = Best(objective=objective, epoch=epoch, params=state.params, stats=state.stats)
-  best = jax.tree.map(lambda n, o: jnp.where(improved, n, o), new, state.best)
+  best = keep_where(improved, new, state.best)
   enough = objective < state.stop.reference - recipe.min_delta
   wait = jnp.where(enough, 0, state.stop.wait + 1)
   reference = jnp.where(enough, objective, state.stop.reference)
@@ -207,7 +234,13 @@ def batched(rows: np.ndarray, batch_size: int) -> np.ndarray:
 
 
 def train_epoch(
-  recipe: Recipe, state: TrainState, table: Tree, train_rows: jax.Array, validation_rows: jax.Array
+  recipe: Recipe,
+  state: TrainState,
+  table: Tree,
+  train_rows: jax.Array,
+  validation_rows: jax.Array,
+  *,
+  uneven: bool = False,
 ) -> tuple[TrainState, dict[str, dict[str, jax.Array]]]:
   """One epoch over a table on the device as one program: shuffled steps, validation, early stopping.
 
@@ -219,26 +252,30 @@ def train_epoch(
     table: leaves `[N ...]`.
     train_rows: `[S B]`, see `batched`; a new order is drawn from the state's key.
     validation_rows: `[V B]`, taken in their order.
+    uneven: whether batches at the end may be padding throughout; they are no steps then.
 
   Returns:
     The state and the means over rows of every term, `{"train": ..., "validation": ...}`.
   """
-  by_example = NamedSharding(recipe.mesh, jax.P(None, "data"))
+  split = NamedSharding(sharding.current(recipe.mesh), jax.P(sharding.BATCH))
+  over_devices = lambda rows: jax.lax.with_sharding_constraint(rows, split)
 
   @functools.partial(jax.jit, inline=True)  # traced once, though its shape is asked for as well
   def run(state):
     key = jax.random.fold_in(state.key, -1 - state.epoch)
     rows = train_rows.reshape(-1)
     order = jnp.argsort(jnp.where(rows < 0, 2.0, jax.random.uniform(key, rows.shape)))
-    rows = jax.lax.with_sharding_constraint(rows[order].reshape(train_rows.shape), by_example)
+    rows = rows[order].reshape(train_rows.shape)
 
     def step(state, rows):
-      batch = take(table, rows)
-      state, terms = train_step(recipe, state, batch)
-      return state, (terms, present_rows(batch))
+      batch = take(table, over_devices(rows))
+      new, terms = train_step(recipe, state, batch)
+      if uneven:
+        new = keep_where((rows >= 0).any(), new, state)
+      return new, (terms, present_rows(batch))
 
     def validate(_, rows):
-      batch = take(table, rows)
+      batch = take(table, over_devices(rows))
       return None, (eval_step(recipe, state, batch), present_rows(batch))
 
     state, train = jax.lax.scan(step, state, rows)
@@ -249,6 +286,57 @@ def train_epoch(
 
   nothing = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(run, state)[1])
   return jax.lax.cond(state.stop.done, lambda state: (state, nothing), run, state)
+
+
+def keep_where(condition: jax.Array, new: Tree, old: Tree) -> Tree:
+  """The one tree or the other, as a scalar condition says."""
+  return jax.tree.map(lambda n, o: jnp.where(condition, n, o), new, old)
+
+
+def train_stack(
+  recipe: Recipe,
+  states: TrainState,
+  table: Tree,
+  train_rows: jax.Array,
+  validation_rows: jax.Array,
+  *,
+  uneven: bool = False,
+) -> tuple[TrainState, dict[str, dict[str, jax.Array]]]:
+  """`train_epoch` for a stack of trainings, each as if it were alone, split over the mesh's replicas.
+
+  On a device that holds several they are one vectorised program, in which a training that is done is frozen
+  by a mask until all of them are; then the device's work is given up. Devices do not wait for each other.
+
+  Args:
+    recipe: of the trainings.
+    states: leaves `[R ...]`.
+    table: leaves `[N ...]`, of all of them.
+    train_rows: `[R S B]`.
+    validation_rows: `[R V B]`.
+    uneven: see `train_epoch`.
+  """
+
+  def stack(states, table, *rows):
+    one = functools.partial(train_epoch, recipe, uneven=uneven)
+    if len(rows[0]) == 1:
+      only = lambda tree: jax.tree.map(lambda a: a[0], tree)
+      return jax.tree.map(lambda a: a[None], one(only(states), table, *only(rows)))
+    run = lambda states: jax.vmap(one, in_axes=(0, None, 0, 0))(states, table, *rows)
+    nothing = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(run, states)[1])
+    return jax.lax.cond(states.stop.done.all(), lambda states: (states, nothing), run, states)
+
+  if recipe.mesh.shape["replica"] == 1:
+    return stack(states, table, train_rows, validation_rows)
+  each = jax.P("replica")
+  split = jax.shard_map(
+    stack,
+    mesh=recipe.mesh,
+    in_specs=(each, jax.P(), each, each),
+    out_specs=each,
+    axis_names={"replica"},
+    check_vma=False,
+  )
+  return split(states, table, train_rows, validation_rows)
 
 
 def predict(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import functools
 import os
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -15,7 +17,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from colearn_jax import checkpoint, data, evaluate, mdico, protocols, results, sharding, steps
+from colearn_jax import checkpoint, data, distributed, evaluate, mdico, protocols, results, sharding, steps
 from colearn_jax import config as config_lib
 from colearn_jax.feed import OnDevice, Streamed
 from colearn_jax.log import Log, Progress
@@ -35,12 +37,13 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
   """
   workdir = Path(workdir).expanduser().absolute()
   workdir.mkdir(parents=True, exist_ok=True)
+  _keep_programs(config.train.compilation_cache, workdir)
   with _alone(workdir):
     alone = None
     trained = train(config, workdir)
     if config.baseline and config.method != "individual":
       alone = train(individual(config), workdir / "individual")
-  if jax.process_index() == 0:
+  if distributed.first():
     print(results.table(trained, alone))
     print(f"\nEverything is in {workdir}")
   return trained
@@ -49,7 +52,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
 def individual(config: ConfigDict) -> ConfigDict:
   """The same configuration for each sensor by itself: the main loss alone."""
   config = ConfigDict(config.to_dict())
-  config.method, config.baseline = "individual", False
+  config.method, config.baseline, config.loss.ablations = "individual", False, ()
   return config
 
 
@@ -60,9 +63,7 @@ def train(config: ConfigDict, workdir: Path) -> dict:
   _claim(config, workdir)
 
   # The data: built if need be, indexed, and cut into trainings.
-  data_dir = config.data.data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-  prepared = build.build(config.data.name, data_dir, manual_dir=config.data.manual_dir or None)
-  dataset = data.open_dataset(prepared)
+  dataset = data.open_dataset(_prepare(config))
   modalities = [dataset.modality(name) for name in config.data.modalities]
   index = data.read_index(dataset)
   runs = make_runs(config, dataset, index)
@@ -72,18 +73,19 @@ def train(config: ConfigDict, workdir: Path) -> dict:
   recipe = make_recipe(config, dataset.task, modalities)
   feed = make_feed(config, recipe, dataset, modalities, index)
 
-  # Every training that is not over yet.
-  directory = lambda run: workdir / "checkpoints" / run.name
-  saved = {run.name: checkpoint.progress(directory(run)) for run in runs}
-  position = lambda at: 0 if at is None else float("inf") if at["finished"] else at["epoch"]
-  with Log(workdir, {name: position(at) for name, at in saved.items()}) as log:
-    for run in runs:
-      if saved[run.name] is None or not saved[run.name]["finished"]:
-        saved[run.name] = fit(config, recipe, feed, run, directory(run), log)
+  # Every training that is not over yet: all at once, or one after another.
+  stacks = [runs] if config.train.replicas else [[run] for run in runs]
+  if len(stacks[0]) % recipe.mesh.shape["replica"]:
+    raise InputError(_uneven(config, len(stacks[0]), recipe.mesh.shape["replica"]))
+  models = lambda run: workdir / "checkpoints" / run.name
+  finished = {run.name: checkpoint.progress(models(run)) for run in runs}
+  with Log(workdir, _positions(workdir, stacks, finished), enabled=distributed.first()) as log:
+    for stack in stacks:
+      if any(finished[run.name] is None for run in stack):
+        finished |= fit(config, recipe, feed, stack, workdir, log)
 
   # Every sensor alone, with the best epoch's parameters, on the test part.
-  predictions = [feed.predict(checkpoint.restore_model(directory(run)), run.test) for run in runs]
-  evaluate.write_predictions(workdir / "predictions", dataset.task, index, runs, predictions)
+  predictions = [feed.predict(checkpoint.restore_model(models(run)), run.test) for run in runs]
   summary = {
     "dataset": dataset.name,
     "task": dataset.task.kind,
@@ -93,83 +95,93 @@ def train(config: ConfigDict, workdir: Path) -> dict:
     "split": config.protocol.split,
     "group_by": config.protocol.group_by,
     "seeds": list(config.protocol.seeds),
-    "folds": len(runs) // len(config.protocol.seeds),
-    **evaluate.evaluate(dataset.task, index, runs, predictions),
-    "timing": {"seconds": time.monotonic() - began, "runs": saved},
+    "folds": len({run.fold for run in runs}),
+    **evaluate.write(workdir / "predictions", dataset.task, index, runs, predictions),
+    "timing": {"seconds": time.monotonic() - began, "runs": finished},
   }
-  results.write_results(workdir / "results.json", summary)
+  if distributed.first():
+    results.write_results(workdir / "results.json", summary)
+  distributed.wait("results")
   return summary
 
 
 def fit(
-  config: ConfigDict, recipe: steps.Recipe, feed: OnDevice | Streamed, run: Run, directory: Path, log: Log
-) -> dict:
-  """One training to its early stop, from its last checkpoint if it has one; returns its progress record."""
-  constants = feed.constants(run.train, config.loss.class_weights)
-  state = feed.init(jax.random.fold_in(jax.random.key(run.seed), run.fold), constants)
-  epochs = feed.epochs(run)
-  seconds, fetched = 0.0, 0.0
-  pending = None
-  record = lambda finished: {
-    "seed": run.seed,
-    "fold": run.fold,
-    "epoch": int(state.epoch),
-    "finished": finished,
-    "best_epoch": int(state.best.epoch),
-    "best_objective": float(state.best.objective),
-    "seconds": seconds,
-  }
+  config: ConfigDict,
+  recipe: steps.Recipe,
+  feed: OnDevice | Streamed,
+  runs: Sequence[Run],
+  workdir: Path,
+  log: Log,
+) -> dict[str, dict]:
+  """Trains a stack of runs, each to its early stop, from their last checkpoint if they have one.
+
+  Returns:
+    Where each of them ended, by name.
+  """
+  directory = _training(workdir, runs)
+  state = feed.init(runs)
+  seconds, active = np.zeros(len(runs)), np.ones(len(runs), bool)
+  begun, fetched, pending = 0, 0.0, None
 
   with (
     checkpoint.open_manager(directory) as manager,
-    Progress(run.name, config.train.max_epochs, enabled=jax.process_index() == 0) as progress,
+    Progress(_called(runs), config.train.max_epochs, enabled=distributed.first()) as progress,
   ):
     if manager.latest_step() is not None:
-      seconds = checkpoint.progress(directory)["seconds"]
-      like = checkpoint.abstract(state, sharding.whole(recipe.mesh))
-      state = checkpoint.restore(manager, like, epochs.iterator)
+      begun, seconds = manager.latest_step(), np.array(checkpoint.progress(directory)["seconds"])
+      state = checkpoint.restore(manager, state)
+      active = ~jax.device_get(feed.watch(state)["done"])
 
     def fetch() -> bool:
       """Waits for the pending epoch, writes down what it gave, and says whether it was the last."""
-      nonlocal pending, seconds, fetched
+      nonlocal pending, seconds, fetched, active
       epoch, began, *arrays = pending
       pending = None
-      terms, done, best = jax.device_get(arrays)
+      terms, now = jax.device_get(arrays)
       took, fetched = time.monotonic() - max(began, fetched), time.monotonic()
-      seconds += took
-      for part in ("train", "validation"):
-        if not np.isfinite(terms[part]["objective"]):
-          raise InputError(
-            f"{run.name} diverged: its {part} objective is {terms[part]['objective']} in epoch {epoch}; "
-            f"a train.learning_rate below {config.train.learning_rate} may help"
-          )
-      scalars = {f"{part}/{name}": float(v) for part, named in terms.items() for name, v in named.items()}
-      rate = len(run.train) / took
-      scalars |= {"learning_rate": config.train.learning_rate, "samples_per_second": rate}
-      log.write(run.name, epoch, scalars)
-      progress.update(epoch, scalars["validation/objective"], float(best), rate)
-      return bool(done)
+      seconds = seconds + took * active
+      for k in np.flatnonzero(active):
+        scalars = {f"{part}/{name}": float(v[k]) for part in terms for name, v in terms[part].items()}
+        for part in ("train", "validation"):
+          if not np.isfinite(objective := scalars[f"{part}/objective"]):
+            raise InputError(
+              f"{runs[k].name} diverged: its {part} objective is {objective} in epoch {epoch}; "
+              f"a train.learning_rate below {config.train.learning_rate} may help"
+            )
+        scalars |= {"learning_rate": config.train.learning_rate}
+        log.write(runs[k].name, epoch, scalars | {"samples_per_second": len(runs[k].train) / took})
+      if active.any():
+        rate = sum(len(runs[k].train) for k in np.flatnonzero(active)) / took
+        objective = terms["validation"]["objective"][active].mean()
+        progress.update(epoch, objective, now["best_objective"][active].mean(), rate)
+      active = ~now["done"]
+      return not active.any()
 
     # Metrics are fetched one epoch late, so that the device never waits for the host. The epoch that is
     # begun after the last one changes nothing: a state that is done stays as it is.
-    for epoch in range(int(state.epoch) + 1, config.train.max_epochs + 1):
-      began = time.monotonic()
-      state, terms = epochs.run(state)
-      if pending is not None and fetch():
-        break
-      # Copies, for the next epoch takes the state's own buffers.
-      pending = epoch, began, terms, jnp.copy(state.stop.done), jnp.copy(state.best.objective)
-      if epoch % config.checkpoint.every_epochs == 0:
-        if fetch():  # what is saved is also logged: a resumed run writes down only what comes after
+    with feed.epochs(runs, state) as one_epoch:
+      for epoch in range(begun + 1, config.train.max_epochs + 1):
+        began = time.monotonic()
+        state, terms = one_epoch(state)
+        if pending is not None and fetch():
           break
-        checkpoint.save(manager, state, record(finished=False), epochs.iterator)
-    if pending is not None:
-      fetch()
-    if epochs.iterator is not None:
-      epochs.iterator.close()
-    finished = record(finished=True)
-    checkpoint.save_finished(manager, state, finished)
-  return finished
+        pending = epoch, began, terms, feed.watch(state)
+        if epoch % config.checkpoint.every_epochs == 0:
+          if fetch():  # what is saved is also logged: a resumed run writes down only what comes after
+            break
+          checkpoint.save(manager, epoch, state, {"seconds": seconds.tolist()})
+      if pending is not None:
+        fetch()
+
+  # What predicts is left, a directory a run; what going on needed can go.
+  now, ended = jax.device_get(feed.watch(state)), {}
+  for k, run in enumerate(runs):
+    ended[run.name] = {"seed": run.seed, "fold": run.fold, "setting": run.setting, "seconds": seconds[k]}
+    ended[run.name] |= {name: now[name][k].item() for name in ("epoch", "best_epoch", "best_objective")}
+    model = feed.pick(checkpoint.best_model(state), k)
+    checkpoint.save_model(workdir / "checkpoints" / run.name, model, ended[run.name])
+  checkpoint.remove(directory)
+  return ended
 
 
 def make_runs(config: ConfigDict, dataset: data.Dataset, index: data.Index) -> list[Run]:
@@ -184,7 +196,8 @@ def make_runs(config: ConfigDict, dataset: data.Dataset, index: data.Index) -> l
     raise InputError(f"protocol.group_by: {dataset.name} has no group {group_by!r}, have: {have}")
   # Samples without a label are there for the terms that need none; without those they would only cost.
   unsupervised = config.method != "individual" and config.loss.contrastive + config.loss.discriminative > 0
-  return protocols.runs(
+  settings = ("",) if config.method == "individual" else ("", *config.loss.ablations)
+  runs = protocols.runs(
     config.protocol.name,
     config.protocol.seeds,
     dataset.parts,
@@ -194,15 +207,26 @@ def make_runs(config: ConfigDict, dataset: data.Dataset, index: data.Index) -> l
     groups=index.groups[group_by] if group_by else None,
     validation_fraction=config.protocol.validation_fraction,
   )
+  return [dataclasses.replace(run, setting=setting) for setting in settings for run in runs]
+
+
+def weights(config: ConfigDict, setting: str = "") -> dict[str, float]:
+  """The weight of every term of the objective, in a setting of `loss.ablations`."""
+  own = {term: config.loss[term] for term in mdico.TERMS} | (config_lib.ablation(setting) if setting else {})
+  return own | (dict.fromkeys(mdico.TERMS[1:], 0.0) if config.method == "individual" else {})
+
+
+def wanted_terms(config: ConfigDict) -> tuple[str, ...]:
+  """The terms of the objective that count in any setting."""
+  settings = ("",) if config.method == "individual" else ("", *config.loss.ablations)
+  return tuple(t for t in mdico.TERMS if any(weights(config, setting)[t] > 0 for setting in settings))
 
 
 def make_recipe(
   config: ConfigDict, task: Task, modalities: list[Modality], *, main_only: bool = False
 ) -> steps.Recipe:
   """The training that a configuration describes; `main_only` leaves out what predicting does not need."""
-  weights = {term: config.loss[term] for term in mdico.TERMS}
-  if main_only or config.method == "individual":
-    weights |= dict.fromkeys(mdico.TERMS[1:], 0.0)
+  terms = wanted_terms(config) if not main_only else ("main",)
   settings = {m.name: config_lib.encoder_settings(config, m.name) for m in modalities}
   build_model = functools.partial(
     mdico.MDiCo,
@@ -212,20 +236,41 @@ def make_recipe(
     emb_dim=config.model.emb_dim,
     head_layers=tuple(config.model.head_layers),
     variant=config.model.variant,
-    terms=tuple(term for term, weight in weights.items() if weight > 0),
+    terms=terms,
+    remat=config.model.remat,
     dtype=jnp.dtype(config.model.dtype),
   )
+  optimizer = optax.adam(config.train.learning_rate)
+  if config.train.clip_norm > 0:
+    optimizer = optax.chain(optax.clip_by_global_norm(config.train.clip_norm), optimizer)
+  size, parts = config.train.batch_size, config.train.microbatches
+  if main_only:  # wherever it was trained, it predicts on one device
+    mesh = sharding.make_mesh(dict.fromkeys(sharding.AXES, 1), 1, jax.local_devices()[:1])
+  else:
+    if size % parts:
+      raise InputError(f"train.microbatches: {parts} parts of train.batch_size={size} would not be equal")
+    mesh = sharding.make_mesh(config.mesh.to_dict(), size // parts)
   return steps.Recipe(
     build=lambda rngs: build_model(rngs=rngs),
     task=task,
-    weights=weights,
     temperature=config.loss.temperature,
     negatives=config.loss.negatives,
-    optimizer=optax.adam(config.train.learning_rate),
-    batch_size=config.train.batch_size,
+    similarity=_similarity(config, mesh),
+    optimizer=optimizer,
+    batch_size=size,
+    microbatches=parts,
     patience=config.train.patience,
     min_delta=config.train.min_delta,
-    mesh=sharding.make_mesh(config.train.batch_size),
+    mesh=mesh,
+  )
+
+
+def _similarity(config: ConfigDict, mesh: jax.sharding.Mesh) -> str:
+  """`loss.similarity`, or what suits the batch: a ring pays once the whole matrix, [2B 2B], is large."""
+  if config.loss.similarity != "auto":
+    return config.loss.similarity
+  return (
+    "ring" if mesh.shape["data"] * mesh.shape["fsdp"] > 1 and config.train.batch_size >= 4096 else "dense"
   )
 
 
@@ -237,16 +282,72 @@ def make_feed(
   index: data.Index,
 ) -> OnDevice | Streamed:
   """Places the samples on the device if they fit there, else streams them."""
+  wanted = wanted_terms(config)
+  options = {
+    "class_weights": config.loss.class_weights,
+    "weights": lambda run: {term: w for term, w in weights(config, run.setting).items() if term in wanted},
+  }
   reader = data.make_reader(dataset, modalities)
   small = data.table_bytes(dataset, modalities) <= config.data.device_bytes
   if config.data.placement == "device" or (config.data.placement == "auto" and small):
-    return OnDevice(recipe, modalities, data.read_table(reader), index)
-  return Streamed(recipe, modalities, reader, index)
+    return OnDevice(recipe, modalities, data.read_table(reader), index, **options)
+  if config.train.replicas:
+    raise InputError(
+      "train.replicas: trainings beside each other need their samples on the device; "
+      "data.placement=device, or train.replicas=False"
+    )
+  return Streamed(recipe, modalities, reader, index, **options)
+
+
+def _prepare(config: ConfigDict) -> Path:
+  """The prepared data set, which the first process builds if need be."""
+  data_dir = config.data.data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+  make = functools.partial(build.build, config.data.name, data_dir, manual_dir=config.data.manual_dir or None)
+  prepared = make() if distributed.first() else None
+  distributed.wait("data")
+  return prepared or make()  # for the others it is there by now
+
+
+def _training(workdir: Path, runs: Sequence[Run]) -> Path:
+  """Where the checkpoints of a stack stand while it trains."""
+  return workdir / "training" / ("stack" if len(runs) > 1 else runs[0].name)
+
+
+def _called(runs: Sequence[Run]) -> str:
+  return runs[0].name if len(runs) == 1 else f"{len(runs)} trainings"
+
+
+def _positions(workdir: Path, stacks: Sequence[Sequence[Run]], finished: Mapping) -> dict[str, float]:
+  """The last epoch of each run whose log is to be kept: all of one that ended, else up to its checkpoint."""
+  out = {}
+  for runs in stacks:
+    saved = checkpoint.latest(_training(workdir, runs))
+    out |= {run.name: saved if finished[run.name] is None else float("inf") for run in runs}
+  return out
+
+
+def _uneven(config: ConfigDict, runs: int, replicas: int) -> str:
+  if not config.train.replicas:
+    return (
+      f"mesh.replica: {replicas} replicas are of no use to trainings one after another; train.replicas=True"
+    )
+  sizes = ", ".join(str(n) for n in range(1, runs + 1) if runs % n == 0)
+  return f"mesh.replica: {runs} trainings do not divide over {replicas} replicas; {sizes} would"
+
+
+def _keep_programs(cache: str, workdir: Path) -> None:
+  """Turns on the cache of compiled programs, unless JAX was told of one already."""
+  if cache != "off" and not jax.config.jax_compilation_cache_dir:
+    directory = workdir.parent / ".jax_cache" if cache == "auto" else Path(cache).expanduser()
+    jax.config.update("jax_compilation_cache_dir", str(directory))
 
 
 @contextlib.contextmanager
 def _alone(workdir: Path):
-  """Holds the work directory's lock, which dies with the process."""
+  """Holds the work directory's lock, which dies with the process; the first process does it for all."""
+  if not distributed.first():
+    yield
+    return
   with open(workdir / ".lock", "w") as lock:
     try:
       fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -257,7 +358,6 @@ def _alone(workdir: Path):
 
 def _claim(config: ConfigDict, workdir: Path) -> None:
   """Writes config.json, or checks that the one there is of the same run."""
-  workdir.mkdir(parents=True, exist_ok=True)
   path, wanted = workdir / "config.json", config_lib.to_json(config)
   if path.exists():
     if differences := config_lib.differences(results.read_results(path), wanted):
@@ -265,5 +365,8 @@ def _claim(config: ConfigDict, workdir: Path) -> None:
         f"{workdir} holds a run with another configuration ({'; '.join(differences)}): "
         "take another workdir, or these values"
       )
-  else:
+  distributed.wait("configuration")
+  if distributed.first() and not path.exists():
+    workdir.mkdir(parents=True, exist_ok=True)
     results.write_results(path, wanted)
+  distributed.wait("work directory")

@@ -74,6 +74,11 @@ def defaults(encoder: str = "tempcnn") -> ConfigDict:
   config.data.placement = "auto"  # the table on the "device", or a "stream" of batches from disk
   config.data.device_bytes = 2**31  # the largest table that goes on the device under "auto"
 
+  config.mesh = ConfigDict()  # how the devices are shared out; -1 takes what is left
+  config.mesh.replica = 1  # trainings beside each other, see train.replicas
+  config.mesh.data = -1  # the batch
+  config.mesh.fsdp = 1  # the batch as well, and every large parameter with its optimizer state
+
   config.protocol = ConfigDict()
   config.protocol.name = "paper"  # the tested fold also stops the training; "clean": a part of its own does
   config.protocol.split = "kfold"  # or the data set's "official" one
@@ -87,6 +92,7 @@ def defaults(encoder: str = "tempcnn") -> ConfigDict:
   config.model.emb_dim = 128
   config.model.head_layers = ()
   config.model.dtype = "float32"  # of the encoders' computation, or "bfloat16"
+  config.model.remat = False  # compute the encoders' inner values again on the way back, to save memory
   config.model.encoder = ConfigDict({"model_type": encoder, **arguments(encoder)})
   config.model.encoders = ConfigDict()  # {modality: {argument: value}}, may name another model_type
 
@@ -98,13 +104,21 @@ def defaults(encoder: str = "tempcnn") -> ConfigDict:
   config.loss.temperature = 0.1
   config.loss.negatives = "both"  # the rows of both modalities, or of the other one alone ("cross")
   config.loss.class_weights = "balanced"
+  config.loss.similarity = "auto"  # how negatives meet across devices: "dense", or a "ring" for large batches
+  config.loss.ablations = ()  # other weights to train as well, e.g. ("contrastive=0", "auxiliary=0;main=2")
 
   config.train = ConfigDict()
   config.train.batch_size = 32
+  config.train.microbatches = 1  # parts that a batch is computed in, one after another, to save memory
+  config.train.replicas = False  # all folds, seeds and ablations as one program, or one after another
   config.train.max_epochs = 200
   config.train.learning_rate = 1e-3
+  config.train.clip_norm = 0.0  # the gradient's largest norm; 0 does not clip
   config.train.patience = 5  # epochs
   config.train.min_delta = 0.01
+
+  # Compiled programs are kept for the next run: "auto", beside the work directory; or a directory, or "off".
+  config.train.compilation_cache = "auto"
 
   config.checkpoint = ConfigDict()
   config.checkpoint.every_epochs = 5

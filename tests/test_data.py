@@ -8,6 +8,7 @@ from colearn_jax import data, sharding
 from colearn_jax.spec import InputError, Modality, Task
 from data_builders import build
 
+PLACE = sharding.by_example(sharding.make_mesh({"replica": 1, "data": -1, "fsdp": 1}, 16))
 BANDS = Modality("m", ("m",), (3, 2), ("a", "b"))
 
 
@@ -32,9 +33,8 @@ def test_tables_and_streams_hold_the_same(fields):
   reader = pickle.loads(pickle.dumps(data.make_reader(fields, modalities)))
   index, inputs = data.read_index(fields), data.read_table(reader)["inputs"]
   rows = np.array([5, 3001, 4999, 17, 3])
-  place = sharding.by_example(sharding.make_mesh(16))
-  (batch,) = data.eval_batches(reader, data.labels(index), rows, batch_size=16, sharding=place)
-  assert batch["inputs"]["S1"].sharding == place
+  (batch,) = data.eval_batches(reader, data.labels(index), rows, batch_size=16, sharding=PLACE)
+  assert batch["inputs"]["S1"].sharding == PLACE
   np.testing.assert_array_equal(batch["present"]["S1"], [1.0] * 5 + [0.0] * 11)
   for m in ("S1", "S2_S2VI"):
     np.testing.assert_array_equal(batch["inputs"][m][:5], inputs[m][rows])
@@ -51,9 +51,7 @@ def test_training_batches_see_every_row_once_an_epoch_and_go_on_from_their_state
   reader = data.make_reader(fields, [fields.modality("terrain")])
   rows, labels = np.arange(40), {"target": np.arange(len(fields), dtype=np.int32)}
   make = lambda seed=1: iter(
-    data.train_batches(
-      reader, labels, rows, batch_size=16, seed=seed, sharding=sharding.by_example(sharding.make_mesh(16))
-    )
+    data.train_batches(reader, labels, rows, batch_size=16, seed=seed, sharding=PLACE)
   )
   take = lambda batch: np.asarray(batch["target"])[np.asarray(batch["present"]["terrain"]) > 0].tolist()
   iterator = make()
@@ -104,10 +102,9 @@ def test_constants_of_the_task():
 def test_prefetch_reaches_the_device_as_global_arrays(fields):
   reader = data.make_reader(fields, [fields.modality("S1")])
   labels = data.labels(data.read_index(fields))
-  place = sharding.by_example(sharding.make_mesh(16))
-  iterator = iter(data.train_batches(reader, labels, np.arange(64), batch_size=16, seed=0, sharding=place))
+  iterator = iter(data.train_batches(reader, labels, np.arange(64), batch_size=16, seed=0, sharding=PLACE))
   batch = next(iterator)
-  assert all(isinstance(leaf, jax.Array) and leaf.sharding == place for leaf in jax.tree.leaves(batch))
+  assert all(isinstance(leaf, jax.Array) and leaf.sharding == PLACE for leaf in jax.tree.leaves(batch))
   iterator.close()
 
 

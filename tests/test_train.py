@@ -10,7 +10,6 @@ import time
 import jax
 import numpy as np
 import pytest
-from jax.sharding import AxisType
 
 from colearn_jax import checkpoint, config, data, log, predict, results, sharding, train
 from colearn_jax.spec import InputError
@@ -30,8 +29,8 @@ SMALL = {
 def one_device():
   """What is tested here does not depend on their number, and one is faster."""
   with pytest.MonkeyPatch.context() as patch:
-    mesh = jax.make_mesh((1,), ("data",), (AxisType.Auto,), devices=jax.devices()[:1])
-    patch.setattr(sharding, "make_mesh", lambda batch_size: mesh)
+    one = sharding.make_mesh(dict.fromkeys(sharding.AXES, 1), 1, jax.devices()[:1])
+    patch.setattr(sharding, "make_mesh", lambda *_: one)
     yield
 
 

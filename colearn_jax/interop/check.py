@@ -20,7 +20,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from colearn_jax import layers, losses, mdico, steps
+from colearn_jax import layers, losses, mdico, sharding, steps
 from colearn_jax.encoders import ltae, transformer
 from colearn_jax.interop import torch
 from colearn_jax.spec import InputError, Task
@@ -233,20 +233,25 @@ def _training(
   recipe = steps.Recipe(
     build=lambda rngs: _without_dropout(torch.make_mdico(case.spec, rngs=rngs)),
     task=Task(kind, tuple(map(str, range(settings["n_labels"])))),
-    weights=settings["weights_loss"],
     temperature=settings["contrastive_temp"],
     negatives="both",
+    similarity="dense",
     optimizer=optimizer,
     batch_size=len(target),
+    microbatches=1,
     patience=1,
     min_delta=0.0,
-    mesh=jax.make_mesh((1,), ("data",), devices=jax.devices()[:1]),
+    mesh=sharding.make_mesh(dict.fromkeys(sharding.AXES, 1), 1, jax.devices()[:1]),
   )
   inputs = {m: given[f"x/{m}"] for m in names}
   every = np.ones(len(target), np.float32)
   batch = {"inputs": inputs, "target": target, "labelled": every, "present": dict.fromkeys(names, every)}
   as_they_are = {m: {"offset": np.zeros(1, np.float32), "scale": np.ones(1, np.float32)} for m in names}
-  constants = {"inputs": as_they_are, "task": _task_constants(settings["loss"], given, settings["n_labels"])}
+  constants = {
+    "inputs": as_they_are,
+    "task": _task_constants(settings["loss"], given, settings["n_labels"]),
+    "weights": {term: weight for term, weight in settings["weights_loss"].items() if weight > 0},
+  }
   _, params, stats = _split(torch.load_mdico(case.spec, case.read("param")))
   zero, inf = jnp.zeros((), jnp.int32), jnp.full((), jnp.inf)
   state = steps.TrainState(

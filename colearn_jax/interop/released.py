@@ -21,7 +21,7 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from colearn_jax import checkpoint, results, steps, train
+from colearn_jax import checkpoint, results, train
 from colearn_jax import config as config_lib
 from colearn_jax.interop import torch, torchfile
 from colearn_jax.interop.settings import Released, config_text, make_config, read_yaml
@@ -231,14 +231,10 @@ def import_checkpoint(
     "modalities": [dataclasses.asdict(m) for m in modalities],
   }
   imported = _claim(workdir, config, described, run)
-  best = steps.Best(objective=None, epoch=None, params=params, stats=stats)
-  rest = dict.fromkeys(("step", "epoch", "params", "stats", "opt_state", "key"))
-  stop = steps.Stop(reference=None, wait=None, done=None)
-  state = steps.TrainState(**rest, constants=constants, stop=stop, best=best)
-  record = {"seed": int(numbers[1]), "fold": int(numbers[2]), "epoch": epoch, "finished": True}
+  record = {"seed": int(numbers[1]), "fold": int(numbers[2]), "epoch": epoch}
   record |= {"best_epoch": epoch, "best_objective": None, "seconds": 0.0}
-  with checkpoint.open_manager(workdir / "checkpoints" / run) as manager:
-    checkpoint.save_finished(manager, state, record)
+  model = {"params": params, "stats": stats, "constants": constants}
+  checkpoint.save_model(workdir / "checkpoints" / run, model, record)
   summary = {"dataset": config.data.name, "task": task.kind, "method": config.method}
   summary |= {"variant": config.model.variant, "modalities": {}, "imported": imported | {run: str(path)}}
   results.write_results(workdir / "results.json", summary)
