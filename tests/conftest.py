@@ -1,4 +1,8 @@
+import os
 import tempfile
+
+# The tests spend their time compiling: code that is less optimised is ready in half of it.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import jax
 from absl import flags

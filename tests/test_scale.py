@@ -1,0 +1,228 @@
+"""One program over replicas, batch and parameters: every arrangement gives the numbers of the plain one."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from test_steps import BATCH, CONSTANTS, SHAPES, recipe, table
+
+from colearn_jax import layers, losses, mdico, ring, sharding, steps
+from colearn_jax.spec import InputError
+
+
+def close(got, want, tolerance=2e-4):
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=0.05 * tolerance), got, want
+  )
+
+
+def mesh(devices=8, replica=1, fsdp=1):
+  sizes = {"replica": replica, "data": -1, "fsdp": fsdp}
+  return sharding.make_mesh(sizes, BATCH, devices=jax.devices()[:devices])
+
+
+@pytest.mark.parametrize(
+  ("sizes", "batch", "message"),
+  [
+    (
+      (3, -1, 1),
+      16,
+      "mesh: replica=3, data=-1, fsdp=1 does not fit 8 devices; the sizes multiply to 3",
+    ),
+    ((1, 16, 1), 16, "mesh: .* does not fit 8 devices; the sizes multiply to 16, 8 would"),
+    ((-1, -1, 1), 16, "mesh: replica=-1, data=-1, fsdp=1 is not allowed; at most one size can be -1"),
+    ((2, 2, 2), 10, "train.batch_size: 10 does not divide over 4 devices of the mesh; 8 or 12 would"),
+  ],
+)
+def test_a_mesh_that_does_not_fit_is_refused(sizes, batch, message):
+  with pytest.raises(InputError, match=message):
+    sharding.make_mesh(dict(zip(sharding.AXES, sizes)), batch)
+
+
+def test_sizes_are_filled_in():
+  assert dict(mesh(replica=2, fsdp=2).shape) == {"replica": 2, "data": 2, "fsdp": 2}
+
+
+# The contrastive objective around a ring of devices.
+
+
+def features(batch=BATCH, width=6):
+  rng = np.random.default_rng(0)
+  za, zb = rng.normal(size=(2, batch, width)).astype(np.float32)
+  za[3] = 0.0  # a row of zeros, as a ReLU may leave it
+  return za, zb
+
+
+@pytest.mark.parametrize("negatives", ["both", "cross"])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("fsdp", [1, 4])
+def test_a_ring_of_devices_gives_the_dense_contrastive_loss(negatives, masked, fsdp):
+  za, zb = features()
+  mask = np.ones(BATCH, np.float32)
+  if masked:
+    mask[[0, 1, 5, 9]] = 0.0  # one device's rows are all absent
+  dense = lambda za, zb: losses.contrastive(za, zb, 0.1, mask, negatives=negatives)
+  around = lambda za, zb: ring.contrastive(mesh(fsdp=fsdp), za, zb, 0.1, mask, negatives=negatives)
+  want, got = (jax.jit(jax.value_and_grad(f, argnums=(0, 1)))(za, zb) for f in (dense, around))
+  np.testing.assert_allclose(got[0], want[0], rtol=1e-5)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max()), got[1], want[1])
+  nobody = jax.jit(lambda za: ring.contrastive(mesh(), za, zb, 0.1, np.zeros(BATCH), negatives=negatives))
+  assert nobody(za) == 0.0
+
+
+def test_no_device_holds_the_matrix_of_all_pairs():
+  """Eight devices: the program of each has no array of [2B 2B], nor of [2B/8 2B], forwards or backwards."""
+  za, zb = features(batch=256)
+  place = sharding.by_example(mesh())
+  loss = lambda za, zb: ring.contrastive(mesh(), za, zb, 0.1, jnp.ones(len(za)))
+  program = jax.jit(jax.grad(loss, argnums=(0, 1)), in_shardings=place, out_shardings=place)
+  text = program.lower(za, zb).compile().as_text()
+  assert "f32[64,64]" in text
+  assert "512,512" not in text and "64,512" not in text and "8,64,64" not in text
+
+
+# Every arrangement of a training.
+
+TRAIN, VALIDATION = np.arange(28), np.arange(28, 40)
+
+
+def train(epochs=2, runs=((TRAIN, VALIDATION),), uneven=False, constants=(CONSTANTS,), **arrangement):
+  """Trains a stack of runs in an arrangement of devices; its states and every epoch's terms."""
+  r = recipe(**arrangement)
+  place = sharding.by_replica(r.mesh)
+  init = jax.vmap(lambda seed, constants: steps.init(r, jax.random.key(seed), constants))
+  seeds, constants = jnp.arange(len(runs)), jax.tree.map(lambda *c: np.stack(c), *constants)
+  placed = sharding.of_stack(r.mesh, jax.eval_shape(init, seeds, constants))
+  states = jax.jit(init, out_shardings=placed)(seeds, constants)
+  most = lambda part: max(len(steps.batched(run[part], BATCH)) for run in runs)
+  padded = lambda rows, count: np.concatenate([rows, np.full((count - len(rows), BATCH), -1, np.int32)])
+  rows = [np.stack([padded(steps.batched(run[k], BATCH), most(k)) for run in runs]) for k in (0, 1)]
+  epoch = functools.partial(steps.train_stack, r, uneven=uneven)
+  epoch = jax.jit(epoch, donate_argnums=0, out_shardings=(placed, sharding.whole(r.mesh)))
+  samples, logs = jax.device_put(table(), sharding.whole(r.mesh)), []
+  for _ in range(epochs):
+    states, terms = epoch(states, samples, *jax.device_put(rows, place))
+    logs.append(jax.device_get(terms))
+  return states, logs
+
+
+@functools.cache
+def plain():
+  return train(devices=1)[1]
+
+
+@pytest.mark.parametrize(
+  "arrangement",
+  [{"fsdp": 4}, {"fsdp": 2, "similarity": "ring"}, {"devices": 4, "replica": 1, "similarity": "ring"}],
+)
+def test_parameters_over_devices_give_the_losses_of_one(arrangement):
+  states, logs = train(**arrangement)
+  close(logs, plain())
+  if arrangement.get("fsdp"):
+    for tree in (states.params["shared"], states.best.params["shared"]):
+      kernel, bias = (tree["radar"]["linear"][name] for name in ("kernel", "bias"))
+      assert kernel.addressable_shards[0].data.size * arrangement["fsdp"] == kernel.size
+      assert bias.sharding.is_fully_replicated
+
+
+def runs_of_unequal_size():
+  """Three folds, of 3, 2 and 1 steps an epoch, with statistics and weights of their own."""
+  runs = [
+    (np.arange(5, 40), np.arange(5)),
+    (np.arange(20), np.arange(20, 40)),
+    (np.arange(3, 15), np.arange(3)),
+  ]
+  constants = []
+  for k in range(4):
+    inputs = {m: {**c, "offset": c["offset"] + 0.3 * k} for m, c in CONSTANTS["inputs"].items()}
+    weights = CONSTANTS["weights"] | {"contrastive": np.float32(0.5 * k)}
+    constants.append({**CONSTANTS, "inputs": inputs, "weights": weights})
+  return [*runs, (np.arange(30), np.arange(30, 40))], constants
+
+
+@functools.cache
+def alone():
+  """Each of them by itself, on one device."""
+  r, out = recipe(devices=1, patience=2, min_delta=0.05), []
+  epoch, init = jax.jit(functools.partial(steps.train_epoch, r)), jax.jit(functools.partial(steps.init, r))
+  for seed, (rows, constants) in enumerate(zip(*runs_of_unequal_size())):
+    state, logs = init(jax.random.key(seed), constants), []
+    for _ in range(6):
+      state, terms = epoch(state, table(), *(steps.batched(part, BATCH) for part in rows))
+      logs.append(jax.device_get(terms))
+    out.append((jax.device_get((state.stop, state.best.params, state.epoch, state.best.epoch)), logs))
+  return out
+
+
+@pytest.mark.parametrize(
+  "arrangement",
+  [{"devices": 1}, {"devices": 4, "replica": 4}, {"replica": 2, "fsdp": 2, "similarity": "ring"}],
+)
+def test_a_replica_is_the_run_alone(arrangement):
+  """Folds of several sizes, each with its statistics, order, dropout, weights and early stop."""
+  runs, constants = runs_of_unequal_size()
+  states, logs = train(
+    6, tuple(runs), uneven=True, constants=constants, patience=2, min_delta=0.05, **arrangement
+  )
+  ends = [int(epoch) for epoch in states.epoch]
+  assert len(set(ends)) > 1, "all stop at once: nothing is frozen"
+  for k, (want, want_logs) in enumerate(alone()):
+    mine = functools.partial(jax.tree.map, lambda v, k=k: v[k])
+    # Some steps of a contrastive loss at τ = 0.1 make thousandths out of rounding; a wrong row makes tenths.
+    close([mine(log) for log in logs], want_logs, 2e-3)
+    got = jax.tree.map(
+      lambda v, k=k: v[k], (states.stop, states.best.params, states.epoch, states.best.epoch)
+    )
+    close(jax.device_get(got), want, 2e-3)
+
+
+def test_microbatches_change_the_batch_statistics_alone(monkeypatch):
+  """Without BatchNorm and dropout the gradients are those of the whole batch, contrastive term included."""
+  monkeypatch.setattr(layers.BatchNorm, "_observe", lambda self, x, present: (self.mean[...], self.var[...]))
+  batch = steps.take(jax.tree.map(jnp.asarray, table()), jnp.arange(-1, BATCH - 1))
+  settings = dict.fromkeys(SHAPES, {"model_type": "tempcnn", "layer_size": 4, "n_layers": 1, "dropout": 0.0})
+  build = lambda rngs: mdico.MDiCo(SHAPES, settings, 1, emb_dim=8, rngs=rngs)
+  outcomes = []
+  for count in (1, 2, 4):
+    r = recipe(build=build, microbatches=count)
+    state = jax.jit(functools.partial(steps.init, r))(jax.random.key(0), CONSTANTS)
+    outcomes.append(jax.jit(functools.partial(steps.train_step, r))(state, batch))
+  for state, terms in outcomes[1:]:
+    close(terms, outcomes[0][1])
+    close(state.params, outcomes[0][0].params)
+
+
+def test_microbatches_keep_running_statistics_of_each():
+  batch = steps.take(jax.tree.map(jnp.asarray, table()), jnp.arange(BATCH))
+  r = recipe(microbatches=2)
+  state = jax.jit(functools.partial(steps.init, r))(jax.random.key(0), CONSTANTS)
+  after, terms = jax.jit(functools.partial(steps.train_step, r))(state, batch)
+  assert int(after.stats["shared"]["radar"]["norm"]["batches"]) == 2 and np.isfinite(terms["objective"])
+
+
+def test_rematerialisation_changes_nothing():
+  settings = dict.fromkeys(SHAPES, {"model_type": "tempcnn", "layer_size": 4, "n_layers": 1})
+  batch = steps.take(jax.tree.map(jnp.asarray, table()), jnp.arange(BATCH))
+  got = []
+  for remat in (False, True):
+    build = lambda rngs, remat=remat: mdico.MDiCo(SHAPES, settings, 1, emb_dim=8, remat=remat, rngs=rngs)
+    r = recipe(build=build)
+    state = jax.jit(functools.partial(steps.init, r))(jax.random.key(0), CONSTANTS)
+    program = jax.jit(functools.partial(steps.train_step, r))
+    got.append(program(state, batch))
+    assert ("remat" in str(jax.make_jaxpr(program)(state, batch))) == remat
+  close(got[1][0].params, got[0][0].params)
+  close(got[1][0].stats, got[0][0].stats)
+  close(got[1][1], got[0][1])
+
+
+def test_clipping_bounds_the_step():
+  batch = steps.take(jax.tree.map(jnp.asarray, table()), jnp.arange(BATCH))
+  r = recipe(optimizer=optax.chain(optax.clip_by_global_norm(0.01), optax.sgd(1.0)))
+  state = jax.jit(functools.partial(steps.init, r))(jax.random.key(0), CONSTANTS)
+  after, _ = jax.jit(functools.partial(steps.train_step, r))(state, batch)
+  moved = jax.tree.map(lambda a, b: a - b, after.params, state.params)
+  np.testing.assert_allclose(optax.tree.norm(moved), 0.01, rtol=1e-3)
