@@ -8,7 +8,9 @@ read in parallel by all processes, whatever their number was and is.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -28,6 +30,25 @@ def open_manager(directory: Path) -> ocp.CheckpointManager:
   handlers["progress"] = ocp.JsonCheckpointHandler()
   options = ocp.CheckpointManagerOptions(max_to_keep=1, cleanup_tmp_directories=True)
   return ocp.CheckpointManager(epath.Path(directory).absolute(), options=options, item_handlers=handlers)
+
+
+@contextlib.contextmanager
+def _reader(directory: Path) -> Iterator[tuple[ocp.CheckpointManager, int] | None]:
+  """A manager that this process reads with alone, and the latest checkpoint's number; None without one."""
+  if not directory.is_dir():
+    yield None
+    return
+  me = jax.process_index()
+  alone = ocp.options.MultiprocessingOptions(
+    primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process{me}"
+  )
+  handlers = {"model": ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)}
+  handlers["progress"] = ocp.JsonCheckpointHandler(multiprocessing_options=alone)
+  options = ocp.CheckpointManagerOptions(create=False, multiprocessing_options=alone)
+  path = epath.Path(directory).absolute()
+  with ocp.CheckpointManager(path, options=options, item_handlers=handlers) as manager:
+    step = manager.latest_step()
+    yield None if step is None else (manager, step)
 
 
 def best_model(state: steps.TrainState) -> dict:
@@ -86,24 +107,19 @@ def save_model(directory: Path, model: dict, progress: dict) -> None:
     manager.save(progress["epoch"], args=args)
 
 
-def progress(directory: Path) -> dict | list | None:
+def progress(directory: Path) -> dict | None:
   """The progress that was saved with the latest checkpoint of a directory; None where there is none."""
-  if not directory.is_dir():
-    return None
-  with open_manager(directory) as manager:
-    step = manager.latest_step()
-    if step is None:
+  with _reader(directory) as found:
+    if found is None:
       return None
+    manager, step = found
     return manager.restore(step, args=_args.Composite(progress=_args.JsonRestore())).progress
 
 
 def latest(directory: Path) -> int:
   """The epoch of a directory's latest checkpoint; -1 where there is none."""
-  if not directory.is_dir():
-    return -1
-  with open_manager(directory) as manager:
-    step = manager.latest_step()
-    return -1 if step is None else step
+  with _reader(directory) as found:
+    return -1 if found is None else found[1]
 
 
 def remove(directory: Path) -> None:
@@ -123,10 +139,10 @@ def restore_model(directory: Path, modality: str | None = None) -> dict:
   Raises:
     InputError: there is no checkpoint.
   """
-  with open_manager(directory) as manager:
-    step = manager.latest_step()
-    if step is None:
+  with _reader(directory) as found:
+    if found is None:
       raise InputError(f"no checkpoint in {directory}")
+    manager, step = found
     like = manager.item_metadata(step)["model"].tree
     if modality is not None:
       like = _alone(like, modality)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
+import traceback
+from collections.abc import Iterator
 
 import jax
 from jax.experimental import multihost_utils
@@ -52,6 +56,33 @@ def _in_a_job() -> bool:
   # A shell inside of an allocation has SLURM_NTASKS as well, but no task of its own.
   started = "SLURM_PROCID" in os.environ or "OMPI_COMM_WORLD_RANK" in os.environ
   return (started and any(count.isdigit() and int(count) > 1 for count in tasks)) or "," in hosts
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+  """Ends this process at once where an error ends its part of a job.
+
+  An orderly end would wait for the other processes, and they for this one. They notice that it is gone by
+  their next collective, or by its missing heartbeat.
+  """
+  try:
+    yield
+  except BaseException as error:
+    if jax.process_count() == 1:
+      raise
+    me = f"process {jax.process_index()} of {jax.process_count()}"
+    if isinstance(error, jax.errors.JaxRuntimeError):
+      why = str(error).partition("\n")[0]
+      print(
+        f"{me}: another one may have died: {why}\nThe same command goes on from the last checkpoint.",
+        file=sys.stderr,
+      )
+    elif isinstance(error, InputError):
+      print(f"{me}: {error}", file=sys.stderr)
+    else:
+      traceback.print_exc()
+    sys.stderr.flush()
+    os._exit(1)
 
 
 def first() -> bool:

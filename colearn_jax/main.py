@@ -51,7 +51,8 @@ def main(values: flags.FlagValues) -> None:
   distributed.initialize(values.coordinator, values.processes, values.process)
   from colearn_jax import train
 
-  train.run(values.config, values.workdir)
+  with distributed.together():
+    train.run(values.config, values.workdir)
 
 
 if __name__ == "__main__":

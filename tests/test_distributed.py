@@ -1,0 +1,139 @@
+"""Many processes on this machine, with collectives on the CPU, against one."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from colearn_jax import distributed
+from colearn_jax.spec import InputError
+from data_builders.lfmc.dummy import write_dummy
+
+SETTINGS = {
+  "protocol.folds": 2,
+  "model.emb_dim": 8,
+  "model.encoder.layer_size": 4,
+  "train.batch_size": 16,
+  "train.max_epochs": 4,
+  "checkpoint.every_epochs": 1,
+}
+
+
+class Job:
+  """A command line of so many processes that share four devices."""
+
+  def __init__(self, workdir, processes, **settings):
+    with socket.socket() as free:
+      free.bind(("localhost", 0))
+      port = free.getsockname()[1]
+    values = {**SETTINGS, **{key.replace("__", "."): value for key, value in settings.items()}}
+    command = [sys.executable, "-m", "colearn_jax.main", "--config=configs/lfmc.py", f"--workdir={workdir}"]
+    command += [f"--config.{key}={value}" for key, value in values.items()]
+    env = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(4 // processes)}
+    self.processes = []
+    for number in range(processes):
+      many = [f"--coordinator=localhost:{port}", f"--processes={processes}", f"--process={number}"]
+      pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+      own = command + (many if processes > 1 else [])
+      self.processes.append(subprocess.Popen(own, env=env, **pipes))
+
+  def end(self, timeout=240):
+    """Exit statuses and what was printed, when all processes have ended."""
+    said = [process.communicate(timeout=timeout) for process in self.processes]
+    return [process.returncode for process in self.processes], said
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *exc):
+    for process in self.processes:
+      process.kill()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+  manual = tmp_path_factory.mktemp("manual")
+  write_dummy(manual / "training_features.csv", rows=72, sites=12)
+  return {"data__manual_dir": manual, "data__data_dir": tmp_path_factory.mktemp("prepared")}
+
+
+def read(workdir):
+  path = workdir / "metrics.jsonl"
+  return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def assert_same(workdir, other):
+  lines, wanted = read(workdir), read(other)
+  assert [(line["run"], line["epoch"]) for line in lines] == [(line["run"], line["epoch"]) for line in wanted]
+  for line, want in zip(lines, wanted):
+    for name in want.keys() - {"run", "epoch", "samples_per_second"}:
+      # Adam makes whole steps of the rounding in gradients that are zero, those of biases before a BatchNorm:
+      # a batch's own statistics take them away again, the running ones of validation do not quite.
+      tolerance = 1e-4 if name.startswith("train/") else 5e-2
+      np.testing.assert_allclose(line[name], want[name], rtol=tolerance, err_msg=name)
+  scores = [json.loads((w / "results.json").read_text())["modalities"] for w in (workdir, other)]
+  for m in scores[1]:
+    np.testing.assert_allclose(scores[0][m]["rmse"]["mean"], scores[1][m]["rmse"]["mean"], rtol=1e-2)
+
+
+@pytest.fixture(scope="module")
+def one(data, tmp_path_factory):
+  """What one process leaves."""
+  workdir = tmp_path_factory.mktemp("one")
+  with Job(workdir, 1, **data) as job:
+    assert job.end()[0] == [0]
+  return workdir
+
+
+def test_a_process_that_dies_ends_the_others_and_another_number_goes_on(data, one, tmp_path):
+  """Two processes until one is killed, then one with as many devices: the losses of one throughout."""
+  with Job(tmp_path, 2, **data) as job:
+    while len(read(tmp_path)) < 2 and job.processes[0].poll() is None:
+      time.sleep(0.02)
+    job.processes[1].send_signal(signal.SIGKILL)
+    died = time.monotonic()
+    statuses, said = job.end()
+    assert time.monotonic() - died < 60
+    assert statuses[0] != 0 and statuses[1] == -signal.SIGKILL
+    assert "another one may have died" in said[0][1] or "another task died" in said[0][1], said[0][1]
+  assert 2 <= len(read(tmp_path)) < len(read(one))
+  with Job(tmp_path, 1, **data) as job:
+    assert job.end()[0] == [0]
+  assert_same(tmp_path, one)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 4])
+@pytest.mark.parametrize("placement", ["device", "stream"])
+def test_many_processes_are_one(data, one, tmp_path, processes, placement):
+  with Job(tmp_path, processes, **data, data__placement=placement) as job:
+    statuses, said = job.end()
+  assert statuses == [0] * processes, said
+  assert all(not out for out, _ in said[1:]), "only the first one prints"
+  if placement == "device":  # a stream draws other orders
+    assert_same(tmp_path, one)
+  else:
+    assert len(read(tmp_path)) == 8
+
+
+def test_the_three_flags_belong_together(monkeypatch):
+  with pytest.raises(InputError, match="--coordinator, --processes and --process belong together"):
+    distributed.initialize("localhost:1234", 2)
+  with pytest.raises(InputError, match="--process=2 is not allowed; 0 to 1"):
+    distributed.initialize("localhost:1234", 2, 2)
+
+
+def test_alone_where_nothing_says_otherwise(monkeypatch):
+  monkeypatch.setenv("SLURM_NTASKS", "4")  # a shell inside of an allocation
+  distributed.initialize()
+  monkeypatch.setenv("SLURM_PROCID", "0")
+  joined = []
+  monkeypatch.setattr("jax.distributed.initialize", lambda *given, **_: joined.append(given))
+  distributed.initialize()
+  assert joined == [(None, None, None)]
