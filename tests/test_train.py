@@ -160,16 +160,23 @@ def test_one_sensor_predicts_from_the_work_directory(finished, lfmc):
     predict.load(finished, "S2_S2Ind", run="seed1_fold0")
 
 
-@pytest.mark.parametrize("placement", ["device", "stream"])
-def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(lfmc, tmp_path, monkeypatch, placement):
-  """Stopped by an exception in two places, batches from the device or from the disk."""
-  settings = load(lfmc, data__placement=placement, checkpoint__every_epochs=2)
+@pytest.mark.parametrize(
+  ("changes", "stops"),
+  [
+    ({"data__placement": "device"}, (4, 8)),  # after a checkpoint of the first fold, and in the second
+    ({"data__placement": "stream"}, (4, 8)),
+    ({"train__replicas": True}, (6, 9)),  # after a checkpoint of both, and between their lines of an epoch
+  ],
+)
+def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(lfmc, tmp_path, monkeypatch, changes, stops):
+  """Stopped by an exception in two places; batches from the device or from the disk, folds all at once."""
+  settings = load(lfmc, checkpoint__every_epochs=2, **changes)
   train.run(settings, tmp_path / "whole")
   write, calls = log.Log.write, []
 
   def stop(self, *args):
     calls.append(args)
-    if len(calls) in (4, 8):  # after a checkpoint of the first fold, and in the second
+    if len(calls) in stops:
       raise RuntimeError("stopped")
     return write(self, *args)
 
@@ -209,6 +216,62 @@ def test_killed_at_any_moment_it_ends_the_same(lfmc, tmp_path):
   process = start([*command, f"--workdir={killed}"])
   assert process.wait(300) == 0
   assert_same(whole, killed)
+
+
+def test_replicas_are_the_runs_of_the_loop_and_ablations_stand_beside_them(finished, lfmc, tmp_path, capsys):
+  settings = load(
+    lfmc, train__replicas=True, loss__ablations=("contrastive=0", "auxiliary=0;discriminative=2")
+  )
+  summary = train.run(settings, tmp_path)
+  loop = results.read_results(finished / "results.json")
+  assert list(summary["ablations"]) == ["contrastive=0", "auxiliary=0;discriminative=2"]
+  assert len(summary["timing"]["runs"]) == 6 and not (tmp_path / "training" / "stack").exists()
+  lines = {(line["run"], line["epoch"]): line for line in read_lines(tmp_path)}
+  for want in read_lines(finished):
+    got = lines[want["run"], want["epoch"]]
+    for name in want.keys() - {"run", "samples_per_second"}:
+      np.testing.assert_allclose(got[name], want[name], rtol=1e-4 if name.startswith("train/") else 5e-2)
+  for m in loop["modalities"]:
+    np.testing.assert_allclose(
+      summary["modalities"][m]["rmse"]["mean"], loop["modalities"][m]["rmse"]["mean"], rtol=1e-2
+    )
+  without = lines["seed10_fold0_contrastive=0", 4]
+  assert without["train/total/contrastive"] == 0.0
+  assert (
+    without["train/contrastive/S1_S1Ind__S2_S2Ind"]
+    > lines["seed10_fold0", 4]["train/contrastive/S1_S1Ind__S2_S2Ind"]
+  )
+  assert (tmp_path / "predictions" / "contrastive=0" / "S1_S1Ind.csv").is_file()
+  assert "r2, other weights" in capsys.readouterr().out
+  assert predict.load(tmp_path, "S1_S1Ind").runs == ["seed10_fold0", "seed10_fold1"]
+
+
+def test_nothing_is_compiled_after_the_first_epoch(lfmc, tmp_path, monkeypatch):
+  """Two folds one after another, with checkpoints: what the first epoch did not compile, nothing does."""
+  compiled, write, after = [], log.Log.write, []
+  count = lambda name, *_, **__: compiled.append(name) if "backend_compile" in name else None
+  jax.monitoring.register_event_duration_secs_listener(count)
+  monkeypatch.setattr(log.Log, "write", lambda self, *args: (after.append(len(compiled)), write(self, *args)))
+  train.run(load(lfmc), tmp_path)
+  jax.monitoring.unregister_event_duration_listener(count)
+  assert len(after) == 8 and after[0] > 0
+  assert after[3] == after[0], "the first fold compiled something after its first epoch"
+  assert after[7] == after[4], "the second fold compiled something after its first epoch"
+
+
+def test_what_replicas_cannot_do_is_said(lfmc, tmp_path):
+  with pytest.raises(InputError, match="train.replicas: .* need their samples on the device"):
+    train.run(load(lfmc, train__replicas=True, data__placement="stream"), tmp_path / "stream")
+  with pytest.raises(
+    InputError, match="train.microbatches: 3 parts of train.batch_size=16 would not be equal"
+  ):
+    train.run(load(lfmc, train__microbatches=3), tmp_path / "parts")
+
+
+@pytest.mark.parametrize("text", ["contrastive", "contrast=0", "main=0", "auxiliary=-1", "contrastive=x", ""])
+def test_what_is_no_ablation_is_refused(lfmc, text):
+  with pytest.raises(InputError, match="loss.ablations: .* is not allowed; weights of terms"):
+    load(lfmc, loss__ablations=(text,))
 
 
 def test_another_configuration_is_refused(finished, lfmc):
