@@ -1,0 +1,133 @@
+"""What all benchmarks share: the machine's ceilings, and a train step on generated data."""
+
+from __future__ import annotations
+
+import functools
+import re
+import time
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from colearn_jax import sharding, steps, train
+from colearn_jax.spec import Modality, Task
+
+_COLLECTIVE = re.compile(
+  r"= (.*?) (?:all-reduce|all-gather|reduce-scatter|collective-permute|all-to-all)(?:-start)?\("
+)
+_ARRAY = re.compile(r"\b(pred|[suf]\d+|bf16)\[([\d,]*)\]")
+
+
+def seconds(run, *args, repeat: int) -> list[float]:
+  """Wall-clock of each of several calls, the first left out."""
+  jax.block_until_ready(run(*args))
+  out = []
+  for _ in range(repeat):
+    began = time.perf_counter()
+    jax.block_until_ready(run(*args))
+    out.append(time.perf_counter() - began)
+  return out
+
+
+@functools.cache
+def ceilings(dtype: str = "float32") -> tuple[float, float]:
+  """This device's FLOP/s in a large matrix product of a dtype, and bytes a second in a copy."""
+  size = 8192 if jax.default_backend() == "gpu" else 4096
+  square = jax.random.normal(jax.random.key(0), (size, size), dtype)
+  chained = jax.jit(lambda x: jax.lax.fori_loop(0, 3, lambda _, y: x @ y, x))
+  product = min(seconds(chained, square, repeat=3)) / 3
+  scale = jax.jit(lambda x: jax.lax.fori_loop(0, 10, lambda _, x: x * 1.0001, x))
+  copy = min(seconds(scale, jnp.ones(2**26), repeat=3)) / 10  # in place, so that no page is new
+  return 2 * size**3 / product, 2 * 4 * 2**26 / copy
+
+
+def example(
+  config: ConfigDict, task: Task, modalities: Sequence[Modality], rows: int
+) -> tuple[steps.Recipe, steps.TrainState, dict]:
+  """A recipe, its state before the first step, and a table of generated samples, all on the devices."""
+  recipe = train.make_recipe(config, task, modalities)
+  rng, whole = np.random.default_rng(0), sharding.whole(recipe.mesh)
+  normal = lambda shape: rng.standard_normal((rows, *shape), np.float32)
+  targets = {
+    "regression": lambda: 104 + 40 * normal((len(task.outputs),)),
+    "multilabel": lambda: (normal((len(task.outputs),)) > 0).astype(np.float32),
+  }
+  classes = lambda: rng.integers(0, len(task.outputs), rows).astype(np.int32)
+  table = {
+    "inputs": {m.name: normal(m.shape) for m in modalities},
+    "target": targets.get(task.kind, classes)(),
+    "labelled": np.ones(rows, np.float32),
+    "present": {m.name: np.ones(rows, np.float32) for m in modalities},
+  }
+  each = lambda value: np.full(len(task.outputs), value, np.float32)
+  bands = lambda m: {"offset": np.zeros(m.shape[-1], np.float32), "scale": np.ones(m.shape[-1], np.float32)}
+  wanted = train.wanted_terms(config)
+  constants = {
+    "inputs": {m.name: bands(m) for m in modalities},
+    "task": {"mean": each(104.0), "std": each(40.0), "class_weights": each(1.0)},
+    "weights": {term: np.float32(w) for term, w in train.weights(config).items() if term in wanted},
+  }
+  init = functools.partial(steps.init, recipe)
+  stack = lambda tree: jax.tree.map(lambda a: jnp.asarray(a)[None], tree)
+  many = jax.vmap(lambda seed, constants: init(jax.random.key(seed), constants))
+  placed = sharding.of_stack(recipe.mesh, jax.eval_shape(many, jnp.zeros(1, jnp.int32), stack(constants)))
+  placed = jax.tree.map(lambda s: jax.NamedSharding(recipe.mesh, jax.P(*s.spec[1:])), placed)
+  state = jax.jit(init, out_shardings=placed)(jax.random.key(0), constants)
+  return recipe, state, jax.device_put(table, whole)
+
+
+def compiled_step(recipe: steps.Recipe, state: steps.TrainState, table: dict) -> jax.stages.Compiled:
+  """One train step on the first rows of a table, compiled."""
+
+  def step(state, table):
+    rows = jax.lax.with_sharding_constraint(jnp.arange(recipe.batch_size), sharding.by_example(recipe.mesh))
+    return steps.train_step(recipe, state, steps.take(table, rows))
+
+  placed = jax.tree.map(lambda a: a.sharding, state)
+  outputs = placed, sharding.whole(recipe.mesh)
+  return jax.jit(step, donate_argnums=0, out_shardings=outputs).lower(state, table).compile()
+
+
+def step_costs(step: jax.stages.Compiled) -> dict[str, float]:
+  """What a device's part of a compiled step costs, by XLA's count: FLOPs, and bytes moved, kept and sent."""
+  costs, memory = step.cost_analysis(), step.memory_analysis()
+  return {
+    "flops": float(costs.get("flops", 0.0)),
+    "bytes": float(costs.get("bytes accessed", 0.0)),
+    "peak_bytes": float(memory.temp_size_in_bytes + memory.argument_size_in_bytes),
+    "temporary_bytes": float(memory.temp_size_in_bytes),
+    "collective_bytes": float(collective_bytes(step.as_text())),
+  }
+
+
+def collective_bytes(program: str) -> int:
+  """The bytes that come out of a program's collective operations, each counted once, as if out of a loop."""
+  width = lambda dtype: 1 if dtype == "pred" else int(re.sub(r"\D", "", dtype)) // 8
+  size = lambda dims: int(np.prod([int(d) for d in dims.split(",") if d], dtype=np.int64))
+  arrays = [a for result in _COLLECTIVE.findall(program) for a in _ARRAY.findall(result)]
+  return sum(width(dtype) * size(dims) for dtype, dims in arrays)
+
+
+def epoch_seconds(
+  recipe: steps.Recipe, state: steps.TrainState, table: dict, epochs: int
+) -> tuple[float, list[float]]:
+  """Seconds of the first epoch of train steps, with its compilation, and of each further one, by step."""
+  rows = jnp.asarray(
+    steps.batched(np.random.default_rng(0).permutation(len(table["labelled"])), recipe.batch_size)
+  )
+
+  @functools.partial(jax.jit, donate_argnums=0)
+  def epoch(state, table):
+    step = lambda state, rows: steps.train_step(recipe, state, steps.take(table, rows))
+    return jax.lax.scan(step, state, rows)
+
+  times = []
+  for _ in range(epochs + 1):
+    began = time.perf_counter()
+    state, terms = jax.block_until_ready(epoch(state, table))
+    times.append(time.perf_counter() - began)
+  assert np.isfinite(terms["objective"]).all()
+  return times[0], [t / len(rows) for t in times[1:]]

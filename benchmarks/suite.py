@@ -1,0 +1,249 @@
+"""Speed, memory and traffic of train steps and of whole runs: one Markdown table and one JSON.
+
+    python -m benchmarks.suite --out=benchmarks/results/NAME
+
+The same on a CPU and on accelerators. Steps are timed on the devices there are, at growing batches and
+numbers of modalities. How work and traffic are shared out over many devices is counted from the compiled
+program of fake CPU devices, in a process of its own, and not timed. Whole runs are LFMC's ten folds on
+generated rows, one after another and as one program. Every timed case stands beside its roofline: FLOPs and
+bytes by XLA's count, at the rates of a large matrix product and of a copy measured in the same run; XLA counts
+every operand of every operation as moved, so that the share of the bytes can pass 1 where caches hold them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+from absl import app, flags
+
+from benchmarks import measure
+from colearn_jax import config as config_lib
+from colearn_jax import train
+from colearn_jax.spec import Modality, Task
+
+OUT = flags.DEFINE_string("out", None, "Where the table goes, without its .md and .json; else it is printed.")
+ONLY = flags.DEFINE_list("only", ["steps", "devices", "runs"], "Of these, what is measured.")
+EPOCHS = flags.DEFINE_integer("epochs", 10, "Timed epochs of a step case, and epochs of a whole run.")
+LARGE = flags.DEFINE_bool("large", None, "Whether to time TreeSatAI-TS's shapes; on accelerators by default.")
+COUNT = flags.DEFINE_string("count", None, "A case of fake devices, as JSON: what this program asks itself.")
+
+series = lambda name, steps, bands: Modality(name, (name,), (steps, bands), tuple(map(str, range(bands))))
+LFMC = (series("S1_S1Ind", 4, 3), series("S2_S2Ind", 4, 8))
+CROPHARVEST = (series("S1", 12, 2), series("S2_S2VI", 12, 12))
+TREESAT = (
+  Modality("S2_S2mask", ("S2", "S2mask"), (146, 6, 6, 12), tuple(map(str, range(12)))),
+  Modality("aerial", ("aerial",), (304, 304, 4), tuple("1234")),
+)
+TREESAT_ENCODERS = {"aerial": {"model_type": "resnet", "depth": 50}}
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+  """A train step: what it reads, and how it is laid out.
+
+  Attributes:
+    name: in the table.
+    modalities: their shapes.
+    task: what is predicted.
+    values: of the configuration, other than LFMC's released one.
+    rows: of generated samples.
+  """
+
+  name: str
+  modalities: tuple[Modality, ...]
+  task: Task
+  values: dict
+  rows: int = 2320
+
+  def load(self):
+    """The recipe, state and table of this case."""
+    config = config_lib.load("configs/lfmc.py:released", self.values)
+    return measure.example(config, self.task, self.modalities, self.rows)
+
+
+REGRESSION, CLASSES = Task("regression", ("y",)), Task("multiclass", tuple("abcdefghij"))
+
+
+def timed_cases() -> list[Case]:
+  """Batch sizes, modalities and encoders at the shapes of the benchmarks."""
+  size = lambda n: {"train.batch_size": n}
+  more = [series(f"S{k}", 4, 8) for k in range(3, 5)]
+  out = [Case("LFMC", LFMC, REGRESSION, size(n)) for n in (32, 128, 512)]
+  out += [Case(f"LFMC, {2 + k} modalities", (*LFMC, *more[:k]), REGRESSION, size(128)) for k in (1, 2)]
+  out += [Case("CropHarvest", CROPHARVEST, CLASSES, size(n)) for n in (128, 1024)]
+  out += [Case("CropHarvest, bfloat16", CROPHARVEST, CLASSES, size(128) | {"model.dtype": "bfloat16"})]
+  large = jax.default_backend() != "cpu" if LARGE.value is None else LARGE.value
+  if large:
+    labels = Task("multilabel", tuple(map(str, range(15))))
+    values = size(128) | {"model.dtype": "bfloat16", "model.encoder.use_norm": "none"}
+    values["model.encoders"] = TREESAT_ENCODERS
+    out += [Case("TreeSatAI-TS, bfloat16", TREESAT, labels, values, rows=512)]
+  return out
+
+
+def counted_cases() -> dict[str, tuple[int, Case]]:
+  """Layouts over fake devices, by name: how many devices, and the case."""
+  layout = lambda **values: {f"mesh.{axis}": size for axis, size in values.items()}
+  big = {"train.batch_size": 8192}
+  out = {f"data={n}": (n, Case("LFMC", LFMC, REGRESSION, {"train.batch_size": 128})) for n in (1, 2, 4, 8)}
+  out["fsdp=8"] = 8, Case("LFMC", LFMC, REGRESSION, {"train.batch_size": 128} | layout(data=1, fsdp=8))
+  for form in ("dense", "ring"):
+    values = big | {"loss.similarity": form}
+    out[f"data=8, {form}"] = 8, Case("LFMC", LFMC, REGRESSION, values, rows=8192)
+  return out
+
+
+def time_step(case: Case) -> dict:
+  """Times a case on the devices there are, and sets it beside its roofline."""
+  recipe, state, table = case.load()
+  dtype = case.values.get("model.dtype", "float32")
+  compute, copy = measure.ceilings(dtype)
+  costs = measure.step_costs(measure.compiled_step(recipe, state, table))
+  first, times = measure.epoch_seconds(recipe, state, table, EPOCHS.value)
+  step = float(np.median(times))
+  bounds = {"FLOPs": costs["flops"] / compute, "bytes": costs["bytes"] / copy}
+  return {
+    "case": case.name,
+    "batch": recipe.batch_size,
+    "modalities": len(case.modalities),
+    "samples_per_second": case.rows / -(-case.rows // recipe.batch_size) / step,
+    "step_ms": 1e3 * step,
+    "first_epoch_seconds": first,
+    **costs,
+    **{f"share_of_{name}": bound / step for name, bound in bounds.items()},
+  }
+
+
+def count(name: str) -> dict:
+  """What a device's part of a step costs in a layout of fake devices."""
+  devices, case = counted_cases()[name]
+  env = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
+  command = [sys.executable, "-m", "benchmarks.suite", f"--count={name}"]
+  done = subprocess.run(command, env=env, capture_output=True, text=True)
+  if done.returncode:
+    raise RuntimeError(done.stderr)
+  batch = case.values["train.batch_size"]
+  return {"case": case.name, "layout": name, "devices": devices, "batch": batch} | json.loads(done.stdout)
+
+
+def whole_run(replicas: bool, directory: Path) -> dict:
+  """Ten folds of LFMC's size to a fixed number of epochs: data, training, checkpoints, evaluation."""
+  from data_builders.lfmc.dummy import write_dummy
+
+  directory.mkdir(parents=True)
+  write_dummy(directory / "training_features.csv", rows=2578, sites=150)
+  values = {
+    "data.manual_dir": str(directory),
+    "data.data_dir": str(directory / "data"),
+    "train.replicas": replicas,
+    "train.max_epochs": EPOCHS.value,
+    "train.patience": EPOCHS.value,
+  }
+  began = time.perf_counter()
+  summary = train.run(config_lib.load("configs/lfmc.py:released", values), directory / "run")
+  took = time.perf_counter() - began
+  runs = summary["timing"]["runs"].values()
+  epochs = sum(run["epoch"] for run in runs)
+  training = max(run["seconds"] for run in runs) if replicas else sum(run["seconds"] for run in runs)
+  return {
+    "case": "ten folds of LFMC, " + ("one program" if replicas else "one after another"),
+    "seconds": took,
+    "training_seconds": training,
+    "epochs": epochs,
+    "samples_per_second": 2320 * epochs / took,
+  }
+
+
+def _table(rows: list[dict], columns: dict[str, tuple[str, str]]) -> list[str]:
+  head = [title for title, _ in columns.values()]
+  lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+  for row in rows:
+    lines.append("| " + " | ".join(format(row[key], form) for key, (_, form) in columns.items()) + " |")
+  return [*lines, ""]
+
+
+def markdown(results: dict) -> str:
+  """The tables."""
+  mega = lambda rows: [r | {k: r[k] / 1e6 for k in r if k.endswith("bytes") or k == "flops"} for r in rows]
+  lines = [f"# {results['device']}", "", results["machine"], ""]
+  cost = {"flops": ("MFLOP", ",.0f"), "bytes": ("MB moved", ",.0f"), "peak_bytes": ("MB held", ",.0f")}
+  if results["steps"]:
+    columns = {
+      "case": ("train step", ""),
+      "batch": ("batch", "d"),
+      "samples_per_second": ("samples/s", ",.0f"),
+      "step_ms": ("ms a step", ".2f"),
+      **cost,
+      "share_of_FLOPs": ("of the product's rate", ".0%"),
+      "share_of_bytes": ("of the copy's rate", ".0%"),
+    }
+    lines += _table(mega(results["steps"]), columns)
+  if results["devices"]:
+    columns = {
+      "case": ("a device's part, counted", ""),
+      "layout": ("layout", ""),
+      "batch": ("global batch", "d"),
+      **cost,
+      "temporary_bytes": ("MB of it temporary", ",.1f"),
+      "collective_bytes": ("MB through collectives", ",.2f"),
+    }
+    lines += _table(mega(results["devices"]), columns)
+  if results["runs"]:
+    columns = {
+      "case": ("whole run", ""),
+      "epochs": ("epochs", "d"),
+      "seconds": ("seconds, all", ".1f"),
+      "training_seconds": ("of them training", ".1f"),
+      "samples_per_second": ("samples/s", ",.0f"),
+    }
+    lines += _table(results["runs"], columns)
+  return "\n".join(lines)
+
+
+def main(_) -> None:
+  """Measures, prints and keeps."""
+  if COUNT.value:
+    step = measure.compiled_step(*counted_cases()[COUNT.value][1].load())
+    print(json.dumps(measure.step_costs(step)))
+    return
+  compute, copy = measure.ceilings()
+  machine = (
+    f"{jax.device_count()} device(s), {os.cpu_count()} processor cores ({platform.machine()}), jax "
+    f"{jax.__version__}; {compute / 1e9:,.0f} GFLOP/s in float32 products, {copy / 1e9:,.0f} GB/s copying"
+  )
+  if jax.default_backend() != "cpu":
+    machine += f", {measure.ceilings('bfloat16')[0] / 1e9:,.0f} GFLOP/s in bfloat16"
+  results = {
+    "device": jax.devices()[0].device_kind,
+    "machine": machine,
+    "steps": [],
+    "devices": [],
+    "runs": [],
+  }
+  if "steps" in ONLY.value:
+    results["steps"] = [time_step(case) for case in timed_cases()]
+  if "devices" in ONLY.value:
+    results["devices"] = [count(name) for name in counted_cases()]
+  if "runs" in ONLY.value:
+    with tempfile.TemporaryDirectory() as directory:
+      results["runs"] = [whole_run(r, Path(directory) / f"replicas={r}") for r in (False, True)]
+  text = markdown(results)
+  print(text)
+  if OUT.value:
+    Path(OUT.value).parent.mkdir(parents=True, exist_ok=True)
+    Path(f"{OUT.value}.md").write_text(text)
+    Path(f"{OUT.value}.json").write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+  app.run(main)
