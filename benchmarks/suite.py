@@ -6,8 +6,8 @@ The same on a CPU and on accelerators. Steps are timed on the devices there are,
 numbers of modalities. How work and traffic are shared out over many devices is counted from the compiled
 program of fake CPU devices, in a process of its own, and not timed. Whole runs are LFMC's ten folds on
 generated rows, one after another and as one program. Every timed case stands beside its roofline: FLOPs and
-bytes by XLA's count, at the rates of a large matrix product and of a copy measured in the same run. XLA counts
-every operand of every operation as moved, so the share of the bytes can pass 1 where caches hold them.
+bytes by XLA's count, at the rates of a large matrix product and of a copy measured in the same run. XLA
+counts every operand of every operation as moved, so the share of the bytes can pass 1 where caches hold them.
 """
 
 from __future__ import annotations
