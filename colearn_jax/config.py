@@ -18,6 +18,7 @@ from typing import NamedTuple, NoReturn
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from colearn_jax import series
 from colearn_jax.spec import InputError, resolve_views
 
 
@@ -50,6 +51,10 @@ def _tuple(each: Callable[[object], bool], allowed: str, *, distinct: bool = Fal
   return Rule(lambda v: good(v) and (not distinct or 0 < len(v) == len(set(v))), allowed)
 
 
+def _mapping(each: Callable[[object], bool], allowed: str) -> Rule:
+  return Rule(lambda v: _GROUP(v) and all(map(each, v.values())), allowed)
+
+
 _WIDTHS = _tuple(_integer(1).ok, "integers >= 1, as in (64, 32), or () for none")
 _TEXT = Rule(lambda v: isinstance(v, str), "text")
 _SWITCH = Rule(lambda v: isinstance(v, bool), "True or False")
@@ -58,6 +63,9 @@ _POSITIVE = _number(lambda v: v > 0, "> 0")
 _SIZE = Rule(lambda v: _is_integer(v) and (v >= 1 or v == -1), "an integer >= 1, or -1 to fill in")
 _SEED = lambda v: _is_integer(v) and 0 <= v < 2**32
 _GROUP = lambda v: isinstance(v, Mapping | ConfigDict)
+_FINITE = _number(lambda v: True, "").ok
+_PER_BAND = lambda v: all(map(_FINITE, v if isinstance(v, list | tuple) else [v]))
+_NONZERO = lambda v: _PER_BAND(v) and 0 not in (v if isinstance(v, list | tuple) else [v])
 _path = lambda v: Path(v).expanduser()
 
 
@@ -88,6 +96,16 @@ RULES = {
   "mesh.replica": _SIZE,
   "mesh.data": _SIZE,
   "mesh.fsdp": _SIZE,
+  "data.workers": _integer(0, "a number of processes"),
+  "data.series": _choice(*series.HOW),
+  "data.lengths": _mapping(_integer(1).ok, "steps by view, as in \"{'S2': 146}\""),
+  "data.masked_above": _mapping(_FINITE, "%, by band of a mask, as in \"{'cloud': 50}\""),
+  "data.normalisation": _choice("zscore", "max", "minmax", "fixed"),
+  "data.fixed": _mapping(
+    lambda v: _GROUP(v) and set(v) == {"offset", "scale"} and _PER_BAND(v["offset"]) and _NONZERO(v["scale"]),
+    "an offset and a scale other than 0 by view, numbers or one for each band, as in "
+    "\"{'S1': {'offset': [-11, -18], 'scale': 5}}\"",
+  ),
   "protocol.name": _choice("paper", "clean"),
   "protocol.split": _choice("kfold", "official"),
   "protocol.folds": _integer(2),
@@ -101,9 +119,8 @@ RULES = {
   "model.head_layers": _WIDTHS,
   "model.dtype": _choice("float32", "bfloat16"),
   "model.remat": _SWITCH,
-  "model.encoders": Rule(
-    lambda v: _GROUP(v) and all(map(_GROUP, v.values())),
-    "arguments by modality, as in \"{'S1': {'dropout': 0.1}}\"",
+  "model.encoders": _mapping(
+    lambda v: _GROUP(v), "arguments by modality, as in \"{'S1': {'dropout': 0.1}}\""
   ),
   "loss.main": _POSITIVE,
   "loss.auxiliary": _WEIGHT,
@@ -130,6 +147,8 @@ RULES = {
   "train.min_delta": _number(lambda v: v >= 0, ">= 0"),
   "checkpoint.every_epochs": _integer(1),
 }
+
+WHOLE = ("data.lengths", "data.masked_above", "data.fixed", "model.encoders")
 
 
 def _encoder_rules(model_type: object, key: str) -> dict[str, Rule]:
@@ -158,9 +177,9 @@ def _rules(values: Mapping[str, object]) -> dict[str, Rule]:
 
 
 def _flat(config: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
-  """Dotted keys and values; all that `model.encoders` holds is one value."""
+  """Dotted keys and values; what stands under one of `WHOLE` is one value."""
   for key, value in config.items():
-    if _GROUP(value) and prefix + key != "model.encoders":
+    if _GROUP(value) and prefix + key not in WHOLE:
       yield from _flat(value, f"{prefix}{key}.")
     else:
       yield prefix + key, value
@@ -321,18 +340,37 @@ def _check_data(config: ConfigDict) -> None:
     _refuse("data.name", name, f"one of: {', '.join(build.names())}")
   builder, form = build.find(name)
   # A directory that cannot exist: what is prepared elsewhere is of no interest, and nothing is made.
-  features = builder(data_dir="/dev/null/none", config=form).info.features
+  info = builder(data_dir="/dev/null/none", config=form).info
+  features, described = info.features, info.metadata["views"]
   if config.protocol.group_by not in ("", *features["groups"]):
     groups = ", ".join(features["groups"])
     _refuse("protocol.group_by", config.protocol.group_by, f"nothing, or a group of {name}: {groups}")
+  known = {view: tuple(feature.shape) for view, feature in features["views"].items()}
+  # How long the longest series is is known once the data set is built; until then any length stands for it.
+  fixed = series.plan(series_settings(config), known, described, dict.fromkeys(known, 100))
+  known |= {view: ragged.shape for view, ragged in fixed.items()}
   for modality in modalities:
     try:
-      shapes = [features["views"][view].shape for view in resolve_views(modality, features["views"])]
+      views = resolve_views(modality, known)
     except InputError as error:
       raise InputError(f"data.modalities: {error}") from None
+    shapes = [known[view] for view in views]
     if len({shape[:-1] for shape in shapes}) > 1:
       _refuse("data.modalities", modality, f"views of one shape but for the last axis, not {shapes}")
-    _check_encoder(config, modality, (*shapes[0][:-1], sum(shape[-1] for shape in shapes)))
+    shape = (*shapes[0][:-1], sum(shape[-1] for shape in shapes))
+    if config.data.normalisation == "fixed":
+      for view in views:
+        _check_fixed(config.data.fixed.to_dict(), view, described[view]["bands"])
+    _check_encoder(config, modality, shape)
+
+
+def _check_fixed(fixed: Mapping[str, Mapping], view: str, bands: Sequence[str]) -> None:
+  """Whether there are constants for the view, and as many as it has bands."""
+  if view not in fixed:
+    _refuse("data.fixed", fixed, f"for data.normalisation=fixed it needs an offset and a scale of {view}")
+  for name, values in fixed[view].items():
+    if isinstance(values, list | tuple) and len(values) != len(bands):
+      _refuse(f"data.fixed.{view}.{name}", values, f"a number, or one for each of: {', '.join(bands)}")
 
 
 def _check_encoder(config: ConfigDict, modality: str, shape: tuple[int, ...]) -> None:
@@ -347,6 +385,12 @@ def _check_encoder(config: ConfigDict, modality: str, shape: tuple[int, ...]) ->
   except InputError as error:
     where = "model.encoders" if modality in config.model.encoders else "model.encoder"
     raise InputError(f"{where}, for modality {modality}: {error}") from None
+
+
+def series_settings(config: ConfigDict) -> series.Settings:
+  """How series of different lengths come to one, for `data.open_dataset`."""
+  given = config.data
+  return series.Settings(given.series, given.lengths.to_dict(), given.masked_above.to_dict())
 
 
 def encoder_settings(config: ConfigDict, modality: str) -> dict[str, object]:
@@ -373,7 +417,7 @@ def _mapped(tree: Mapping, leaf: Callable[[object], object]) -> dict:
   return {k: _mapped(v, leaf) if isinstance(v, Mapping) else leaf(v) for k, v in tree.items()}
 
 
-_ELSEWHERE = ("data.data_dir", "data.manual_dir", "train.compilation_cache")
+_ELSEWHERE = ("data.data_dir", "data.manual_dir", "data.workers", "train.compilation_cache")
 
 
 def differences(old: Mapping, new: Mapping) -> list[str]:

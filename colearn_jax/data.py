@@ -1,4 +1,4 @@
-"""From a prepared TFDS directory to a table on the device or a stream of batches, and what normalises them.
+"""A prepared TFDS directory: what it holds, its samples one by one or as a table, and their index.
 
 Rows are numbered through the splits of a data set in the order `train`, `validation`, `test`. A sample may
 lack any sensor: its values are then NaN throughout, or, as integers have no NaN, its `present/<view>` is
@@ -8,19 +8,23 @@ false. A sample without a label has the target NaN, or -1 for classes.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import grain
-import jax
 import numpy as np
 import tensorflow_datasets as tfds
-from jax.sharding import NamedSharding
 
+from colearn_jax import derived
+from colearn_jax.series import Ragged, Settings, plan
 from colearn_jax.spec import InputError, Modality, Task, resolve_views
 
 SPLITS = ("train", "validation", "test")
-_READ = grain.ReadOptions(num_threads=4, prefetch_buffer_size=4)  # whole batches: the default holds 500
+# A thread a core, and no more read ahead than they have use for.
+READ = grain.ReadOptions(num_threads=min(len(os.sched_getaffinity(0)), 16), prefetch_buffer_size=16)
+
+Table = dict[str, dict[str, np.ndarray]]  # {"inputs": {m: [N *shape]}, "present": {m: [N]}}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +35,8 @@ class Dataset:
     path: its directory.
     name: e.g. `lfmc`.
     task: what it is labelled for.
-    views: the shape of one sample of each view.
+    views: the shape of one sample of each view, as it is read.
+    ragged: how those views get it whose samples have shapes of their own.
     bands: the band names of each view.
     groups: the features by which samples can be kept together.
     flags: the views that say by a feature of their own whether a sample has them.
@@ -42,6 +47,7 @@ class Dataset:
   name: str
   task: Task
   views: Mapping[str, tuple[int, ...]]
+  ragged: Mapping[str, Ragged]
   bands: Mapping[str, tuple[str, ...]]
   groups: tuple[str, ...]
   flags: tuple[str, ...]
@@ -74,15 +80,26 @@ class Dataset:
     return Modality(name, views, shape, tuple(band for view in views for band in self.bands[view]))
 
 
-def open_dataset(path: str | Path) -> Dataset:
-  """Opens a prepared directory, e.g. one that `data_builders.build.build` returned."""
+def open_dataset(path: str | Path, series: Settings = Settings()) -> Dataset:  # noqa: B008, it is frozen
+  """Opens a prepared directory, e.g. one that `data_builders.build.build` returned.
+
+  Args:
+    path: of the directory.
+    series: how series of different lengths come to one.
+
+  Raises:
+    InputError: the data set has no such series.
+  """
   info = tfds.builder_from_directory(path).info
   metadata, features = info.metadata, info.features
+  shapes = {name: tuple(feature.shape) for name, feature in features["views"].items()}
+  ragged = plan(series, shapes, metadata["views"], metadata.get("longest", {}))
   return Dataset(
     path=Path(path),
     name=info.name,
     task=Task(metadata["task"]["kind"], tuple(metadata["task"]["outputs"])),
-    views={name: tuple(feature.shape) for name, feature in features["views"].items()},
+    views={name: ragged[name].shape if name in ragged else shape for name, shape in shapes.items()},
+    ragged=ragged,
     bands={name: tuple(view["bands"]) for name, view in metadata["views"].items()},
     groups=tuple(features["groups"]),
     flags=tuple(features["present"]) if "present" in features else (),
@@ -155,210 +172,100 @@ def labels(index: Index) -> dict[str, np.ndarray]:
 
 
 def read_index(dataset: Dataset) -> Index:
-  """Reads ids, targets (float32 `[N K]`, or int32 `[N]` for classes) and groups of all samples."""
+  """Ids, targets (float32 `[N K]`, or int32 `[N]` for classes) and groups of all samples.
+
+  They stand among the inputs: the first reading of a large data set takes a while. What it found is kept.
+  """
+  question = {"what": "index"}
+  if (found := derived.read(dataset.path, question)) is None:
+    found = _read_index(dataset)
+    derived.write(dataset.path, question, found)
+  return Index(found["ids"], found["target"], {g: found[f"groups/{g}"] for g in dataset.groups})
+
+
+def _read_index(dataset: Dataset) -> dict[str, np.ndarray]:
   source = Source(dataset, {"id": None, "target": None, "groups": None})
-  samples = [source[row] for row in range(len(source))]
   dtype = np.int32 if dataset.task.classes else np.float32
-  return Index(
-    ids=np.array([sample["id"].decode() for sample in samples]),
-    target=np.stack([np.asarray(sample["target"], dtype) for sample in samples]),
-    groups={g: np.array([sample["groups"][g].decode() for sample in samples]) for g in dataset.groups},
-  )
+
+  def parts(rows):
+    samples = [source[row] for row in rows]
+    groups = {f"groups/{g}": [sample["groups"][g].decode() for sample in samples] for g in dataset.groups}
+    target = np.stack([np.asarray(sample["target"], dtype) for sample in samples])
+    return {"ids": [sample["id"].decode() for sample in samples], "target": target, **groups}
+
+  pieces = grain.MapDataset.source(np.array_split(np.arange(len(source)), -(-len(source) // 64))).map(parts)
+  every = list(pieces.to_iter_dataset(READ))
+  return {name: np.concatenate([piece[name] for piece in every]) for name in every[0]}
 
 
 @dataclasses.dataclass(frozen=True)
 class Reader:
-  """Picklable row → `{"inputs": {m: float32}, "present": {m: float32 scalar}}`, views joined."""
+  """Picklable row → `{"inputs": {m: array}, "present": {m: float32 scalar}}`, views joined.
+
+  Inputs are as small integers as they are stored as, or else float32.
+  """
 
   source: Source
   modalities: tuple[Modality, ...]
+  ragged: Mapping[str, Ragged] = dataclasses.field(default_factory=dict)
 
   def __call__(self, row: int) -> dict[str, dict[str, np.ndarray]]:
     """What the sensors saw in a row, and which of them saw anything."""
     sample = self.source[row]
-    views, flags = sample["views"], sample.get("present", {})
-    join = lambda names: np.concatenate([np.asarray(views[n], np.float32) for n in names], axis=-1)
-    inputs = {m.name: join(m.views) for m in self.modalities}
-    there = lambda m: not np.isnan(inputs[m.name]).all() and all(flags.get(view, True) for view in m.views)
+    flags = sample.get("present", {})
+    inputs = {m.name: self._join(m, sample) for m in self.modalities}
+    seen = lambda x: x.dtype.kind != "f" or not np.isnan(x).all()
+    there = lambda m: seen(inputs[m.name]) and all(flags.get(view, True) for view in m.views)
     return {"inputs": inputs, "present": {m.name: np.float32(there(m)) for m in self.modalities}}
+
+  def _join(self, modality: Modality, sample: dict) -> np.ndarray:
+    parts, days = [], []
+    for view in modality.views:
+      if view in self.ragged:
+        values, kept = self.ragged[view].fix(sample["views"], sample["dates"])
+        days.append((view, kept))
+      else:
+        values = sample["views"][view]
+      parts.append(values)
+    for view, others in days[1:]:
+      # Of a month there is a mean, of whichever days; steps have to be the same ones.
+      if self.ragged[view].how == "pad" and not np.array_equal(days[0][1], others):
+        raise InputError(
+          f"data.modalities: {modality.name} cannot join {days[0][0]} and {view}, whose dates differ in "
+          f"sample {sample['id'].decode()}; data.series=month joins means of months"
+        )
+    dtype = np.result_type(*parts)
+    dtype = dtype if dtype.kind in "iu" and dtype.itemsize <= 2 else np.float32
+    if len(parts) == 1:
+      return np.asarray(parts[0], dtype)
+    return np.concatenate(parts, axis=-1, dtype=dtype, casting="same_kind")
 
 
 def make_reader(dataset: Dataset, modalities: Sequence[Modality]) -> Reader:
   """A reader that decodes the views of these modalities and nothing else."""
   views = {view: None for m in modalities for view in m.views}
-  flags = {view: None for view in views if view in dataset.flags}
-  wanted = {"views": views} | ({"present": flags} if flags else {})
-  return Reader(Source(dataset, wanted), tuple(modalities))
+  ragged = {view: dataset.ragged[view] for view in views if view in dataset.ragged}
+  wanted = {
+    "views": views | {fixed.mask: None for fixed in ragged.values() if fixed.mask},
+    "dates": dict.fromkeys(ragged),
+    "present": {view: None for view in views if view in dataset.flags},
+  }
+  wanted = {"id": None} | {group: names for group, names in wanted.items() if names}
+  return Reader(Source(dataset, wanted), tuple(modalities), ragged)
 
 
-def table_bytes(dataset: Dataset, modalities: Sequence[Modality]) -> int:
+def table_bytes(reader: Reader) -> int:
   """The size of all inputs in memory."""
-  return 4 * len(dataset) * sum(int(np.prod(m.shape)) for m in modalities)
+  return len(reader.source) * sum(x.nbytes for x in reader(0)["inputs"].values())
 
 
-def read_table(reader: Reader) -> dict[str, dict[str, np.ndarray]]:
-  """What the reader gives of all rows, `{"inputs": {m: [N *shape]}, "present": {m: [N]}}`."""
-  size = len(reader.source)
-  inputs = {m.name: np.empty((size, *m.shape), np.float32) for m in reader.modalities}
+def read_table(reader: Reader) -> Table:
+  """What the reader gives of all rows."""
+  size, first = len(reader.source), reader(0)["inputs"]
+  inputs = {m: np.empty((size, *x.shape), x.dtype) for m, x in first.items()}
   table = {"inputs": inputs, "present": {m: np.empty(size, np.float32) for m in inputs}}
   for row in range(size):
     for part, named in reader(row).items():
       for name, value in named.items():
         table[part][name][row] = value
   return table
-
-
-def chunks(reader: Reader, rows: np.ndarray, size: int = 256) -> Iterator[dict[str, np.ndarray]]:
-  """The inputs of these rows in pieces of bounded memory, `{m: [n *shape]}`."""
-  dataset = grain.MapDataset.source(rows.tolist()).map(lambda row: reader(row)["inputs"]).batch(size)
-  yield from dataset.to_iter_dataset(_READ)
-
-
-def input_constants(
-  modalities: Sequence[Modality], pieces: Iterable[Mapping[str, np.ndarray]]
-) -> dict[str, dict[str, np.ndarray]]:
-  """Mean and deviation of each band over all samples and positions, NaN left out; float32 of float64 sums.
-
-  Pieces are merged as they come (Chan, Golub & LeVeque 1979), so that memory does not grow with their number.
-
-  Args:
-    modalities: of the pieces.
-    pieces: `{m: [n *shape]}`, together the training part.
-
-  Returns:
-    `{m: {"offset": [C], "scale": [C]}}`; the scale of a constant band is 1.
-
-  Raises:
-    InputError: a band has no value at all.
-  """
-  zeros = lambda m: [np.zeros(m.shape[-1]) for _ in range(3)]
-  sums = {m.name: zeros(m) for m in modalities}
-  for piece in pieces:
-    for name, x in piece.items():
-      x = np.asarray(x, np.float64).reshape(-1, x.shape[-1])
-      n = np.isfinite(x).sum(0)
-      mean = np.where(np.isfinite(x), x, 0.0).sum(0) / np.maximum(n, 1)
-      squares = np.square(np.where(np.isfinite(x), x - mean, 0.0)).sum(0)
-      count, old, spread = sums[name]
-      total = np.maximum(count + n, 1)
-      delta = mean - old
-      sums[name] = [
-        count + n,
-        old + delta * n / total,
-        spread + squares + np.square(delta) * count * n / total,
-      ]
-  out = {}
-  for m in modalities:
-    count, mean, spread = sums[m.name]
-    if (count == 0).any():
-      band = m.bands[int(np.argmax(count == 0))]
-      raise InputError(f"band {band} of modality {m.name} has no value in the training part")
-    std = np.sqrt(spread / count)
-    scale = np.where(std > 0, std, 1.0)
-    out[m.name] = {"offset": mean.astype(np.float32), "scale": scale.astype(np.float32)}
-  return out
-
-
-def task_constants(task: Task, target: np.ndarray, class_weights: str) -> dict[str, np.ndarray]:
-  """What the task's loss takes from the training part's labels, see `losses.task_loss`.
-
-  Class weights are n / (k n_c) over the k classes that occur (`balanced`) or 1 (`none`).
-
-  Args:
-    task: of the data set.
-    target: of the training part's labelled samples.
-    class_weights: `balanced` or `none`.
-
-  Raises:
-    InputError: there is not one.
-  """
-  if not len(target):
-    raise InputError("no sample of the training part has a label")
-  if task.kind == "regression":
-    mean, std = target.mean(0, dtype=np.float64), target.std(0, dtype=np.float64)
-    return {"mean": mean.astype(np.float32), "std": np.where(std > 0, std, 1.0).astype(np.float32)}
-  if task.kind == "multilabel":
-    return {}
-  counts = np.bincount(target, minlength=len(task.outputs))
-  weights = np.ones(len(counts))
-  if class_weights == "balanced":
-    seen = counts > 0
-    weights[seen] = len(target) / (seen.sum() * counts[seen])
-  return {"class_weights": weights.astype(np.float32)}
-
-
-@dataclasses.dataclass(frozen=True)
-class _Example:
-  """Picklable row → sample of a batch; -1 is padding."""
-
-  reader: Reader
-  labels: Mapping[str, np.ndarray]
-
-  def __call__(self, row: int) -> dict:
-    sample = self.reader(max(row, 0))
-    sample["present"] = {m: np.float32(row >= 0) * there for m, there in sample["present"].items()}
-    return sample | {name: values[max(row, 0)] for name, values in self.labels.items()}
-
-
-def train_batches(
-  reader: Reader,
-  labels: Mapping[str, np.ndarray],
-  rows: np.ndarray,
-  *,
-  batch_size: int,
-  seed: int,
-  start: int = 0,
-  sharding: NamedSharding,
-) -> grain.IterDataset:
-  """Endless shuffled global batches, each epoch a new order of all rows and of the padding to full batches.
-
-  Every process reads its own share of each batch. The order depends on the seed alone, so that `start`, the
-  number of batches that were seen before, is all that going on needs, on however many processes.
-  """
-  order = grain.MapDataset.source(_padded(rows, batch_size)).seed(seed).shuffle().repeat()
-  return _globalise(order, _Example(reader, labels), batch_size, sharding, start)
-
-
-def eval_batches(
-  reader: Reader,
-  labels: Mapping[str, np.ndarray],
-  rows: np.ndarray,
-  *,
-  batch_size: int,
-  sharding: NamedSharding,
-) -> grain.IterDataset:
-  """The rows in their order once, the last batch padded, so that every process has as many batches."""
-  order = grain.MapDataset.source(_padded(rows, batch_size))
-  return _globalise(order, _Example(reader, labels), batch_size, sharding)
-
-
-def _padded(rows: np.ndarray, batch_size: int) -> list[int]:
-  return [*rows.tolist(), *[-1] * (-len(rows) % batch_size)]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Share:
-  """The rows of this process's places in every global batch, one after another."""
-
-  order: grain.MapDataset
-  batch_size: int
-  places: np.ndarray
-  start: int
-
-  def __len__(self) -> int:
-    return (len(self.order) // self.batch_size - self.start) * len(self.places)
-
-  def __getitem__(self, position: int) -> int:
-    batch, at = divmod(position, len(self.places))
-    return self.order[(self.start + batch) * self.batch_size + int(self.places[at])]
-
-
-def _globalise(
-  order: grain.MapDataset, example, batch_size: int, sharding: NamedSharding, start: int = 0
-) -> grain.IterDataset:
-  held = sharding.addressable_devices_indices_map((batch_size,)).values()
-  places = np.unique(np.concatenate([np.arange(batch_size)[index] for index in held]))
-  put = lambda batch: jax.make_array_from_process_local_data(sharding, batch)
-  rows = grain.MapDataset.source(_Share(order, batch_size, places, start))
-  dataset = rows.map(example).batch(len(places), drop_remainder=True).to_iter_dataset(_READ).map(put)
-  return grain.experimental.ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=2)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import jax
 import numpy as np
 
-from colearn_jax import data, sharding, steps
+from colearn_jax import data, sharding, statistics, steps, stream
 from colearn_jax.protocols import Run
 from colearn_jax.spec import InputError, Modality
 
@@ -28,8 +28,9 @@ class _Feed:
     recipe: of the trainings.
     modalities: of the samples.
     index: of all samples.
-    class_weights: see `data.task_constants`.
+    class_weights: see `statistics.task_constants`.
     weights: of each run's terms of the objective.
+    normalisation: of the inputs.
   """
 
   def __init__(
@@ -40,9 +41,11 @@ class _Feed:
     *,
     class_weights: str,
     weights: Weights,
+    normalisation: statistics.Normalisation,
   ):
     self.recipe, self.modalities, self._index = recipe, tuple(modalities), index
     self._labels, self._class_weights, self._weights = data.labels(index), class_weights, weights
+    self._normalisation = normalisation
     self._whole = sharding.whole(recipe.mesh)
     self._init, self._placed, self._programs = None, None, {}
     first = lambda stack, at: jax.tree.map(lambda leaf: leaf[at], stack)
@@ -73,13 +76,14 @@ class _Feed:
   def _constants(self, run: Run) -> dict:
     """What a run decides, see `steps.TrainState`."""
     labelled = run.train[self._index.labelled[run.train]]
+    found = {} if self._normalisation.how == "fixed" else self._moments(run.train)
     return {
-      "inputs": data.input_constants(self.modalities, self._pieces(run.train)),
-      "task": data.task_constants(self.recipe.task, self._index.target[labelled], self._class_weights),
+      "inputs": {m.name: self._normalisation.constants(m, found.get(m.name)) for m in self.modalities},
+      "task": statistics.task_constants(self.recipe.task, self._index.target[labelled], self._class_weights),
       "weights": {term: np.float32(weight) for term, weight in self._weights(run).items()},
     }
 
-  def _pieces(self, rows: np.ndarray):
+  def _moments(self, rows: np.ndarray) -> dict[str, statistics.Moments]:
     raise NotImplementedError
 
 
@@ -90,17 +94,17 @@ class OnDevice(_Feed):
     self,
     recipe: steps.Recipe,
     modalities: Sequence[Modality],
-    table: dict[str, dict[str, np.ndarray]],
+    table: data.Table,
     index: data.Index,
     **options,
   ):
     super().__init__(recipe, modalities, index, **options)
-    self._inputs = table["inputs"]
+    self._host = table
     self._table = jax.device_put({**table, **self._labels}, self._whole)
     self._predict = jax.jit(functools.partial(steps.predict_rows, recipe), out_shardings=self._whole)
 
-  def _pieces(self, rows: np.ndarray):
-    return [{m: x[rows] for m, x in self._inputs.items()}]
+  def _moments(self, rows: np.ndarray) -> dict[str, statistics.Moments]:
+    return statistics.of_table(self._host, rows)
 
   @contextlib.contextmanager
   def epochs(self, runs: Sequence[Run], state: steps.TrainState) -> Iterator[Epoch]:
@@ -137,25 +141,29 @@ class Streamed(_Feed):
     self,
     recipe: steps.Recipe,
     modalities: Sequence[Modality],
-    reader: data.Reader,
+    dataset: data.Dataset,
     index: data.Index,
+    *,
+    workers: int = 0,
     **options,
   ):
     super().__init__(recipe, modalities, index, **options)
     if recipe.mesh.shape["replica"] > 1:
       raise InputError("mesh.replica: a stream trains one run at a time; 1, or data.placement=device")
+    self._dataset = dataset
     self._batches = {
+      "reader": data.make_reader(dataset, modalities),
       "labels": self._labels,
       "batch_size": recipe.batch_size,
       "sharding": sharding.by_example(recipe.mesh),
+      "workers": workers,
     }
-    self._reader = reader
     jit = functools.partial(jax.jit, out_shardings=self._whole)
     self._validate = jit(functools.partial(_validate, recipe), donate_argnums=1)
     self._predict = jit(functools.partial(steps.predict, recipe))
 
-  def _pieces(self, rows: np.ndarray):
-    return data.chunks(self._reader, rows)
+  def _moments(self, rows: np.ndarray) -> dict[str, statistics.Moments]:
+    return statistics.of_dataset(self._dataset, self.modalities, rows)
 
   @contextlib.contextmanager
   def epochs(self, runs: Sequence[Run], state: steps.TrainState) -> Iterator[Epoch]:
@@ -168,8 +176,8 @@ class Streamed(_Feed):
       self._programs["end"] = jit(functools.partial(_end, self.recipe), donate_argnums=0)
     train, end = self._programs["train"], self._programs["end"]
     seed, start = run.seed * 1009 + run.fold, int(state.step[0])
-    iterator = iter(data.train_batches(self._reader, rows=run.train, seed=seed, start=start, **self._batches))
-    validation = data.eval_batches(self._reader, rows=run.validation, **self._batches)
+    iterator = iter(stream.train_batches(rows=run.train, seed=seed, start=start, **self._batches))
+    validation = stream.eval_batches(rows=run.validation, **self._batches)
 
     def epoch(state):
       if state.stop.done.all():
@@ -196,7 +204,7 @@ class Streamed(_Feed):
   def predict(self, model: dict, rows: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
     """What each sensor predicts for these rows, see `steps.predict`; `model` as checkpoints hold it."""
     model = model["params"], model["stats"], model["constants"]
-    batches = data.eval_batches(self._reader, rows=rows, **self._batches)
+    batches = stream.eval_batches(rows=rows, **self._batches)
     got = [jax.device_get(self._predict(*model, batch["inputs"], batch["present"])) for batch in batches]
     return jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(rows)], *got)
 

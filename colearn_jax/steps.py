@@ -124,8 +124,8 @@ def init(recipe: Recipe, key: jax.Array, constants: Tree) -> TrainState:
 
 
 def normalise(inputs: Mapping[str, jax.Array], constants: Tree) -> dict[str, jax.Array]:
-  """Raw inputs to standardised ones, (x - offset) / scale on the last axis; NaN stays NaN."""
-  scaled = lambda x, c: (x - c["offset"]) / c["scale"]
+  """Raw inputs to float32 ones, (x - offset) / scale on the last axis; NaN stays NaN."""
+  scaled = lambda x, c: (x.astype(jnp.float32) - c["offset"]) / c["scale"]
   return {m: scaled(x, constants["inputs"][m]) for m, x in inputs.items()}
 
 

@@ -23,6 +23,7 @@ from colearn_jax.feed import OnDevice, Streamed
 from colearn_jax.log import Log, Progress
 from colearn_jax.protocols import Run
 from colearn_jax.spec import InputError, Modality, Task
+from colearn_jax.statistics import make_normalisation
 from data_builders import build
 
 
@@ -63,7 +64,7 @@ def train(config: ConfigDict, workdir: Path) -> dict:
   _claim(config, workdir)
 
   # The data: built if need be, indexed, and cut into trainings.
-  dataset = data.open_dataset(_prepare(config))
+  dataset = data.open_dataset(_prepare(config), config_lib.series_settings(config))
   modalities = [dataset.modality(name) for name in config.data.modalities]
   index = data.read_index(dataset)
   runs = make_runs(config, dataset, index)
@@ -286,9 +287,12 @@ def make_feed(
   options = {
     "class_weights": config.loss.class_weights,
     "weights": lambda run: {term: w for term, w in weights(config, run.setting).items() if term in wanted},
+    "normalisation": make_normalisation(
+      config.data.normalisation, config.data.fixed.to_dict(), dataset, modalities
+    ),
   }
   reader = data.make_reader(dataset, modalities)
-  small = data.table_bytes(dataset, modalities) <= config.data.device_bytes
+  small = data.table_bytes(reader) <= config.data.device_bytes
   if config.data.placement == "device" or (config.data.placement == "auto" and small):
     return OnDevice(recipe, modalities, data.read_table(reader), index, **options)
   if config.train.replicas:
@@ -296,7 +300,7 @@ def make_feed(
       "train.replicas: trainings beside each other need their samples on the device; "
       "data.placement=device, or train.replicas=False"
     )
-  return Streamed(recipe, modalities, reader, index, **options)
+  return Streamed(recipe, modalities, dataset, index, workers=config.data.workers, **options)
 
 
 def _prepare(config: ConfigDict) -> Path:

@@ -73,6 +73,12 @@ def defaults(encoder: str = "tempcnn") -> ConfigDict:
   config.data.modalities = ()
   config.data.placement = "auto"  # the table on the "device", or a "stream" of batches from disk
   config.data.device_bytes = 2**31  # the largest table that goes on the device under "auto"
+  config.data.workers = 0  # processes that read a stream, beside the threads of this one
+  config.data.series = "pad"  # to the last steps of ragged series, or the mean of each calendar "month"
+  config.data.lengths = ConfigDict()  # {view: steps} of padded series; else the longest of the data set
+  config.data.masked_above = ConfigDict()  # {band of a mask, as cloud: %} from which pixels are left out
+  config.data.normalisation = "zscore"  # or by the "max" or "minmax" of the training part, or "fixed"
+  config.data.fixed = ConfigDict()  # {view: {"offset": [...], "scale": [...]}}, of each band or one number
 
   config.mesh = ConfigDict()  # how the devices are shared out; -1 takes what is left
   config.mesh.replica = 1  # trainings beside each other, see train.replicas

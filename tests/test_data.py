@@ -1,15 +1,15 @@
+import os
 import pickle
 
 import jax
 import numpy as np
 import pytest
 
-from colearn_jax import data, sharding
-from colearn_jax.spec import InputError, Modality, Task
+from colearn_jax import data, sharding, stream
+from colearn_jax.spec import InputError, Modality
 from data_builders import build
 
 PLACE = sharding.by_example(sharding.make_mesh({"replica": 1, "data": -1, "fsdp": 1}, 16))
-BANDS = Modality("m", ("m",), (3, 2), ("a", "b"))
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def test_tables_and_streams_hold_the_same(fields):
   reader = pickle.loads(pickle.dumps(data.make_reader(fields, modalities)))
   index, inputs = data.read_index(fields), data.read_table(reader)["inputs"]
   rows = np.array([5, 3001, 4999, 17, 3])
-  (batch,) = data.eval_batches(reader, data.labels(index), rows, batch_size=16, sharding=PLACE)
+  (batch,) = stream.eval_batches(reader, data.labels(index), rows, batch_size=16, sharding=PLACE)
   assert batch["inputs"]["S1"].sharding == PLACE
   np.testing.assert_array_equal(batch["present"]["S1"], [1.0] * 5 + [0.0] * 11)
   for m in ("S1", "S2_S2VI"):
@@ -50,59 +50,40 @@ def test_tables_and_streams_hold_the_same(fields):
 def test_training_batches_see_every_row_once_an_epoch_and_go_on_from_their_state(fields):
   reader = data.make_reader(fields, [fields.modality("terrain")])
   rows, labels = np.arange(40), {"target": np.arange(len(fields), dtype=np.int32)}
-  make = lambda seed=1: iter(
-    data.train_batches(reader, labels, rows, batch_size=16, seed=seed, sharding=PLACE)
+  make = lambda seed=1, start=0: iter(
+    stream.train_batches(reader, labels, rows, batch_size=16, seed=seed, start=start, sharding=PLACE)
   )
   take = lambda batch: np.asarray(batch["target"])[np.asarray(batch["present"]["terrain"]) > 0].tolist()
   iterator = make()
   batches = [take(next(iterator)) for _ in range(3)]
-  state = iterator.get_state()
   later = [take(next(iterator)) for _ in range(4)]
   assert sorted(sum(batches, [])) == rows.tolist() == sorted(sum(later[:3], []))
   assert batches != later[:3]
-  resumed = make()
-  resumed.set_state(state)
+  resumed = make(start=3)
   assert [take(next(resumed)) for _ in range(4)] == later
   assert [take(b) for b in (next(make(seed=2)),)] != batches[:1]
   for it in (iterator, resumed):
     it.close()
 
 
-def test_statistics_are_exact_and_skip_missing_values():
-  rng = np.random.default_rng(0)
-  x = rng.normal(3000.0, 5.0, size=(101, 3, 2)).astype(np.float32)
-  x[::3, 1, 0] = np.nan
-  pieces = [{"m": x[i : i + 7]} for i in range(0, 101, 7)]
-  got = data.input_constants([BANDS], pieces)["m"]
-  wide = x.astype(np.float64)
-  np.testing.assert_allclose(got["offset"], np.nanmean(wide, (0, 1)), rtol=1e-7)
-  np.testing.assert_allclose(got["scale"], np.nanstd(wide, (0, 1)), rtol=1e-6)
-  assert got["scale"].dtype == np.float32
-
-
-def test_constant_and_empty_bands():
-  x = np.ones((4, 3, 2), np.float32)
-  np.testing.assert_array_equal(data.input_constants([BANDS], [{"m": x}])["m"]["scale"], [1.0, 1.0])
-  x[..., 1] = np.nan
-  with pytest.raises(InputError, match="band b of modality m has no value in the training part"):
-    data.input_constants([BANDS], [{"m": x}])
-
-
-def test_constants_of_the_task():
-  target = np.array([[1.0], [3.0]], np.float32)
-  got = data.task_constants(Task("regression", ("y",)), target, "balanced")
-  np.testing.assert_array_equal([got["mean"][0], got["std"][0]], [2.0, 1.0])
-  label = np.array([0, 0, 0, 2], np.int32)
-  task = Task("multiclass", ("a", "b", "c"))
-  weights = data.task_constants(task, label, "balanced")["class_weights"]
-  np.testing.assert_allclose(weights, [4 / 6, 1.0, 2.0])  # n / (k n_c) over the k = 2 classes that occur
-  np.testing.assert_array_equal(data.task_constants(task, label, "none")["class_weights"], np.ones(3))
+def test_the_index_is_read_once(fields, monkeypatch):
+  index = data.read_index(fields)
+  monkeypatch.setattr(data, "_read_index", None)
+  again = data.read_index(fields)
+  np.testing.assert_array_equal(index.ids, again.ids, strict=True)
+  np.testing.assert_array_equal(index.target, again.target, strict=True)
+  for group, values in index.groups.items():
+    np.testing.assert_array_equal(values, again.groups[group], strict=True)
+  labels = sorted(fields.path.glob("dataset_info.json"))
+  os.utime(labels[0], ns=(0, 0))
+  with pytest.raises(TypeError):  # the data set may have been rebuilt: it is read again
+    data.read_index(fields)
 
 
 def test_prefetch_reaches_the_device_as_global_arrays(fields):
   reader = data.make_reader(fields, [fields.modality("S1")])
   labels = data.labels(data.read_index(fields))
-  iterator = iter(data.train_batches(reader, labels, np.arange(64), batch_size=16, seed=0, sharding=PLACE))
+  iterator = iter(stream.train_batches(reader, labels, np.arange(64), batch_size=16, seed=0, sharding=PLACE))
   batch = next(iterator)
   assert all(isinstance(leaf, jax.Array) and leaf.sharding == PLACE for leaf in jax.tree.leaves(batch))
   iterator.close()

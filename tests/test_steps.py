@@ -181,3 +181,11 @@ def test_activations():
   np.testing.assert_allclose(steps.activate("multiclass", logits).sum(), 1.0, rtol=1e-6)
   np.testing.assert_allclose(steps.activate("multilabel", logits)[0, 0], 0.5)
   np.testing.assert_array_equal(steps.activate("regression", logits), logits)
+
+
+def test_integers_are_normalised_as_the_numbers_they_are():
+  x = np.array([[[200, 7]], [[0, 255]]], np.uint8)
+  constants = {"inputs": {"m": {"offset": np.array([100.0, 8.0]), "scale": np.array([10.0, 0.5])}}}
+  got = jax.jit(steps.normalise)({"m": x}, constants)["m"]
+  assert got.dtype == jnp.float32
+  np.testing.assert_allclose(got, (x.astype(np.float64) - [100, 8]) / [10, 0.5], rtol=1e-6)

@@ -207,6 +207,8 @@ class Builder(FileReaderBuilder):
 
   def _info(self) -> tfds.core.DatasetInfo:
     views = {name: {"bands": list(bands), "description": text} for name, (bands, text) in VIEWS.items()}
+    for view in ("S2", "S2mask"):
+      views[view]["mask"] = "S2mask"
     return self.dataset_info_from_configs(
       features=make_features(),
       homepage="https://huggingface.co/datasets/IGNF/TreeSatAI-Time-Series",

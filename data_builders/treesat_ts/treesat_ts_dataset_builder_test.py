@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from colearn_jax.data import open_dataset, read_index
+from colearn_jax.data import make_reader, open_dataset, read_index
+from colearn_jax.series import Settings
 from colearn_jax.spec import InputError
 from data_builders.build import build
 from data_builders.treesat_ts import arrays, files
@@ -104,10 +105,25 @@ def test_metadata_describes_task_views_sources_and_lengths(prepared, folder):
 
 
 def test_training_can_open_it(prepared):
-  dataset = open_dataset(prepared)
-  assert dataset.views["S2"] == (None, 6, 6, 10) and dataset.views["aerial"] == (304, 304, 4)
-  assert dataset.modality("S2_S2mask").shape == (None, 6, 6, 12)
-  assert dict(dataset.sizes) == {"train": 6, "validation": 2, "test": 3}
+  dataset = open_dataset(prepared, Settings(lengths={"S1asc": 151}, masked_above={"cloud": 49}))
+  longest = tfds.builder_from_directory(prepared).info.metadata["longest"]
+  assert dataset.views["S1asc"] == (151, 6, 6, 2) and dataset.views["aerial"] == (304, 304, 4)
+  assert dataset.modality("S2_S2mask").shape == (longest["S2"], 6, 6, 12)
+  read = make_reader(dataset, [dataset.modality(name) for name in ("S2_S2mask", "S1asc", "aerial")])
+  partly = 0
+  for row, sample in enumerate(samples(prepared, "train")):
+    inputs, views = read(row)["inputs"], sample["views"]
+    early = 151 - len(views["S1asc"])
+    np.testing.assert_array_equal(inputs["S1asc"][early:], views["S1asc"])
+    assert np.isnan(inputs["S1asc"][:early]).all()
+    cloudy = views["S2mask"][..., 1] > 49
+    partly += cloudy.any() and not cloudy.all()
+    kept = ~cloudy.all((1, 2))
+    cube, early = inputs["S2_S2mask"], longest["S2"] - kept.sum()
+    expected = np.where(cloudy[..., None], np.nan, views["S2"])[kept]
+    np.testing.assert_array_equal(cube[early:, ..., :10], expected)
+    assert np.isnan(cube[:early, ..., :10]).all() and not cube[:early, ..., 10:].any()
+    np.testing.assert_array_equal(inputs["aerial"], views["aerial"], strict=True)  # bytes as they are
   index = read_index(dataset)
   assert index.target.shape == (11, 15) and index.target.dtype == np.float32
   assert len(set(index.groups["block"])) > 5

@@ -1,0 +1,129 @@
+import numpy as np
+import pytest
+
+from colearn_jax import data, derived, statistics
+from colearn_jax.spec import InputError, Modality, Task
+from data_builders import build
+
+BANDS = Modality("m", ("m",), (3, 2), ("a", "b"))
+
+
+@pytest.fixture(scope="module")
+def fields(tmp_path_factory):
+  return data.open_dataset(build.build("synthetic", tmp_path_factory.mktemp("prepared")))
+
+
+def of(*pieces):
+  return statistics.merged({"m": statistics.moments(x)} for x in pieces)["m"]
+
+
+def test_moments_are_exact_and_skip_missing_values():
+  rng = np.random.default_rng(0)
+  x = rng.normal(3000.0, 5.0, size=(101, 3, 2)).astype(np.float32)
+  x[::3, 1, 0] = np.nan
+  x[14:21] = np.nan  # a piece without a value
+  got = of(*(x[at : at + 7] for at in range(0, 101, 7)))
+  wide = x.astype(np.float64)
+  np.testing.assert_array_equal(got.count, np.isfinite(x).sum((0, 1)))
+  np.testing.assert_allclose(got.mean, np.nanmean(wide, (0, 1)), rtol=1e-12)
+  np.testing.assert_allclose(np.sqrt(got.spread / got.count), np.nanstd(wide, (0, 1)), rtol=1e-9)
+  np.testing.assert_array_equal(got.least, np.nanmin(wide, (0, 1)))
+  np.testing.assert_array_equal(got.greatest, np.nanmax(wide, (0, 1)))
+
+
+def test_bytes_are_counted_without_overflow():
+  x = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), dtype=np.uint8)
+  got = of(x[:3], x[3:])
+  np.testing.assert_allclose(got.mean, x.mean((0, 1, 2), dtype=np.float64), rtol=1e-12)
+  np.testing.assert_allclose(got.spread / got.count, x.var((0, 1, 2), dtype=np.float64), rtol=1e-12)
+
+
+@pytest.mark.parametrize("how", ["zscore", "max", "minmax"])
+def test_normalisations(how):
+  x = np.random.default_rng(0).normal(-10, 3, (50, 3, 2)).astype(np.float32)
+  got = statistics.Normalisation(how).constants(BANDS, of(x))
+  assert got["offset"].dtype == got["scale"].dtype == np.float32
+  scaled = (x - got["offset"]) / got["scale"]
+  if how == "zscore":
+    np.testing.assert_allclose(scaled.mean((0, 1)), 0, atol=1e-5)
+    np.testing.assert_allclose(scaled.std((0, 1)), 1, rtol=1e-5)
+  if how == "max":
+    np.testing.assert_allclose(scaled, x / x.max((0, 1)), rtol=1e-6)
+  if how == "minmax":
+    np.testing.assert_allclose(scaled.min((0, 1)), 0, atol=1e-6)
+    np.testing.assert_allclose(scaled.max((0, 1)), 1, rtol=1e-6)
+
+
+def test_constant_and_empty_bands():
+  x = np.ones((4, 3, 2), np.float32)
+  np.testing.assert_array_equal(statistics.Normalisation().constants(BANDS, of(x))["scale"], [1.0, 1.0])
+  np.testing.assert_array_equal(statistics.Normalisation("minmax").constants(BANDS, of(x))["scale"], [1, 1])
+  x[..., 1] = np.nan
+  with pytest.raises(InputError, match="band b of modality m has no value in the training part"):
+    statistics.Normalisation().constants(BANDS, of(x))
+
+
+def test_fixed_constants_are_joined_by_view(fields):
+  modality = fields.modality("S2_S2VI")
+  fixed = {"S2": {"offset": 100, "scale": list(range(1, 11))}, "S2VI": {"offset": [0.5], "scale": 2.0}}
+  normalisation = statistics.make_normalisation("fixed", fixed, fields, [modality])
+  got = normalisation.constants(modality, None)
+  np.testing.assert_array_equal(got["offset"], [100.0] * 10 + [0.5])
+  np.testing.assert_array_equal(got["scale"], [*range(1, 11), 2.0])
+
+
+def test_one_pass_over_the_disk_is_enough(fields, monkeypatch):
+  """From the disk as from a table; kept, and not taken for what other rows or a rebuilt data set have."""
+  modalities = [fields.modality("S1"), fields.modality("S2_S2VI")]
+  rows = np.random.default_rng(0).permutation(3000)[:700]
+  table = data.read_table(data.make_reader(fields, modalities))
+  expected = statistics.of_table(table, rows)
+  got = statistics.of_dataset(fields, modalities, rows)
+  for m in expected:
+    for one, other in zip(got[m], expected[m], strict=True):
+      np.testing.assert_allclose(one, other, rtol=1e-12)
+  read = []
+  get = data.Source.__getitem__
+  monkeypatch.setattr(data.Source, "__getitem__", lambda self, row: read.append(row) or get(self, row))
+  again = statistics.of_dataset(fields, modalities[::-1], rows[::-1])
+  assert not read
+  for m in expected:
+    np.testing.assert_array_equal(again[m], got[m])
+  statistics.of_dataset(fields, [*modalities, fields.modality("terrain")], rows)
+  assert sorted(read) == sorted(rows)  # for the one that was not known
+  read.clear()
+  statistics.of_dataset(fields, modalities, rows[1:])
+  assert len(read) == 699
+  read.clear()
+  (fields.path / "touched.json").write_text("{}")
+  statistics.of_dataset(fields, modalities, rows)
+  assert len(read) == 700
+
+
+def test_absent_sensors_do_not_count():
+  x = np.array([[10, 20], [0, 0], [30, 40]], np.uint8)
+  table = {"inputs": {"m": x}, "present": {"m": np.array([1, 0, 1], np.float32)}}
+  np.testing.assert_array_equal(statistics.of_table(table, np.arange(3))["m"].mean, [20.0, 30.0])
+
+
+def test_where_nothing_can_be_written_nothing_is_kept(tmp_path):
+  (tmp_path / "derived").write_text("in the way")
+  derived.write(tmp_path, {"what": "x"}, {"a": np.ones(3)})
+  assert derived.read(tmp_path, {"what": "x"}) is None
+  (tmp_path / "derived").unlink()
+  derived.write(tmp_path, {"what": "x"}, {"a": np.ones(3)})
+  np.testing.assert_array_equal(derived.read(tmp_path, {"what": "x"})["a"], np.ones(3))
+  (file,) = (tmp_path / "derived").iterdir()
+  file.write_bytes(file.read_bytes()[:100])
+  assert derived.read(tmp_path, {"what": "x"}) is None
+
+
+def test_constants_of_the_task():
+  target = np.array([[1.0], [3.0]], np.float32)
+  got = statistics.task_constants(Task("regression", ("y",)), target, "balanced")
+  np.testing.assert_array_equal([got["mean"][0], got["std"][0]], [2.0, 1.0])
+  label = np.array([0, 0, 0, 2], np.int32)
+  task = Task("multiclass", ("a", "b", "c"))
+  weights = statistics.task_constants(task, label, "balanced")["class_weights"]
+  np.testing.assert_allclose(weights, [4 / 6, 1.0, 2.0])  # n / (k n_c) over the k = 2 classes that occur
+  np.testing.assert_array_equal(statistics.task_constants(task, label, "none")["class_weights"], np.ones(3))
