@@ -134,6 +134,12 @@ RULES = {
     lambda v: isinstance(v, str) and ablation(v) is not None,
     'weights of terms, several with ;, as in ("contrastive=0", "auxiliary=0;discriminative=0.5")',
   ),
+  "augment.flip": _SWITCH,
+  "augment.quarter_turns": _SWITCH,
+  "augment.crop": _number(lambda v: 0 < v <= 1, "> 0 and <= 1, the least side of the window; 1 for none"),
+  "augment.time_shift": _integer(0, "a number of steps"),
+  "augment.time_dropout": _number(lambda v: 0 <= v < 1, ">= 0 and < 1"),
+  "augment.noise": _number(lambda v: v >= 0, ">= 0, in units of the bands' scale"),
   "train.batch_size": _integer(2),
   "train.microbatches": _integer(1),
   "train.replicas": _SWITCH,
@@ -358,6 +364,8 @@ def _check_data(config: ConfigDict) -> None:
     if len({shape[:-1] for shape in shapes}) > 1:
       _refuse("data.modalities", modality, f"views of one shape but for the last axis, not {shapes}")
     shape = (*shapes[0][:-1], sum(shape[-1] for shape in shapes))
+    if config.augment.quarter_turns and len(shape) > 2 and shape[-3] != shape[-2]:
+      _refuse("augment.quarter_turns", True, f"False, for {modality} is not square but {shape[-3:-1]}")
     if config.data.normalisation == "fixed":
       for view in views:
         _check_fixed(config.data.fixed.to_dict(), view, described[view]["bands"])

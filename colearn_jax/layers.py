@@ -17,12 +17,12 @@ from flax import nnx
 def uniform_fan_in(fan_in: int) -> nnx.Initializer:
   """U(-1/sqrt(fan_in), 1/sqrt(fan_in)), the default of PyTorch's layers for weights and biases alike.
 
-  Drawn with `_hashed_bits`, for a Threefry loop a parameter would double the time to compile a model.
+  Drawn with `hashed_bits`, for a Threefry loop a parameter would double the time to compile a model.
   """
   bound = fan_in**-0.5
 
   def init(key, shape, dtype=jnp.float32):
-    uniform = (_hashed_bits(key, shape) >> 8).astype(dtype) * 2.0**-24
+    uniform = (hashed_bits(key, shape) >> 8).astype(dtype) * 2.0**-24
     return (2.0 * uniform - 1.0) * bound
 
   return init
@@ -156,11 +156,11 @@ class Dropout(nnx.Module):
     if not train or self.rate == 0.0:
       return x
     keep = 1.0 - self.rate
-    kept = _hashed_bits(rngs.dropout(), x.shape) < jnp.uint32(keep * 2**32)
+    kept = hashed_bits(rngs.dropout(), x.shape) < jnp.uint32(keep * 2**32)
     return jnp.where(kept, x / keep, 0).astype(x.dtype)
 
 
-def _hashed_bits(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+def hashed_bits(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
   """32 random bits a position: a keyed integer hash of the position's number.
 
   A dropout mask needs independence from the data and between steps, not a cryptographic stream. Multiply and

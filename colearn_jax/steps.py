@@ -20,6 +20,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 
 from colearn_jax import losses, mdico, ring, sharding
+from colearn_jax.augment import Augment
 from colearn_jax.spec import Task
 
 Tree = dict
@@ -41,6 +42,7 @@ class Recipe:
     patience: epochs without improvement by more than `min_delta` after which a training stops.
     min_delta: in the unit of the validation objective.
     mesh: of the devices, see `sharding`.
+    augment: what is done to the inputs of a train step, if anything.
   """
 
   build: Callable[[nnx.Rngs], mdico.MDiCo]
@@ -54,6 +56,7 @@ class Recipe:
   patience: int
   min_delta: float
   mesh: Mesh
+  augment: Augment | None = None
 
   @functools.cached_property
   def graphdef(self) -> nnx.GraphDef:
@@ -147,6 +150,9 @@ def _objective(recipe: Recipe, outputs: mdico.Outputs, batch: Tree, constants: T
 
 def train_step(recipe: Recipe, state: TrainState, batch: Tree) -> tuple[TrainState, dict[str, jax.Array]]:
   """One step of the optimizer on one global batch; returns the new state and every term of the objective."""
+  if recipe.augment is not None:
+    key = jax.random.fold_in(state.key, state.step)
+    batch = batch | {"inputs": recipe.augment(key, batch["inputs"], state.constants["inputs"])}
 
   def loss_of(params):
     stats, outputs = _in_training(recipe, params, state, batch)

@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 
 from colearn_jax import checkpoint, data, distributed, evaluate, mdico, protocols, results, sharding, steps
 from colearn_jax import config as config_lib
+from colearn_jax.augment import make_augment
 from colearn_jax.feed import OnDevice, Streamed
 from colearn_jax.log import Log, Progress
 from colearn_jax.protocols import Run
@@ -263,6 +264,7 @@ def make_recipe(
     patience=config.train.patience,
     min_delta=config.train.min_delta,
     mesh=mesh,
+    augment=make_augment(config.augment.to_dict()),
   )
 
 

@@ -113,6 +113,14 @@ def defaults(encoder: str = "tempcnn") -> ConfigDict:
   config.loss.similarity = "auto"  # how negatives meet across devices: "dense", or a "ring" for large batches
   config.loss.ablations = ()  # other weights to train as well, e.g. ("contrastive=0", "auxiliary=0;main=2")
 
+  config.augment = ConfigDict()  # what happens to training inputs; see colearn_jax/augment.py
+  config.augment.flip = False
+  config.augment.quarter_turns = False
+  config.augment.crop = 1.0  # the least side of the window, as a share of the image's
+  config.augment.time_shift = 0  # steps back or forth, at most
+  config.augment.time_dropout = 0.0  # share of steps that go missing
+  config.augment.noise = 0.0  # in units of the bands' scale
+
   config.train = ConfigDict()
   config.train.batch_size = 32
   config.train.microbatches = 1  # parts that a batch is computed in, one after another, to save memory

@@ -289,10 +289,10 @@ def test_encoder_settings(lfmc):
   "key, told",
   [
     ("train.lerning_rate", "did you mean train.learning_rate? have: train.batch_size, train."),
-    ("learning_rate", "did you mean train.learning_rate? have: baseline, checkpoint, data, "),
+    ("learning_rate", "did you mean train.learning_rate? have: augment, baseline, checkpoint, data, "),
     ("trai.batch_size", "did you mean train.batch_size?"),
     ("model.encoder.kernel", "did you mean model.encoder.kernel_size?"),
-    ("xyz", "unknown key 'xyz', have: baseline, checkpoint, data, loss, "),
+    ("xyz", "unknown key 'xyz', have: augment, baseline, checkpoint, data, loss, "),
     ("train[0]", "unknown key 'train[0]'"),
     ("train.batch-size", "did you mean train.batch_size?"),
     ("", "unknown key ''"),

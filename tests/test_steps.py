@@ -7,6 +7,7 @@ import numpy as np
 import optax
 
 from colearn_jax import mdico, sharding, steps
+from colearn_jax.augment import Augment
 from colearn_jax.spec import Task
 
 SHAPES = {"radar": (4, 2), "optical": (4, 3)}
@@ -189,3 +190,18 @@ def test_integers_are_normalised_as_the_numbers_they_are():
   got = jax.jit(steps.normalise)({"m": x}, constants)["m"]
   assert got.dtype == jnp.float32
   np.testing.assert_allclose(got, (x.astype(np.float64) - [100, 8]) / [10, 0.5], rtol=1e-6)
+
+
+def test_augmented_steps_train_on_something_else_and_stay_finite():
+  given = table()
+  given["inputs"]["optical"][3] = np.nan
+  batch = steps.take(jax.tree.map(jnp.asarray, given), jnp.arange(BATCH))
+  batch["present"]["optical"] = batch["present"]["optical"].at[3].set(0)
+  after = {}
+  for augment in (None, Augment(time_shift=1, time_dropout=0.3, noise=0.1)):
+    r = recipe(1, augment=augment)
+    state = jax.jit(functools.partial(steps.init, r))(jax.random.key(0), CONSTANTS)
+    after[augment], terms = jax.jit(functools.partial(steps.train_step, r))(state, batch)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((after[augment].params, terms)))
+  leaves = [np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(s.params)]) for s in after.values()]
+  assert np.abs(leaves[0] - leaves[1]).max() > 1e-4
