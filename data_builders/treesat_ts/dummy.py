@@ -12,6 +12,8 @@ import numpy as np
 from data_builders.treesat_ts import arrays, files
 
 SPLITS = {"train": 6, "val": 2, "test": 3}
+# The least length of a series, and one more than the greatest, much as published.
+STEPS = {"asc": (20, 152), "des": (30, 258), "S2": (20, 147)}
 # What a forest is like in the ten bands, x 10000, and how much brighter in summer.
 FOREST = np.array([300, 500, 350, 800, 1900, 2300, 2500, 2600, 1500, 700.0])
 SUMMER = np.array([0, 50, -50, 100, 900, 1200, 1300, 1300, 100, -50.0])
@@ -40,24 +42,45 @@ def random_names(counts: Mapping[str, int] = SPLITS, seed: int = 0) -> tuple[dic
   return splits, labels
 
 
+def published_names(directory, counts: Mapping[str, int], seed: int = 0) -> tuple[dict, dict]:
+  """Some of the published names with their genera, as `random_names` has them; each list is drawn from.
+
+  Args:
+    directory: with the published `labels` and `split`; without a list for `val` its names are of `train`.
+    counts: of samples by split.
+    seed: of NumPy's generator.
+  """
+  labels = json.loads(Path(directory, *files.LABELS).read_text(encoding="utf-8"))
+  splits, rng = {}, np.random.default_rng(seed)
+  for split, count in counts.items():
+    path = Path(directory, "split", f"{split}_filenames.lst")
+    path = path if path.is_file() else path.with_name("train_filenames.lst")
+    taken = {name for names in splits.values() for name in names}
+    names = [name for name in path.read_text(encoding="utf-8").split() if name in labels]
+    names = [name for name in names if name not in taken]
+    splits[split] = sorted(rng.choice(names, count, replace=False).tolist())
+  return splits, {name: labels[name] for names in splits.values() for name in names}
+
+
 def write_dummy(
   manual_dir,
   splits: Mapping[str, Sequence[str]] | None = None,
   labels: Mapping[str, Sequence] | None = None,
   *,
-  steps: tuple[int, int] = (2, 7),
+  steps: Mapping[str, tuple[int, int]] | None = None,
   archives: bool = False,
   seed: int = 0,
 ):
   """Writes everything that the builder reads; what grows on a tile shows in every sensor.
 
-  A third of the Sentinel-2 dates are clouded, some Sentinel-1 pixels are NaN, and dates are in no order.
+  A third of the Sentinel-2 dates are clouded, half of them all over, and some winter dates have snow; some
+  Sentinel-1 pixels are NaN; dates are in no order.
 
   Args:
     manual_dir: directory to write into; it is made.
     splits: the names of each of `train`, `val` and `test`; without it those of `random_names`.
     labels: the genera and shares of each name.
-    steps: the least length of a series, and one more than the greatest; of the published ones, (10, 147).
+    steps: of the series, as in `STEPS`, which is as long as they are published; without it short ones.
     archives: whether to leave zip archives rather than folders.
     seed: of NumPy's generator.
   """
@@ -69,6 +92,7 @@ def write_dummy(
   (manual_dir / "labels" / files.LABELS[1]).write_text(json.dumps(labels), encoding="utf-8")
   for split, names in splits.items():
     (manual_dir / "split" / f"{split}_filenames.lst").write_text("".join(f"{name}\n" for name in names))
+  steps = steps or dict.fromkeys(STEPS, (2, 7))
   rng, features = np.random.default_rng(seed), []
   for name in (name for names in splits.values() for name in names):
     stem, year = name.removesuffix(".tif"), int(rng.integers(2017, 2021))
@@ -118,25 +142,30 @@ def _write_aerial(path: Path, cover: np.ndarray, middle: tuple[float, float], rn
     image.write(pixels)
 
 
-def _write_series(path: Path, cover: np.ndarray, year: int, steps: tuple[int, int], rng: np.random.Generator):
+def _write_series(
+  path: Path, cover: np.ndarray, year: int, steps: Mapping[str, tuple[int, int]], rng: np.random.Generator
+):
   h5py, _ = arrays.import_readers()
   side = (arrays.PIXELS, arrays.PIXELS)
   with h5py.File(path, "w") as file:
     for orbit in ("asc", "des"):
-      days = rng.integers(0, 365, rng.integers(*steps))
+      days = rng.integers(0, 365, rng.integers(*steps[orbit]))
       values = np.array([-11, -17.0]) + _signature(cover, 2, 3) + rng.normal(0, 1, (len(days), *side, 2))
       values[rng.random(values.shape[:3]) < 0.02] = np.nan
       file[f"sen-1-{orbit}-data"] = np.moveaxis(values, -1, 1).astype(np.float32)
       dates = [_date(year, day) for day in days]
       names = [f"S1A_IW_GRDH_1SDV_{d}T053420_{d}T053445_020123_0224F1_AB12" for d in dates]
       file[f"sen-1-{orbit}-products"] = names
-    days = rng.integers(0, 365, rng.integers(*steps))
+    days = rng.integers(0, 365, rng.integers(*steps["S2"]))
     season = np.sin(np.pi * days / 365)[:, None, None, None] ** 2
     values = FOREST + SUMMER * season + _signature(cover, 10, 300) + rng.normal(0, 40, (len(days), *side, 10))
-    cloud = rng.integers(50, 101, (len(days), *side)) * (rng.random(len(days)) < 1 / 3)[:, None, None]
-    values = (values + 50 * cloud[..., None]).clip(1, 20_000)
+    clouded, broken, cold = rng.random((3, len(days), 1, 1))
+    cloud = rng.integers(50, 101, (len(days), *side)) * (clouded < 1 / 3)
+    cloud *= (broken < 1 / 2) | (rng.random(cloud.shape) < 1 / 2)
+    snow = rng.integers(20, 101, cloud.shape) * ((days < 60)[:, None, None] & (cold < 1 / 4))
+    values = (values + 50 * np.maximum(cloud, snow)[..., None]).clip(1, 20_000)
     file["sen-2-data"] = np.moveaxis(values, -1, 1).astype(np.uint16)
-    file["sen-2-masks"] = np.stack([np.zeros_like(cloud), cloud], axis=1).astype(np.uint8)
+    file["sen-2-masks"] = np.stack([snow, cloud], axis=1).astype(np.uint8)
     dates = [_date(year, day) for day in days]
     file["sen-2-products"] = [f"S2A_MSIL2A_{d}T103021_N0206_R108_T32UNC_{d}T142655" for d in dates]
 

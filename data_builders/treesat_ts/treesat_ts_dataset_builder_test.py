@@ -15,7 +15,7 @@ from colearn_jax.spec import InputError
 from data_builders.build import build
 from data_builders.treesat_ts import arrays, files
 from data_builders.treesat_ts import treesat_ts_dataset_builder as treesat
-from data_builders.treesat_ts.dummy import random_names, write_dummy
+from data_builders.treesat_ts.dummy import STEPS, published_names, random_names, write_dummy
 
 h5py, rasterio = pytest.importorskip("h5py"), pytest.importorskip("rasterio")
 
@@ -124,6 +124,7 @@ def test_training_can_open_it(prepared):
     np.testing.assert_array_equal(cube[early:, ..., :10], expected)
     assert np.isnan(cube[:early, ..., :10]).all() and not cube[:early, ..., 10:].any()
     np.testing.assert_array_equal(inputs["aerial"], views["aerial"], strict=True)  # bytes as they are
+  assert partly > 2
   index = read_index(dataset)
   assert index.target.shape == (11, 15) and index.target.dtype == np.float32
   assert len(set(index.groups["block"])) > 5
@@ -514,10 +515,20 @@ def test_it_is_not_downloaded(tmp_path):
 
 def test_dummy_files_take_given_names(tmp_path):
   splits, labels = random_names({"train": 1, "test": 1}, seed=3)
-  write_dummy(tmp_path / "manual", splits, labels, steps=(140, 147), archives=True)
+  write_dummy(tmp_path / "manual", splits, labels, steps={**STEPS, "S2": (140, 147)}, archives=True)
   plan, _ = files.read_plan(tmp_path / "manual")
   assert [f"{sample.id}.tif" for sample in plan["train"]] == splits["train"]
   sample = plan["test"][0]
   series = files.find_series(tmp_path / "manual")
   views, _ = arrays.read_series(series.read(sample.series), sample.series)
   assert 140 <= len(views["S2"]) <= 146 and np.isnan(views["S1asc"]).any() and views["S2mask"].max() > 40
+
+
+def test_dummy_files_take_published_names(folder):
+  """Also where there is no list of a validation part, whose names are then others of the train list."""
+  splits, labels = published_names(folder, {"train": 3, "val": 2, "test": 1})
+  every = sum(splits.values(), [])
+  assert len(set(every)) == 6 == len(labels) and {"train", "val", "test"} == set(splits)
+  assert set(splits["train"]) < {f"{name}.tif" for name in names(folder, "train")}
+  published = json.loads((folder / LABELS).read_text())
+  assert all(labels[name] == published[name] for name in every)
