@@ -21,8 +21,8 @@ from colearn_jax.series import Ragged, Settings, plan
 from colearn_jax.spec import InputError, Modality, Task, resolve_views
 
 SPLITS = ("train", "validation", "test")
-# A thread a core, and no more read ahead than they have use for.
-READ = grain.ReadOptions(num_threads=min(len(os.sched_getaffinity(0)), 16), prefetch_buffer_size=16)
+THREADS = min(len(os.sched_getaffinity(0)), 16)
+READ = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=2 * THREADS)
 
 Table = dict[str, dict[str, np.ndarray]]  # {"inputs": {m: [N *shape]}, "present": {m: [N]}}
 

@@ -6,8 +6,10 @@ program; a stream, of one run, is a loop over batches that a background thread r
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jax
@@ -150,7 +152,7 @@ class Streamed(_Feed):
     super().__init__(recipe, modalities, index, **options)
     if recipe.mesh.shape["replica"] > 1:
       raise InputError("mesh.replica: a stream trains one run at a time; 1, or data.placement=device")
-    self._dataset = dataset
+    self._dataset, self._terms = dataset, None
     self._batches = {
       "reader": data.make_reader(dataset, modalities),
       "labels": self._labels,
@@ -171,9 +173,11 @@ class Streamed(_Feed):
     (run,) = runs
     count = -(-len(run.train) // self.recipe.batch_size)
     if not self._programs:
-      jit = functools.partial(jax.jit, out_shardings=(self._placed, self._whole))
-      self._programs["train"] = jit(functools.partial(_train, self.recipe), donate_argnums=(0, 1))
-      self._programs["end"] = jit(functools.partial(_end, self.recipe), donate_argnums=0)
+      jit = lambda program, donated, *outputs: jax.jit(
+        functools.partial(program, self.recipe), donate_argnums=donated, out_shardings=outputs
+      )
+      self._programs["train"] = jit(_train, (0, 1), self._placed, self._whole, self._whole)
+      self._programs["end"] = jit(_end, 0, self._placed, self._whole)
     train, end = self._programs["train"], self._programs["end"]
     seed, start = run.seed * 1009 + run.fold, int(state.step[0])
     iterator = iter(stream.train_batches(rows=run.train, seed=seed, start=start, **self._batches))
@@ -182,14 +186,15 @@ class Streamed(_Feed):
     def epoch(state):
       if state.stop.done.all():
         return state, None
-      trained = None
-      for _ in range(count):
-        batch = next(iterator)
+      trained, seen, begun = None, None, collections.deque()
+      for batch in itertools.islice(iterator, count):
         trained = self._zeros(state, batch) if trained is None else trained
-        state, trained = train(state, trained, batch)
-      seen = self._zeros(state, batch)
+        state, trained, token = train(state, trained, batch)
+        _wait(begun, token)
       for batch in validation:
-        seen = self._validate(state, seen, batch)
+        seen = self._zeros(state, batch) if seen is None else seen
+        seen, token = self._validate(state, seen, batch)
+        _wait(begun, token)
       return end(state, trained, seen)
 
     try:
@@ -198,8 +203,11 @@ class Streamed(_Feed):
       iterator.close()
 
   def _zeros(self, state: steps.TrainState, batch: dict) -> dict:
-    terms = jax.eval_shape(lambda state: steps.eval_step(self.recipe, _only(state), batch), state)
-    return jax.device_put({"sums": dict.fromkeys(terms, np.float32(0)), "count": np.float32(0)}, self._whole)
+    if self._terms is None:  # told by the first batch
+      terms = jax.eval_shape(lambda state: steps.eval_step(self.recipe, _only(state), batch), state)
+      self._terms = tuple(terms)
+    zeros = {"sums": dict.fromkeys(self._terms, np.float32(0)), "count": np.float32(0)}
+    return jax.device_put(zeros, self._whole)
 
   def predict(self, model: dict, rows: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
     """What each sensor predicts for these rows, see `steps.predict`; `model` as checkpoints hold it."""
@@ -207,6 +215,13 @@ class Streamed(_Feed):
     batches = stream.eval_batches(rows=rows, **self._batches)
     got = [jax.device_get(self._predict(*model, batch["inputs"], batch["present"])) for batch in batches]
     return jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(rows)], *got)
+
+
+def _wait(begun: collections.deque, token: jax.Array) -> None:
+  """Lets the device be two batches behind and no more: those that wait for it take its memory."""
+  begun.append(token)
+  if len(begun) > 2:
+    jax.block_until_ready(begun.popleft())
 
 
 def _only(stack):
@@ -226,11 +241,12 @@ def _add(totals: dict, terms: dict, batch: dict) -> dict:
 
 def _train(recipe, state, totals, batch):
   state, terms = steps.train_step(recipe, _only(state), batch)
-  return _stack(state), _add(totals, terms, batch)
+  return _stack(state), _add(totals, terms, batch), terms["objective"]
 
 
 def _validate(recipe, state, totals, batch):
-  return _add(totals, steps.eval_step(recipe, _only(state), batch), batch)
+  terms = steps.eval_step(recipe, _only(state), batch)
+  return _add(totals, terms, batch), terms["objective"]
 
 
 def _end(recipe, state, train, validation):

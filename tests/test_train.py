@@ -169,7 +169,7 @@ def test_one_sensor_predicts_from_the_work_directory(finished, lfmc):
   ],
 )
 def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(lfmc, tmp_path, monkeypatch, changes, stops):
-  """Stopped by an exception in two places; inputs changed at random, from the device or the disk, or all folds."""
+  """Stopped by an exception in two places; inputs are changed at random and lie on the device, or stream."""
   augment = {"augment__time_shift": 1, "augment__time_dropout": 0.2, "augment__noise": 0.1}
   settings = load(lfmc, checkpoint__every_epochs=2, **changes, **augment)
   train.run(settings, tmp_path / "whole")

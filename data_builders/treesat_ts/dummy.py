@@ -133,7 +133,8 @@ def _write_aerial(path: Path, cover: np.ndarray, middle: tuple[float, float], rn
   rows, columns, bands = arrays.AERIAL
   crowns = np.kron(rng.normal(0, 25, (bands, rows // 16, columns // 16)), np.ones((16, 16)))
   level = np.array([150, 93, 85, 81.0]) + _signature(cover, bands, 30)
-  pixels = (level[:, None, None] + crowns).clip(0, 255).astype(np.uint8)
+  grain = rng.integers(-12, 13, (bands, rows, columns))  # without it files would be far too small
+  pixels = (level[:, None, None] + crowns + grain).clip(0, 255).astype(np.uint8)
   transform = rasterio.Affine(0.2, 0, middle[0] - 30.4, 0, -0.2, middle[1] + 30.4)
   profile = {"driver": "GTiff", "count": bands, "height": rows, "width": columns, "dtype": "uint8"}
   with rasterio.open(

@@ -1,0 +1,114 @@
+"""Samples a second of the pipeline alone, of the train step alone, and of both, at TreeSatAI-TS's shapes.
+
+    python -m benchmarks.pipeline [--samples=256] [--batch_size=16] [--workers=0] [--encoders=...]
+        [--rounds=3] [--seconds=20] [--dir=DIR] [--names=DIR] [--augment]
+
+The pipeline reads generated files of realistic sizes (`--names` takes names and labels from a directory with
+the published ones), decodes, pads, batches, and puts on the device; the step goes forward and backward
+through all encoders and losses and updates. Nobody waits where both together are as fast as the slower one of
+the two: the last column is their share of it, and is to be 90 % or more. They take turns within each round,
+and the median counts.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import functools
+import itertools
+import statistics
+import tempfile
+import time
+from collections.abc import Iterable
+
+import jax
+from absl import app, flags
+
+from benchmarks import treesat_files
+from colearn_jax import config as config_lib
+from colearn_jax import data, sharding, steps, stream, train
+
+SAMPLES = flags.DEFINE_integer("samples", 256, "Of the training part.")
+BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Samples at once.")
+WORKERS = flags.DEFINE_integer("workers", 0, "Processes that read; 0 for threads alone.")
+ENCODERS = flags.DEFINE_string(
+  "encoders", "{'aerial': {'model_type': 'resnet', 'depth': 18}}", "As model.encoders."
+)
+AUGMENT = flags.DEFINE_bool("augment", False, "Whether inputs are changed at random, by all there is.")
+ROUNDS = flags.DEFINE_integer("rounds", 3, "Turns that each of the three has.")
+SECONDS = flags.DEFINE_float("seconds", 20.0, "How long a turn is, about.")
+DIRECTORY = flags.DEFINE_string("dir", None, "Where files are written and left; else a directory that goes.")
+NAMES = flags.DEFINE_string("names", "", "A directory with the published labels and split.")
+
+ALL = {"flip": True, "quarter_turns": True, "crop": 0.8, "time_shift": 2, "time_dropout": 0.1, "noise": 0.1}
+
+
+def rate(turns: Iterable, size: int) -> float:
+  """Samples a second of turns of so many samples each, for as long as a turn is to last."""
+  began = time.perf_counter()
+  for count, done in enumerate(turns, 1):
+    jax.block_until_ready(done)
+    if (took := time.perf_counter() - began) > SECONDS.value:
+      return count * size / took
+
+
+def measure(places: dict[str, str]) -> dict[str, list[float]]:
+  """Samples a second of `pipeline`, `step` and `both` in each round."""
+  settings = {"data.placement": "stream", "data.workers": WORKERS.value, "train.batch_size": BATCH_SIZE.value}
+  settings |= {"model.encoders": ENCODERS.value}
+  settings |= {f"augment.{name}": value for name, value in ALL.items()} if AUGMENT.value else {}
+  config = config_lib.load("configs/treesat_ts.py", settings | places)
+  path = f"{places['data.data_dir']}/treesat_ts/1.0.0"
+  dataset = data.open_dataset(path, config_lib.series_settings(config))
+  modalities, index = [dataset.modality(m) for m in config.data.modalities], data.read_index(dataset)
+  recipe = train.make_recipe(config, dataset.task, modalities)
+  feed = train.make_feed(config, recipe, dataset, modalities, index)
+  (run,) = train.make_runs(config, dataset, index)
+  state = feed.pick(feed.init([run]), 0)
+  step = jax.jit(functools.partial(steps.train_step, recipe), donate_argnums=0)
+  where = {"sharding": sharding.by_example(recipe.mesh), "workers": WORKERS.value}
+  source = data.make_reader(dataset, modalities), data.labels(index), run.train
+
+  @contextlib.contextmanager
+  def batches():
+    iterator = iter(stream.train_batches(*source, batch_size=BATCH_SIZE.value, seed=0, **where))
+    try:
+      yield next(iterator), iterator  # so that the first turn begins with nothing read ahead but a part of it
+    finally:
+      iterator.close()
+
+  def trained(some):
+    nonlocal state
+    flying = collections.deque()
+    for batch in some:
+      state, terms = step(state, batch)
+      flying.append(terms["objective"])
+      yield flying.popleft() if len(flying) > 2 else None  # as in training, two steps ahead
+
+  with batches() as (batch, _):
+    jax.block_until_ready(list(trained([batch] * 2)))  # compiled
+  out = collections.defaultdict(list)
+  for _ in range(ROUNDS.value):
+    with batches() as (_, iterator):
+      out["pipeline"].append(rate(iterator, BATCH_SIZE.value))
+    out["step"].append(rate(trained(itertools.repeat(batch)), BATCH_SIZE.value))
+    with batches() as (_, iterator):
+      out["both"].append(rate(trained(iterator), BATCH_SIZE.value))
+  return out
+
+
+def main(_) -> None:
+  """Prints the table."""
+  with tempfile.TemporaryDirectory() as temporary:
+    places = treesat_files.prepare(DIRECTORY.value or temporary, SAMPLES.value, NAMES.value)
+    rates = measure(places)
+  pipeline, step, both = (statistics.median(rates[name]) for name in ("pipeline", "step", "both"))
+  shares = [b / min(p, s) for p, s, b in zip(*(rates[name] for name in ("pipeline", "step", "both")))]
+  device = f"{len(jax.devices())} x {jax.devices()[0].device_kind}"
+  print(f"{device}, batches of {BATCH_SIZE.value}, {WORKERS.value} workers, {ENCODERS.value}\n")
+  print("| pipeline alone, samples/s | step alone | both | share of the slower one |\n|---|---|---|---|")
+  print(f"| {pipeline:.1f} | {step:.1f} | {both:.1f} | {statistics.median(shares):.0%} |")
+
+
+if __name__ == "__main__":
+  app.run(main)
