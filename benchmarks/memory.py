@@ -24,7 +24,7 @@ SAMPLES = flags.DEFINE_integer("samples", 128, "Of the smaller set's training pa
 TIMES = flags.DEFINE_integer("times", 10, "How many times as large the other set is.")
 DIRECTORY = flags.DEFINE_string("dir", None, "Where files are written and left; else a directory that goes.")
 NAMES = flags.DEFINE_string("names", "", "A directory with the published labels and split.")
-WORKERS = flags.DEFINE_integer("workers", 1, "Processes that build.")
+WORKERS = flags.DEFINE_integer("workers", 2, "Processes that build.")
 REPEATS = flags.DEFINE_integer("repeats", 3, "Processes that each figure is the median of.")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Of the training.")
 

@@ -28,6 +28,8 @@ class Moments(NamedTuple):
 
 def moments(x: np.ndarray) -> Moments:
   """The moments of values `[n ... C]`."""
+  if x.dtype.kind in "iu" and x.dtype.itemsize <= 2:
+    return _of_histograms(x)
   x = np.ascontiguousarray(x.reshape(-1, x.shape[-1]).T, np.float64)  # bands apart, so that sums are fast
   seen = np.isfinite(x)
   count = seen.sum(1, dtype=np.float64)
@@ -38,6 +40,23 @@ def moments(x: np.ndarray) -> Moments:
     spread=np.square(np.where(seen, x - mean[:, None], 0.0)).sum(1),
     least=np.where(seen, x, np.inf).min(1, initial=np.inf),
     greatest=np.where(seen, x, -np.inf).max(1, initial=-np.inf),
+  )
+
+
+def _of_histograms(x: np.ndarray) -> Moments:
+  """The same for small integers, several times as fast: it is enough to count how often each occurs."""
+  bits, unsigned = 8 * x.dtype.itemsize, np.dtype(f"u{x.dtype.itemsize}")
+  bands = [band.ravel().view(unsigned) for band in np.moveaxis(x, -1, 0)]
+  times = np.stack([np.bincount(band, minlength=2**bits) for band in bands])
+  values = np.arange(2**bits, dtype=unsigned).view(x.dtype).astype(np.float64)  # that each count stands for
+  count = times.sum(1, dtype=np.float64)
+  mean = (times * values).sum(1) / np.maximum(count, 1)
+  return Moments(
+    count=count,
+    mean=mean,
+    spread=(times * np.square(values - mean[:, None])).sum(1),
+    least=np.where(times > 0, values, np.inf).min(1),
+    greatest=np.where(times > 0, values, -np.inf).max(1),
   )
 
 

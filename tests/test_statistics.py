@@ -31,11 +31,17 @@ def test_moments_are_exact_and_skip_missing_values():
   np.testing.assert_array_equal(got.greatest, np.nanmax(wide, (0, 1)))
 
 
-def test_bytes_are_counted_without_overflow():
-  x = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), dtype=np.uint8)
-  got = of(x[:3], x[3:])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint16, np.int16])
+def test_integers_are_counted_without_overflow(dtype):
+  info = np.iinfo(dtype)
+  x = np.random.default_rng(0).integers(info.min, info.max, (4, 32, 32, 3), dtype, endpoint=True)
+  x[..., 2] = np.maximum(x[..., 2], 100)
+  got = of(x[:3], x[3:], x[:0])
+  np.testing.assert_array_equal(got.count, 4 * 32 * 32)
   np.testing.assert_allclose(got.mean, x.mean((0, 1, 2), dtype=np.float64), rtol=1e-12)
   np.testing.assert_allclose(got.spread / got.count, x.var((0, 1, 2), dtype=np.float64), rtol=1e-12)
+  np.testing.assert_array_equal(got.least, x.min((0, 1, 2)))
+  np.testing.assert_array_equal(got.greatest, x.max((0, 1, 2)))
 
 
 @pytest.mark.parametrize("how", ["zscore", "max", "minmax"])

@@ -20,6 +20,7 @@ TINY = {"model_type": "mlp", "layer_sizes": (4,)}
 SMALL = {
   "data.placement": "stream",
   "data.lengths": {"S2": 20},
+  "data.normalisation": "minmax",
   "model.emb_dim": 8,
   "model.encoders": {"S2_S2mask": TINY, "aerial": TINY},
   "train.batch_size": 8,
