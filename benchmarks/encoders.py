@@ -33,7 +33,7 @@ except ModuleNotFoundError as error:
     raise
   torch_encoders = None
 
-NAMES = flags.DEFINE_list("encoders", sorted(encoders.ENCODERS), "Which.")
+NAMES = flags.DEFINE_list("encoders", sorted(set(encoders.ENCODERS) - set(encoders.SPATIAL)), "Which.")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Samples at once.")
 BATCHES = flags.DEFINE_integer("batches", 4, "Batches in one program.")
 ROUNDS = flags.DEFINE_integer("rounds", 9, "Turns that each program has.")

@@ -56,7 +56,7 @@ def test_every_configuration_is_allowed_and_locked(file):
   assert set(dict(config_lib._flat(config))) >= set(config_lib.RULES)
 
 
-@pytest.mark.parametrize("encoder", sorted(encoders.ENCODERS))
+@pytest.mark.parametrize("encoder", sorted(set(encoders.ENCODERS) - set(encoders.SPATIAL)))
 @pytest.mark.parametrize("file", [LFMC, SYNTHETIC])
 def test_every_encoder_can_be_chosen(file, encoder):
   settings = config_lib.load(f"{file}:encoder={encoder}").model.encoder.to_dict()
@@ -264,6 +264,12 @@ def test_what_one_modality_has_instead_is_checked_too(entry, told):
 def test_an_encoder_that_cannot_read_a_modality_is_refused():
   line = refused(f"--config={LFMC}", "--config.data.modalities=S1,DEM")
   assert line.startswith("model.encoder, for modality DEM: encoder tempcnn reads series")
+
+
+@pytest.mark.parametrize("encoder", encoders.SPATIAL)
+def test_an_encoder_of_images_is_refused_for_series(encoder):
+  line = refused(f"--config={LFMC}:encoder={encoder}")
+  assert line.startswith("model.encoder, for modality S1_S1Ind: encoder ") and "got (4, 3)" in line
 
 
 def test_the_encoder_is_not_a_value_but_comes_with_its_arguments():

@@ -9,6 +9,8 @@ from flax import nnx
 from colearn_jax import encoders, layers
 from colearn_jax.spec import InputError
 
+SERIES = sorted(set(encoders.ENCODERS) - set(encoders.SPATIAL))
+SMALL_SHAPES = dict.fromkeys(SERIES, (6, 3)) | {"pse_ltae": (4, 2, 2, 3)}  # for resnet see test_resnet
 RADAR, OPTICAL = (12, 2), (12, 12)  # CropHarvest's sensors
 WIDTH = 128
 
@@ -30,6 +32,14 @@ SMALL = {
   "lstm": {"layer_size": 8},
   "ltae": {"d_model": 16, "num_heads": 4, "d_k": 4, "n_neurons": (16, 8)},
   "mlp": {"layer_sizes": (8, 8)},
+  "pse_ltae": {
+    "pixel_sizes": (8,),
+    "step_sizes": (16,),
+    "d_model": 16,
+    "num_heads": 4,
+    "d_k": 4,
+    "n_neurons": (16, 8),
+  },
   "rnn": {"layer_size": 8},
   "tae": {"d_model": 8, "num_heads": 2, "d_k": 4, "n_neurons": (16, 8)},
   "tempcnn": {"layer_size": 8},
@@ -41,12 +51,14 @@ def series(*shape, seed=0):
   return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
 
 
-def make(name, shape=(6, 3), width=4, dtype=jnp.float32, dropout=0.0, **settings):
+def make(name, shape=None, width=4, dtype=jnp.float32, dropout=0.0, **settings):
   """A small encoder with arbitrary values, which NumPy makes at once; JAX would compile for each shape."""
   settings = {"model_type": name, "dropout": dropout, **SMALL[name], **settings}
-  if name in ("ltae", "tae"):
+  if "attention_dropout" in encoders.arguments(name):
     settings["attention_dropout"] = dropout
-  build = lambda: encoders.make_encoder(settings, shape, width, rngs=nnx.Rngs(0), dtype=dtype)
+  build = lambda: encoders.make_encoder(
+    settings, shape or SMALL_SHAPES[name], width, rngs=nnx.Rngs(0), dtype=dtype
+  )
   module, rng = nnx.eval_shape(build), np.random.default_rng(0)
   for path, variable in nnx.iter_graph(module):
     if isinstance(variable, nnx.Variable):
@@ -72,7 +84,7 @@ def split(module):
   return graphdef, nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
 
 
-@pytest.mark.parametrize("name", encoders.ENCODERS)
+@pytest.mark.parametrize("name", SERIES)
 def test_number_of_parameters(name):
   counts = []
   for shape in (RADAR, OPTICAL):
@@ -82,10 +94,10 @@ def test_number_of_parameters(name):
   assert tuple(counts) == PARAMETERS[name]
 
 
-@pytest.mark.parametrize("name", encoders.ENCODERS)
+@pytest.mark.parametrize("name", SMALL_SHAPES)
 def test_shape_gradient_and_dropout(name):
   module = make(name, dropout=0.5)
-  x = series(5, 6, 3)
+  x = series(5, *SMALL_SHAPES[name])
   y = jax.eval_shape(module, x)
   assert y.shape == (5, 4) and y.dtype == jnp.float32
   graphdef, params, stats = split(module)
@@ -104,9 +116,9 @@ def test_shape_gradient_and_dropout(name):
   assert set(weights) <= set(moved)
 
 
-@pytest.mark.parametrize("name", encoders.ENCODERS)
+@pytest.mark.parametrize("name", SMALL_SHAPES)
 def test_bfloat16_is_near_float32(name):
-  x = series(8, 6, 3)
+  x = series(8, *SMALL_SHAPES[name])
   outputs = {}
   for dtype in (jnp.float32, jnp.bfloat16):
     module = make(name, dtype=dtype)
@@ -118,21 +130,23 @@ def test_bfloat16_is_near_float32(name):
   assert 0.0 < difference < 0.05  # bfloat16 has 8 bits: 0.004 a rounding
 
 
-@pytest.mark.parametrize("name", encoders.ENCODERS)
+@pytest.mark.parametrize("name", SMALL_SHAPES)
 def test_absent_rows_change_nothing(name):
   call = program(make(name), train=True, present=jnp.array([1.0, 1, 1, 1, 0, 0]))
-  x = series(6, 6, 3)
+  x = series(6, *SMALL_SHAPES[name])
   y, stats = call(x)
-  junk, junk_stats = call(x.at[4:].set(100.0))
-  np.testing.assert_allclose(y[:4], junk[:4], rtol=0, atol=2e-5)
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), stats, junk_stats)
+  for value in (100.0, jnp.nan):
+    junk, junk_stats = call(x.at[4:].set(value))
+    assert np.isfinite(junk).all()
+    np.testing.assert_allclose(y[:4], junk[:4], rtol=0, atol=2e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), stats, junk_stats)
   if name == "tempcnn":  # and they are as if they were not: one encoder stands for all, they share BatchNorm
     alone, stats_alone = program(make(name), train=True)(x[:4])
     np.testing.assert_allclose(y[:4], alone, rtol=0, atol=2e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), stats, stats_alone)
 
 
-@pytest.mark.parametrize("name", encoders.ENCODERS)
+@pytest.mark.parametrize("name", SERIES)
 def test_missing_values_count_as_zero_unless_masked(name):
   call, x = program(make(name)), series(3, 6, 3).at[0, 2, 1].set(jnp.nan)
   np.testing.assert_array_equal(call(x)[0], call(x.at[0, 2, 1].set(0.0))[0])
@@ -279,7 +293,7 @@ def test_wrong_settings_are_one_line(settings, message):
   assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("name", sorted(set(encoders.ENCODERS) - {"mlp"}))
+@pytest.mark.parametrize("name", sorted(set(SERIES) - {"mlp"}))
 def test_only_series_are_read(name):
   with pytest.raises(InputError, match=rf"encoder {name} reads series of shape \(T, C\), got \(4,\)"):
     make(name, shape=(4,))
@@ -294,5 +308,5 @@ def test_interface(name):
   """What `encoders/README.md` promises of every backbone."""
   backbone = encoders.ENCODERS[name]
   assert {"train", "present", "rngs"} <= set(inspect.signature(backbone.__call__).parameters)
-  assert "dropout" in encoders.arguments(name)
+  assert ("dropout" in encoders.arguments(name)) == (name != "resnet")
   assert backbone.__doc__ and inspect.getmodule(backbone).__doc__

@@ -4,11 +4,14 @@ A backbone is a class `Backbone(shape, *, <its arguments with defaults>, dtype, 
 of one sample without the batch; it has the attribute `width`, the size of what it returns, and `mask_nans`,
 whether it wants to see NaN (missing values) rather than zeros; and it is called as
 `backbone(x, train=..., present=..., rngs=...)` for `[B *shape]` to `[B width]`.
+
+Series of images (cubes, `[B T H W C]`) are flattened after time for all but those in `SPATIAL`.
 """
 
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping
 
 import jax
@@ -19,7 +22,9 @@ from colearn_jax import layers
 from colearn_jax.encoders.convtran import ConvTran
 from colearn_jax.encoders.ltae import LTAE, TAE
 from colearn_jax.encoders.mlp import MLP
+from colearn_jax.encoders.pse_ltae import PSELTAE
 from colearn_jax.encoders.recurrent import GRU, LSTM, RNN
+from colearn_jax.encoders.resnet import ResNet
 from colearn_jax.encoders.tempcnn import TempCNN
 from colearn_jax.encoders.transformer import Transformer
 from colearn_jax.spec import InputError
@@ -30,20 +35,36 @@ ENCODERS = {
   "lstm": LSTM,
   "ltae": LTAE,
   "mlp": MLP,
+  "pse_ltae": PSELTAE,
+  "resnet": ResNet,
   "rnn": RNN,
   "tae": TAE,
   "tempcnn": TempCNN,
   "transformer": Transformer,
 }
 
+SPATIAL = ("pse_ltae", "resnet")  # these see rows and columns; to the others a cube is a series of wide steps
+
 NORMS = ("none", "layer", "batch")
 
 
 class Encoder(nnx.Module):
-  """A backbone, a linear layer to width d, and an optional norm: `[B *shape]` to `[B d]`."""
+  """A backbone, a linear layer to width d, and an optional norm: `[B *shape]` to `[B d]`.
 
-  def __init__(self, backbone: nnx.Module, width: int, *, norm: str, rngs: nnx.Rngs, dtype=jnp.float32):
-    self.backbone = backbone
+  `flatten` gives the backbone cubes `[B T H W C]` as series `[B T (H W C)]`.
+  """
+
+  def __init__(
+    self,
+    backbone: nnx.Module,
+    width: int,
+    *,
+    norm: str,
+    flatten: bool = False,
+    rngs: nnx.Rngs,
+    dtype=jnp.float32,
+  ):
+    self.backbone, self.flatten = backbone, flatten
     self.linear = layers.linear(backbone.width, width, rngs=rngs, dtype=dtype)
     if norm == "layer":
       self.norm = nnx.LayerNorm(width, epsilon=1e-5, rngs=rngs)
@@ -61,6 +82,8 @@ class Encoder(nnx.Module):
     """Encodes normalised inputs, NaN where a value is missing."""
     if not self.backbone.mask_nans:
       x = jnp.where(jnp.isnan(x), 0.0, x)
+    if self.flatten:
+      x = x.reshape(*x.shape[:2], -1)
     y = self.linear(self.backbone(x, train=train, present=present, rngs=rngs)).astype(jnp.float32)
     if isinstance(self.norm, layers.BatchNorm):
       return self.norm(y, train=train, present=present)
@@ -100,5 +123,8 @@ def make_encoder(
   norm = settings.pop("use_norm", "none")
   if norm not in NORMS:
     raise InputError(f"use_norm={norm!r} of encoder {model_type}: have {', '.join(NORMS)}")
+  flatten = len(shape) == 4 and model_type not in SPATIAL
+  if flatten:
+    shape = shape[0], math.prod(shape[1:])
   backbone = ENCODERS[model_type](shape, **settings, dtype=dtype, rngs=rngs)
-  return Encoder(backbone, width, norm=norm, rngs=rngs, dtype=dtype)
+  return Encoder(backbone, width, norm=norm, flatten=flatten, rngs=rngs, dtype=dtype)
