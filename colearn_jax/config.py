@@ -208,11 +208,12 @@ def load(path: str, overrides: Mapping[str, object] | None = None) -> ConfigDict
   argv, values = ["load", f"--config={path}", *given], flags.FlagValues()
   config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
   parse(argv, values)
+  validate(values.config)
   return values.config
 
 
 def parse(argv: Sequence[str], values: flags.FlagValues) -> None:
-  """Parses a command line into flags, of which `config` has to be one, and checks the configuration.
+  """Parses a command line into flags, of which `config` has to be one; `validate` checks its values.
 
   What can be wrong is found here before ml_collections meets it, which raises a different kind of exception
   for each case, and sees no error in a configuration file without `get_config` after another one with it.
@@ -255,7 +256,6 @@ def parse(argv: Sequence[str], values: flags.FlagValues) -> None:
   names = dict(_flat(values.config)).get("data.modalities", ())
   if isinstance(names, tuple) and any("," in str(name) for name in names):  # `S1,S2` comes as one name
     values.config.data.modalities = tuple(part.strip() for name in names for part in str(name).split(","))
-  validate(values.config)
 
 
 def _known(spec: str) -> dict[str, Rule]:
@@ -299,8 +299,13 @@ def _unknown(key: str, known: Mapping[str, Rule]) -> str:
   return f"unknown key {key!r}, {f'did you mean {near[0]}? ' if near else ''}have: {', '.join(have)}"
 
 
-def validate(config: ConfigDict) -> None:
+def validate(config: ConfigDict, *, begun: bool = False) -> None:
   """Checks every key of a configuration, also against what the data set has; builds and reads no data.
+
+  Args:
+    config: with every key.
+    begun: whether the training was begun before: the weights that encoders began with, which are read once,
+      need not be there any more.
 
   Raises:
     InputError: one line with the key, its value and what is allowed.
@@ -324,7 +329,7 @@ def validate(config: ConfigDict) -> None:
       if name not in rules:
         _refuse(key, name, f"an argument of encoder {model_type}: {', '.join(rules)}")
       _check(f"{key}.{name}", value, rules[name])
-  _check_data(config)
+  _check_data(config, begun)
 
 
 def _check(key: str, value: object, rule: Rule) -> None:
@@ -337,7 +342,7 @@ def _refuse(key: str, value: object, allowed: str) -> NoReturn:
   raise InputError(f"{key}: {value!r} is not allowed; {allowed}")
 
 
-def _check_data(config: ConfigDict) -> None:
+def _check_data(config: ConfigDict, begun: bool) -> None:
   """The part of `validate` that asks the data set's builder, which need not have built anything."""
   from data_builders import build
 
@@ -369,7 +374,7 @@ def _check_data(config: ConfigDict) -> None:
     if config.data.normalisation == "fixed":
       for view in views:
         _check_fixed(config.data.fixed.to_dict(), view, described[view]["bands"])
-    _check_encoder(config, modality, shape)
+    _check_encoder(config, modality, shape, begun)
 
 
 def _check_fixed(fixed: Mapping[str, Mapping], view: str, bands: Sequence[str]) -> None:
@@ -381,15 +386,18 @@ def _check_fixed(fixed: Mapping[str, Mapping], view: str, bands: Sequence[str]) 
       _refuse(f"data.fixed.{view}.{name}", values, f"a number, or one for each of: {', '.join(bands)}")
 
 
-def _check_encoder(config: ConfigDict, modality: str, shape: tuple[int, ...]) -> None:
+def _check_encoder(config: ConfigDict, modality: str, shape: tuple[int, ...], begun: bool) -> None:
   """Makes a modality's encoder without its arrays, for it may refuse its arguments or the shape."""
   from flax import nnx
 
   from colearn_jax.encoders import make_encoder
+  from colearn_jax.interop import images
 
   settings = encoder_settings(config, modality)
   try:
     nnx.eval_shape(lambda: make_encoder(settings, shape, config.model.emb_dim, rngs=nnx.Rngs(0)))
+    if not begun:
+      images.load(settings, shape)
   except InputError as error:
     where = "model.encoders" if modality in config.model.encoders else "model.encoder"
     raise InputError(f"{where}, for modality {modality}: {error}") from None

@@ -60,19 +60,21 @@ class _Feed:
     }
     self.watch = jax.jit(watched, out_shardings=self._whole)  # copies, for an epoch takes the state's own
 
-  def init(self, runs: Sequence[Run]) -> steps.TrainState:
-    """The states of these runs before their first step, each as if it were alone."""
+  def init(self, runs: Sequence[Run], pretrained: dict) -> steps.TrainState:
+    """The states of these runs before their first step, each as if it were alone; see `steps.init`."""
     constants = [self._constants(run) for run in runs]
     seeds = np.array([run.seed for run in runs], np.uint32), np.array([run.fold for run in runs], np.uint32)
 
-    def init(seed, fold, constants):
-      return steps.init(self.recipe, jax.random.fold_in(jax.random.key(seed), fold), constants)
+    def init(seed, fold, constants, pretrained):
+      key = jax.random.fold_in(jax.random.key(seed), fold)
+      return steps.init(self.recipe, key, constants, pretrained)
 
-    arguments = *seeds, jax.tree.map(lambda *values: np.stack(values), *constants)
+    stack = jax.vmap(init, in_axes=(0, 0, 0, None))
+    arguments = *seeds, jax.tree.map(lambda *values: np.stack(values), *constants), pretrained
     if self._init is None:  # with all of this training's programs, made once for however many stacks
-      shapes = jax.eval_shape(jax.vmap(init), *arguments)
+      shapes = jax.eval_shape(stack, *arguments)
       self._placed = sharding.of_stack(self.recipe.mesh, shapes)
-      self._init = jax.jit(jax.vmap(init), out_shardings=self._placed)
+      self._init = jax.jit(stack, out_shardings=self._placed)
     return self._init(*arguments)
 
   def _constants(self, run: Run) -> dict:

@@ -33,6 +33,8 @@ def parse(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> flags.
   config.parse(argv, values)
   if not values.workdir:
     raise InputError("--workdir is missing; the directory that the run is left in")
+  begun = (Path(values.workdir).expanduser() / "config.json").is_file()
+  config.validate(values.config, begun=begun)
   if values is flags.FLAGS and values["verbosity"].using_default_value:  # -v shows what libraries tell
     values.verbosity = logging.WARNING
     if not sys.warnoptions:

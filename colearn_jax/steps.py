@@ -106,11 +106,19 @@ class TrainState:
   best: Best
 
 
-def init(recipe: Recipe, key: jax.Array, constants: Tree) -> TrainState:
-  """The state before the first step, every random value of it from the key."""
+def init(recipe: Recipe, key: jax.Array, constants: Tree, pretrained: Tree | None = None) -> TrainState:
+  """The state before the first step, every random value of it from the key.
+
+  Args:
+    recipe: of the training.
+    key: of its random values.
+    constants: see `TrainState`.
+    pretrained: what parts of `params` and `stats` are instead of drawn, by the same nested names.
+  """
   params_key, key = jax.random.split(key)
   _, params, stats = nnx.split(recipe.build(nnx.Rngs(params=params_key)), nnx.Param, nnx.BatchStat)
-  params, stats = nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
+  drawn = {"params": nnx.to_pure_dict(params), "stats": nnx.to_pure_dict(stats)}
+  params, stats = _overlaid(drawn, pretrained or {}).values()
   # Typed as the steps return them: a weak type here would compile everything twice.
   zero, inf = jnp.zeros((), jnp.int32), jnp.full((), jnp.inf, jnp.float32)
   return TrainState(
@@ -124,6 +132,13 @@ def init(recipe: Recipe, key: jax.Array, constants: Tree) -> TrainState:
     stop=Stop(reference=inf, wait=zero, done=jnp.zeros((), bool)),
     best=Best(objective=inf, epoch=zero, params=params, stats=stats),
   )
+
+
+def _overlaid(tree: Tree | jax.Array, given: Tree | jax.Array) -> Tree | jax.Array:
+  """The tree with the leaves that are given in place of its own."""
+  if not isinstance(tree, dict):
+    return jnp.asarray(given, tree.dtype)
+  return tree | {name: _overlaid(tree[name], part) for name, part in given.items()}
 
 
 def normalise(inputs: Mapping[str, jax.Array], constants: Tree) -> dict[str, jax.Array]:

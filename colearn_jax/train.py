@@ -8,7 +8,7 @@ import fcntl
 import functools
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -21,6 +21,7 @@ from colearn_jax import checkpoint, data, distributed, evaluate, mdico, protocol
 from colearn_jax import config as config_lib
 from colearn_jax.augment import make_augment
 from colearn_jax.feed import OnDevice, Streamed
+from colearn_jax.interop import images
 from colearn_jax.log import Log, Progress
 from colearn_jax.protocols import Run
 from colearn_jax.spec import InputError, Modality, Task
@@ -61,7 +62,7 @@ def individual(config: ConfigDict) -> ConfigDict:
 def train(config: ConfigDict, workdir: Path) -> dict:
   """Trains every seed and fold, evaluates, and leaves the work directory complete; returns results.json."""
   began = time.monotonic()
-  config_lib.validate(config)
+  config_lib.validate(config, begun=(workdir / "config.json").is_file())
   _claim(config, workdir)
 
   # The data: built if need be, indexed, and cut into trainings.
@@ -81,10 +82,11 @@ def train(config: ConfigDict, workdir: Path) -> dict:
     raise InputError(_uneven(config, len(stacks[0]), recipe.mesh.shape["replica"]))
   models = lambda run: workdir / "checkpoints" / run.name
   finished = {run.name: checkpoint.progress(models(run)) for run in runs}
+  pretrained = functools.cache(lambda: load_pretrained(config, modalities))  # read once, if at all
   with Log(workdir, _positions(workdir, stacks, finished), enabled=distributed.first()) as log:
     for stack in stacks:
       if any(finished[run.name] is None for run in stack):
-        finished |= fit(config, recipe, feed, stack, workdir, log)
+        finished |= fit(config, recipe, feed, stack, workdir, log, pretrained)
 
   # Every sensor alone, with the best epoch's parameters, on the test part.
   predictions = [feed.predict(checkpoint.restore_model(models(run)), run.test) for run in runs]
@@ -114,14 +116,24 @@ def fit(
   runs: Sequence[Run],
   workdir: Path,
   log: Log,
+  pretrained: Callable[[], dict],
 ) -> dict[str, dict]:
   """Trains a stack of runs, each to its early stop, from their last checkpoint if they have one.
+
+  Args:
+    config: of the training.
+    recipe: what it describes.
+    feed: of the samples.
+    runs: of the stack.
+    workdir: where checkpoints are.
+    log: of every epoch.
+    pretrained: gives what encoders begin with, if they begin.
 
   Returns:
     Where each of them ended, by name.
   """
   directory = _training(workdir, runs)
-  state = feed.init(runs)
+  state = feed.init(runs, pretrained() if checkpoint.latest(directory) < 0 else {})
   seconds, active = np.zeros(len(runs)), np.ones(len(runs), bool)
   begun, fetched, pending = 0, 0.0, None
 
@@ -275,6 +287,16 @@ def _similarity(config: ConfigDict, mesh: jax.sharding.Mesh) -> str:
   return (
     "ring" if mesh.shape["data"] * mesh.shape["fsdp"] > 1 and config.train.batch_size >= 4096 else "dense"
   )
+
+
+def load_pretrained(config: ConfigDict, modalities: list[Modality]) -> dict:
+  """What encoders begin with that was trained elsewhere, for `steps.init`; a modality's two alike."""
+  out = {"params": {"unique": {}, "common": {}}, "stats": {"unique": {}, "common": {}}}
+  for m in modalities:
+    for kind, backbone in images.load(config_lib.encoder_settings(config, m.name), m.shape).items():
+      for branch in out[kind].values():
+        branch[m.name] = {"backbone": backbone}
+  return out
 
 
 def make_feed(

@@ -81,7 +81,7 @@ class PSELTAE(nnx.Module):
     present: jax.Array | None = None,
     rngs: nnx.Rngs | None = None,
   ) -> tuple[jax.Array, jax.Array]:
-    """Encodes `[B T H W C]`; returns `[B width]` and how much each head looks at each time step, `[B H T]`."""
+    """Encodes `[B T H W C]`; returns `[B width]` and how much heads look at time steps, `[B heads T]`."""
     x = x.reshape(*x.shape[:2], -1, x.shape[-1])
     finite = jnp.isfinite(x)
     whole = finite.all(-1)
