@@ -109,8 +109,7 @@ class Rows(nnx.Module):
     """Encodes every row of `[... C]`; `counted`, `[...]`, says which are part of the batch's statistics."""
     shape, x, counted = x.shape[:-1], x.reshape(-1, x.shape[-1]), counted.reshape(-1)
     for kernel, norm in zip(self.kernels, self.norms):
-      x = layers.product(x.astype(self.dtype), kernel[...].astype(self.dtype))
-      x = nnx.relu(norm(x, train=train, present=counted))
+      x = nnx.relu(norm(x.astype(self.dtype) @ kernel[...].astype(self.dtype), train=train, present=counted))
     return x.reshape(*shape, -1)
 
 
