@@ -12,6 +12,7 @@ import tensorflow_datasets as tfds
 from colearn_jax.data import make_reader, open_dataset, read_index
 from colearn_jax.series import Settings
 from colearn_jax.spec import InputError
+from data_builders import shards
 from data_builders.build import build
 from data_builders.treesat_ts import arrays, files
 from data_builders.treesat_ts import treesat_ts_dataset_builder as treesat
@@ -184,7 +185,7 @@ def test_places_become_longitude_and_latitude(copy, crs):
   for sample in (first, second):
     np.testing.assert_allclose([sample.longitude, sample.latitude], [9, 52], atol=1e-6)
   assert np.isnan([third.longitude, third.latitude]).all()
-  example = treesat.read_example(third, files.find_images(copy), files.find_series(copy))
+  example = treesat.Reader(files.find_images(copy), files.find_series(copy)).read(third)
   assert example["groups"]["block"] == "unknown" and np.isnan(example["coordinates"]).all()
 
 
@@ -297,13 +298,13 @@ def test_an_unreadable_file_is_fatal_or_skipped(copy, tmp_path, capfd, kind, con
 
 def test_a_stopped_build_goes_on_where_it_was(copy, prepared, tmp_path, monkeypatch):
   monkeypatch.setattr(treesat, "SHARD", 2)
-  written, write = [], treesat.Shard.write
+  written, write = [], shards.Shard.write
 
   def recorded(shard):
     written.append(shard.path.name)
     return write(shard)
 
-  monkeypatch.setattr(treesat.Shard, "write", recorded)
+  monkeypatch.setattr(shards.Shard, "write", recorded)
   train = names(copy, "train")
   broken, good = series_of(copy, train[4]), series_of(copy, train[4]).read_bytes()
   broken.write_bytes(good[:1000])
@@ -334,7 +335,7 @@ def test_a_stopped_build_goes_on_where_it_was(copy, prepared, tmp_path, monkeypa
 def test_what_was_skipped_is_tried_again_by_a_build_that_does_not_skip(copy, tmp_path, monkeypatch):
   bad = series_of(copy, names(copy, "train")[0])
   bad.write_bytes(b"")
-  write = treesat.Shard.write
+  write = shards.Shard.write
 
   def stopped(shard):
     if "test" in shard.path.name:
@@ -342,7 +343,7 @@ def test_what_was_skipped_is_tried_again_by_a_build_that_does_not_skip(copy, tmp
     return write(shard)
 
   with monkeypatch.context() as patch:
-    patch.setattr(treesat.Shard, "write", stopped)
+    patch.setattr(shards.Shard, "write", stopped)
     with pytest.raises(KeyboardInterrupt):
       build("treesat_ts", tmp_path / "data", manual_dir=copy, workers=1, unreadable="skip")
   with pytest.raises(InputError, match=f"cannot read .*{bad.name}"):
@@ -354,7 +355,7 @@ def test_what_was_skipped_is_tried_again_by_a_build_that_does_not_skip(copy, tmp
 def test_a_split_of_which_nothing_can_be_read_is_an_error(copy, tmp_path):
   for name in names(copy, "val"):
     (copy / f"aerial/{name}.tif").unlink()
-  with pytest.raises(InputError, match="no sample of the validation list is left: cannot read .*tif"):
+  with pytest.raises(InputError, match="no sample of the validation part is left: cannot read .*tif"):
     build("treesat_ts", tmp_path / "data", manual_dir=copy, workers=1, unreadable="skip")
   assert not (tmp_path / "data/treesat_ts/1.0.0").exists()
 
