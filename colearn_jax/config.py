@@ -349,7 +349,10 @@ def _check_data(config: ConfigDict, begun: bool) -> None:
   name, modalities = config.data.name, config.data.modalities
   if name not in build.names():
     _refuse("data.name", name, f"one of: {', '.join(build.names())}")
-  builder, form = build.find(name)
+  try:
+    builder, form = build.find(name, config.data.manual_dir)
+  except InputError as error:
+    raise InputError(f"data.manual_dir: {error}") from None
   # A directory that cannot exist: what is prepared elsewhere is of no interest, and nothing is made.
   info = builder(data_dir="/dev/null/none", config=form).info
   features, described = info.features, info.metadata["views"]

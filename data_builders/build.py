@@ -20,6 +20,8 @@ from absl import logging
 
 from colearn_jax.spec import InputError
 
+OWN = "folder"  # the data set that is whatever a user's directory holds
+
 
 def names() -> list[str]:
   """The data sets that can be built: the folders here, and behind a slash their configurations."""
@@ -27,16 +29,23 @@ def names() -> list[str]:
   return [name for folder in folders for name in _configured(folder)]
 
 
-def find(name: str) -> tuple[type[tfds.core.DatasetBuilder], str | None]:
+def find(
+  name: str, manual_dir: str | Path | None = None
+) -> tuple[type[tfds.core.DatasetBuilder], str | tfds.core.BuilderConfig | None]:
   """The TFDS builder class of a data set, and which of its configurations, as in `names()`.
 
+  Args:
+    name: of the data set.
+    manual_dir: directory with the source files; a user's own (`folder`) is a configuration of its own.
+
   Raises:
-    InputError: if the name is unknown.
+    InputError: if the name is unknown, or a user's own directory is malformed or not given.
   """
   folder, _, config = name.partition("/")
   if not _file(folder).is_file() or name not in _configured(folder):
     raise InputError(f"unknown data set {name!r}, have: {', '.join(names())}")
-  return _builder(folder), config or None
+  builder = _builder(folder)
+  return builder, builder.configure(manual_dir) if name == OWN else config or None
 
 
 def _file(folder: str) -> Path:
@@ -86,22 +95,25 @@ def build(
       or the data set there is damaged or was made from other source files than those in `manual_dir`.
   """
   root = Path(data_dir).expanduser().absolute()
-  builder, form = find(name)
   if unreadable not in ("fail", "skip"):
     raise InputError(f"unreadable={unreadable!r} is not allowed; one of: fail, skip")
   if workers is not None and workers < 1:
     raise InputError(f"workers={workers} is not allowed; 1 or more")
-  path = root / name / str(builder.VERSION)
+  builder, form = find(name, manual_dir)
+  place = name if form is None or isinstance(form, str) else f"{name}/{form.name}"
+  path = root / place / str(builder.VERSION)
   sources = None
   if manual_dir:
     manual_dir = Path(manual_dir).expanduser().absolute()
     sources = builder.sources(manual_dir)
+  stands = lambda: path.exists() and (name != OWN or _made_from(path) == sources)
   with _quiet():
-    if not path.exists():
+    if not stands():
       try:
-        (root / name).mkdir(parents=True, exist_ok=True)
-        with _alone(root, name):
-          if not path.exists():  # another process may have built it meanwhile
+        (root / place).mkdir(parents=True, exist_ok=True)
+        with _alone(root, place):
+          if not stands():  # another process may have built it meanwhile
+            shutil.rmtree(path, ignore_errors=True)  # a user's own data that have changed
             config = Config(
               manual_dir=manual_dir,
               force_checksums_validation=True,
@@ -158,19 +170,24 @@ def _sweep(root: Path, name: str):
 
 def _check(path: Path, sources: dict[str, str] | None, manual_dir: Path | None):
   """Raises InputError if the prepared directory cannot be read or was made from other files."""
-  try:
-    info = tfds.builder_from_directory(path).info
-    made_from = info.metadata["sources"]
-    whole = all(Path(file).is_file() for split in info.splits.values() for file in split.filepaths)
-  except Exception:  # what TFDS raises depends on which file is damaged, and how
-    whole = False
-  if not whole or not info.splits:
+  made_from = _made_from(path)
+  if made_from is None:
     raise InputError(f"{path} is damaged or no prepared data set: remove it to build it anew")
   if sources is not None and sources != made_from:
     raise InputError(
       f"{path} was made from another {', '.join(made_from)} than the one in {manual_dir}: "
       "remove that prepared directory, or give another data_dir"
     )
+
+
+def _made_from(path: Path) -> dict[str, str] | None:
+  """The sources of a prepared directory, None if something of it is missing or damaged."""
+  try:
+    info = tfds.builder_from_directory(path).info
+    whole = all(Path(file).is_file() for split in info.splits.values() for file in split.filepaths)
+    return info.metadata["sources"] if whole and info.splits else None
+  except Exception:  # what TFDS raises depends on which file is damaged, and how
+    return None
 
 
 def main():

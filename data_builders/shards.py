@@ -190,6 +190,8 @@ def write_splits(
     half.unlink()
   skip = getattr(download_config, "unreadable", "fail") == "skip"
   workers = getattr(download_config, "workers", None) or len(os.sched_getaffinity(0))
+  if sum(map(len, splits.values())) <= 2 * size:
+    workers = 1  # others would take longer to start
   shards = {
     split: [
       Shard(partial / f"{split}-{at:08d}.array_record", samples[at : at + size], reader, skip)

@@ -1,0 +1,75 @@
+"""A directory of a user's own from its files to scores; the encoder of its images begins with weights."""
+
+import csv
+
+import jax
+import numpy as np
+import pytest
+from test_released import save
+from test_resnet import tensors
+
+from colearn_jax import config, log, predict, results, sharding, train
+from colearn_jax.encoders import resnet
+from colearn_jax.spec import InputError
+from data_builders.folder.dummy import write_dummy
+
+TINY = (1,), 2  # one block of a ResNet
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+  one = sharding.make_mesh(dict.fromkeys(sharding.AXES, 1), 1, jax.devices()[:1])
+  monkeypatch.setattr(sharding, "make_mesh", lambda *_: one)
+  monkeypatch.setitem(resnet.STAGES, 6, TINY)
+  written = write_dummy(tmp_path / "fields")
+  weights = save(tmp_path / "weights.pth", tensors(TINY))
+  image = {"model_type": "resnet", "depth": 6, "weights": str(weights)}
+  settings = {
+    "data.manual_dir": tmp_path / "fields",
+    "data.data_dir": tmp_path / "data",
+    "data.modalities": "photo,soil",
+    "model.encoders": {"photo": image, "soil": {"model_type": "mlp", "layer_sizes": (4,)}},
+    "model.emb_dim": 4,
+    "train.batch_size": 8,
+    "train.max_epochs": 2,
+    "checkpoint.every_epochs": 1,
+  }
+  return config.load("configs/folder.py:official", settings), weights, written
+
+
+def test_training_goes_on_and_predicts_without_the_weights_it_began_with(own, tmp_path, monkeypatch):
+  settings, weights, written = own
+  write, epochs = log.Log.write, []
+
+  def stop(self, run, epoch, scalars):
+    epochs.append(epoch)
+    if len(epochs) == 2:
+      raise RuntimeError("stopped")
+    write(self, run, epoch, scalars)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(log.Log, "write", stop)
+    with pytest.raises(RuntimeError, match="stopped"):
+      train.run(settings, tmp_path / "stopped")
+  weights.unlink()
+  with pytest.raises(InputError, match="weights=.* there is no such file"):
+    train.run(settings, tmp_path / "other")
+  train.run(settings, tmp_path / "stopped")
+  rows = list(csv.DictReader((tmp_path / "stopped/predictions/photo.csv").read_text().splitlines()))
+  here = [name for name in list(written)[8:] if written[name]["photo"] is not None]
+  assert {row["id"] for row in rows} >= set(here)
+  predictor = predict.load(tmp_path / "stopped", "photo")
+  got = predictor(np.stack([written[name]["photo"] for name in here]))
+  assert got.shape == (3, 2) and np.isfinite(got).all()
+  summary = results.read_results(tmp_path / "stopped/results.json")
+  assert (summary["dataset"], summary["task"], summary["split"]) == ("folder", "binary", "official")
+
+
+def test_a_missing_file_is_told_before_anything_is_built(own, tmp_path):
+  settings, weights, _ = own
+  weights.unlink()
+  with pytest.raises(
+    InputError, match="^model.encoders, for modality photo: weights=.*there is no such file$"
+  ):
+    train.run(settings, tmp_path / "run")
+  assert not (tmp_path / "data").exists() and not (tmp_path / "run/config.json").exists()
