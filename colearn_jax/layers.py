@@ -31,12 +31,12 @@ def uniform_fan_in(fan_in: int) -> nnx.Initializer:
 def he_normal(fan: int) -> nnx.Initializer:
   """N(0, 2 / fan), for layers before a ReLU (He et al. 2015, ICCV); the fan of their input or output.
 
-  Drawn with `_hashed_bits`, see `uniform_fan_in`.
+  Drawn with `hashed_bits`, see `uniform_fan_in`.
   """
 
   def init(key, shape, dtype=jnp.float32):
     # Middles of 2^23 equal parts, which float32 can tell apart: the ends are never drawn.
-    uniform = ((_hashed_bits(key, shape) >> 9).astype(dtype) + 0.5) * 2.0**-23
+    uniform = ((hashed_bits(key, shape) >> 9).astype(dtype) + 0.5) * 2.0**-23
     return (2.0 / fan) ** 0.5 * 2.0**0.5 * jax.lax.erf_inv(2.0 * uniform - 1.0)
 
   return init
