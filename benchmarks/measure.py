@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from colearn_jax import sharding, steps, train
+from colearn_jax import plan, sharding, steps
 from colearn_jax.spec import Modality, Task
 
 _COLLECTIVE = re.compile(
@@ -48,7 +48,7 @@ def example(
   config: ConfigDict, task: Task, modalities: Sequence[Modality], rows: int
 ) -> tuple[steps.Recipe, steps.TrainState, dict]:
   """A recipe, its state before the first step, and a table of generated samples, all on the devices."""
-  recipe = train.make_recipe(config, task, modalities)
+  recipe = plan.make_recipe(config, task, modalities)
   rng, whole = np.random.default_rng(0), sharding.whole(recipe.mesh)
   normal = lambda shape: rng.standard_normal((rows, *shape), np.float32)
   targets = {
@@ -64,11 +64,11 @@ def example(
   }
   each = lambda value: np.full(len(task.outputs), value, np.float32)
   bands = lambda m: {"offset": np.zeros(m.shape[-1], np.float32), "scale": np.ones(m.shape[-1], np.float32)}
-  wanted = train.wanted_terms(config)
+  wanted = plan.wanted_terms(config)
   constants = {
     "inputs": {m.name: bands(m) for m in modalities},
     "task": {"mean": each(104.0), "std": each(40.0), "class_weights": each(1.0)},
-    "weights": {term: np.float32(w) for term, w in train.weights(config).items() if term in wanted},
+    "weights": {term: np.float32(w) for term, w in plan.weights(config).items() if term in wanted},
   }
   init = functools.partial(steps.init, recipe)
   stack = lambda tree: jax.tree.map(lambda a: jnp.asarray(a)[None], tree)

@@ -26,7 +26,7 @@ from absl import app, flags
 
 from benchmarks import treesat_files
 from colearn_jax import config as config_lib
-from colearn_jax import data, sharding, steps, stream, train
+from colearn_jax import data, plan, sharding, steps, stream
 
 SAMPLES = flags.DEFINE_integer("samples", 256, "Of the training part.")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Samples at once.")
@@ -61,9 +61,9 @@ def measure(places: dict[str, str]) -> dict[str, list[float]]:
   path = f"{places['data.data_dir']}/treesat_ts/1.0.0"
   dataset = data.open_dataset(path, config_lib.series_settings(config))
   modalities, index = [dataset.modality(m) for m in config.data.modalities], data.read_index(dataset)
-  recipe = train.make_recipe(config, dataset.task, modalities)
-  feed = train.make_feed(config, recipe, dataset, modalities, index)
-  (run,) = train.make_runs(config, dataset, index)
+  recipe = plan.make_recipe(config, dataset.task, modalities)
+  feed = plan.make_feed(config, recipe, dataset, modalities, index)
+  (run,) = plan.make_runs(config, dataset, index)
   state = feed.pick(feed.init([run]), 0)
   step = jax.jit(functools.partial(steps.train_step, recipe), donate_argnums=0)
   where = {"sharding": sharding.by_example(recipe.mesh), "workers": WORKERS.value}

@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from colearn_jax import checkpoint, results, steps, train
+from colearn_jax import checkpoint, plan, results, steps
 from colearn_jax import config as config_lib
 from colearn_jax.spec import InputError, Modality, Task
 
@@ -88,7 +88,7 @@ def load(workdir: str | Path, modality: str, *, run: str | None = None) -> Predi
   whole = [name for name in have if "=" not in name]  # without the ablations
   if run is not None and run not in have:
     raise InputError(f"{workdir} has no run {run!r}, have: {', '.join(have)}")
-  recipe = train.make_recipe(config, task, [modalities[modality]], main_only=True)
+  recipe = plan.make_recipe(config, task, [modalities[modality]], main_only=True)
   models = {
     name: (recipe, checkpoint.restore_model(workdir / "checkpoints" / name, modality=modality))
     for name in ([run] if run else whole)

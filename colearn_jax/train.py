@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import fcntl
 import functools
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 from ml_collections import ConfigDict
 
-from colearn_jax import checkpoint, data, distributed, evaluate, mdico, protocols, results, sharding, steps
+from colearn_jax import checkpoint, data, distributed, evaluate, plan, results, steps
 from colearn_jax import config as config_lib
-from colearn_jax.augment import make_augment
 from colearn_jax.feed import OnDevice, Streamed
-from colearn_jax.interop import images
 from colearn_jax.log import Log, Progress
 from colearn_jax.protocols import Run
-from colearn_jax.spec import InputError, Modality, Task
-from colearn_jax.statistics import make_normalisation
-from data_builders import build
+from colearn_jax.spec import InputError
 
 
 def run(config: ConfigDict, workdir: str | Path) -> dict:
@@ -66,15 +58,15 @@ def train(config: ConfigDict, workdir: Path) -> dict:
   _claim(config, workdir)
 
   # The data: built if need be, indexed, and cut into trainings.
-  dataset = data.open_dataset(_prepare(config), config_lib.series_settings(config))
+  dataset = data.open_dataset(plan.prepare(config), config_lib.series_settings(config))
   modalities = [dataset.modality(name) for name in config.data.modalities]
   index = data.read_index(dataset)
-  runs = make_runs(config, dataset, index)
+  runs = plan.make_runs(config, dataset, index)
   results.write_results(workdir / "dataset.json", data.describe(dataset, modalities))
 
   # The model, its programs, and where its samples come from.
-  recipe = make_recipe(config, dataset.task, modalities)
-  feed = make_feed(config, recipe, dataset, modalities, index)
+  recipe = plan.make_recipe(config, dataset.task, modalities)
+  feed = plan.make_feed(config, recipe, dataset, modalities, index)
 
   # Every training that is not over yet: all at once, or one after another.
   stacks = [runs] if config.train.replicas else [[run] for run in runs]
@@ -82,7 +74,7 @@ def train(config: ConfigDict, workdir: Path) -> dict:
     raise InputError(_uneven(config, len(stacks[0]), recipe.mesh.shape["replica"]))
   models = lambda run: workdir / "checkpoints" / run.name
   finished = {run.name: checkpoint.progress(models(run)) for run in runs}
-  pretrained = functools.cache(lambda: load_pretrained(config, modalities))  # read once, if at all
+  pretrained = functools.cache(lambda: plan.load_pretrained(config, modalities))  # read once, if at all
   with Log(workdir, _positions(workdir, stacks, finished), enabled=distributed.first()) as log:
     for stack in stacks:
       if any(finished[run.name] is None for run in stack):
@@ -198,144 +190,6 @@ def fit(
   return ended
 
 
-def make_runs(config: ConfigDict, dataset: data.Dataset, index: data.Index) -> list[Run]:
-  """The trainings that the protocol asks for.
-
-  Raises:
-    InputError: the data set has no such group or split, or is too small for the folds.
-  """
-  group_by = config.protocol.group_by
-  if group_by and group_by not in dataset.groups:
-    have = ", ".join(dataset.groups) or "none"
-    raise InputError(f"protocol.group_by: {dataset.name} has no group {group_by!r}, have: {have}")
-  # Samples without a label are there for the terms that need none; without those they would only cost.
-  unsupervised = config.method != "individual" and config.loss.contrastive + config.loss.discriminative > 0
-  settings = ("",) if config.method == "individual" else ("", *config.loss.ablations)
-  runs = protocols.runs(
-    config.protocol.name,
-    config.protocol.seeds,
-    dataset.parts,
-    labelled=index.labelled,
-    unsupervised=unsupervised,
-    folds=config.protocol.folds if config.protocol.split == "kfold" else None,
-    groups=index.groups[group_by] if group_by else None,
-    validation_fraction=config.protocol.validation_fraction,
-  )
-  return [dataclasses.replace(run, setting=setting) for setting in settings for run in runs]
-
-
-def weights(config: ConfigDict, setting: str = "") -> dict[str, float]:
-  """The weight of every term of the objective, in a setting of `loss.ablations`."""
-  own = {term: config.loss[term] for term in mdico.TERMS} | (config_lib.ablation(setting) if setting else {})
-  return own | (dict.fromkeys(mdico.TERMS[1:], 0.0) if config.method == "individual" else {})
-
-
-def wanted_terms(config: ConfigDict) -> tuple[str, ...]:
-  """The terms of the objective that count in any setting."""
-  settings = ("",) if config.method == "individual" else ("", *config.loss.ablations)
-  return tuple(t for t in mdico.TERMS if any(weights(config, setting)[t] > 0 for setting in settings))
-
-
-def make_recipe(
-  config: ConfigDict, task: Task, modalities: list[Modality], *, main_only: bool = False
-) -> steps.Recipe:
-  """The training that a configuration describes; `main_only` leaves out what predicting does not need."""
-  terms = wanted_terms(config) if not main_only else ("main",)
-  settings = {m.name: config_lib.encoder_settings(config, m.name) for m in modalities}
-  build_model = functools.partial(
-    mdico.MDiCo,
-    {m.name: m.shape for m in modalities},
-    settings,
-    len(task.outputs),
-    emb_dim=config.model.emb_dim,
-    head_layers=tuple(config.model.head_layers),
-    variant=config.model.variant,
-    terms=terms,
-    remat=config.model.remat,
-    dtype=jnp.dtype(config.model.dtype),
-  )
-  optimizer = optax.adam(config.train.learning_rate)
-  if config.train.clip_norm > 0:
-    optimizer = optax.chain(optax.clip_by_global_norm(config.train.clip_norm), optimizer)
-  size, parts = config.train.batch_size, config.train.microbatches
-  if main_only:  # wherever it was trained, it predicts on one device
-    mesh = sharding.make_mesh(dict.fromkeys(sharding.AXES, 1), 1, jax.local_devices()[:1])
-  else:
-    if size % parts:
-      raise InputError(f"train.microbatches: {parts} parts of train.batch_size={size} would not be equal")
-    mesh = sharding.make_mesh(config.mesh.to_dict(), size // parts)
-  return steps.Recipe(
-    build=lambda rngs: build_model(rngs=rngs),
-    task=task,
-    temperature=config.loss.temperature,
-    negatives=config.loss.negatives,
-    similarity=_similarity(config, mesh),
-    optimizer=optimizer,
-    batch_size=size,
-    microbatches=parts,
-    patience=config.train.patience,
-    min_delta=config.train.min_delta,
-    mesh=mesh,
-    augment=make_augment(config.augment.to_dict()),
-  )
-
-
-def _similarity(config: ConfigDict, mesh: jax.sharding.Mesh) -> str:
-  """`loss.similarity`, or what suits the batch: a ring pays once the whole matrix, [2B 2B], is large."""
-  if config.loss.similarity != "auto":
-    return config.loss.similarity
-  return (
-    "ring" if mesh.shape["data"] * mesh.shape["fsdp"] > 1 and config.train.batch_size >= 4096 else "dense"
-  )
-
-
-def load_pretrained(config: ConfigDict, modalities: list[Modality]) -> dict:
-  """What encoders begin with that was trained elsewhere, for `steps.init`; a modality's two alike."""
-  out = {"params": {"unique": {}, "common": {}}, "stats": {"unique": {}, "common": {}}}
-  for m in modalities:
-    for kind, backbone in images.load(config_lib.encoder_settings(config, m.name), m.shape).items():
-      for branch in out[kind].values():
-        branch[m.name] = {"backbone": backbone}
-  return out
-
-
-def make_feed(
-  config: ConfigDict,
-  recipe: steps.Recipe,
-  dataset: data.Dataset,
-  modalities: list[Modality],
-  index: data.Index,
-) -> OnDevice | Streamed:
-  """Places the samples on the device if they fit there, else streams them."""
-  wanted = wanted_terms(config)
-  options = {
-    "class_weights": config.loss.class_weights,
-    "weights": lambda run: {term: w for term, w in weights(config, run.setting).items() if term in wanted},
-    "normalisation": make_normalisation(
-      config.data.normalisation, config.data.fixed.to_dict(), dataset, modalities
-    ),
-  }
-  reader = data.make_reader(dataset, modalities)
-  small = data.table_bytes(reader) <= config.data.device_bytes
-  if config.data.placement == "device" or (config.data.placement == "auto" and small):
-    return OnDevice(recipe, modalities, data.read_table(reader), index, **options)
-  if config.train.replicas:
-    raise InputError(
-      "train.replicas: trainings beside each other need their samples on the device; "
-      "data.placement=device, or train.replicas=False"
-    )
-  return Streamed(recipe, modalities, dataset, index, workers=config.data.workers, **options)
-
-
-def _prepare(config: ConfigDict) -> Path:
-  """The prepared data set, which the first process builds if need be."""
-  data_dir = config.data.data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-  make = functools.partial(build.build, config.data.name, data_dir, manual_dir=config.data.manual_dir or None)
-  prepared = make() if distributed.first() else None
-  distributed.wait("data")
-  return prepared or make()  # for the others it is there by now
-
-
 def _training(workdir: Path, runs: Sequence[Run]) -> Path:
   """Where the checkpoints of a stack stand while it trains."""
   return workdir / "training" / ("stack" if len(runs) > 1 else runs[0].name)
@@ -356,9 +210,7 @@ def _positions(workdir: Path, stacks: Sequence[Sequence[Run]], finished: Mapping
 
 def _uneven(config: ConfigDict, runs: int, replicas: int) -> str:
   if not config.train.replicas:
-    return (
-      f"mesh.replica: {replicas} replicas are of no use to trainings one after another; train.replicas=True"
-    )
+    return f"mesh.replica: {replicas} is of no use to trainings one after another; train.replicas=True"
   sizes = ", ".join(str(n) for n in range(1, runs + 1) if runs % n == 0)
   return f"mesh.replica: {runs} trainings do not divide over {replicas} replicas; {sizes} would"
 

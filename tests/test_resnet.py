@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from test_released import save
 
 from colearn_jax import config as config_lib
-from colearn_jax import encoders, layers, mdico, steps, train
+from colearn_jax import encoders, layers, mdico, plan, steps
 from colearn_jax.encoders import resnet
 from colearn_jax.interop import images
 from colearn_jax.spec import InputError, Modality
@@ -313,7 +313,7 @@ def test_both_encoders_of_a_sensor_begin_with_the_weights(tiny, tmp_path):
   settings = {"nir": image, "x": {"model_type": "mlp", "layer_sizes": (4,)}}
   config = ConfigDict({"model": {"encoder": settings["x"], "encoders": {"nir": image}}})
   modalities = [Modality(m, (m,), shape, ("b",) * shape[-1]) for m, shape in shapes.items()]
-  loaded = train.load_pretrained(config, modalities)
+  loaded = plan.load_pretrained(config, modalities)
   recipe = types.SimpleNamespace(
     build=lambda rngs: mdico.MDiCo(shapes, settings, 1, emb_dim=4, rngs=rngs), optimizer=optax.sgd(0.1)
   )

@@ -21,7 +21,7 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from colearn_jax import checkpoint, results, train
+from colearn_jax import checkpoint, plan, results
 from colearn_jax import config as config_lib
 from colearn_jax.interop import torch, torchfile
 from colearn_jax.interop.settings import Released, config_text, make_config, read_yaml
@@ -218,7 +218,7 @@ def import_checkpoint(
   task = _task(released, known, outputs, len(heads[0]) if heads else 0)
   inputs = read_statistics(statistics, modalities)
 
-  recipe = train.make_recipe(config, task, modalities)
+  recipe = plan.make_recipe(config, task, modalities)
   model = nnx.eval_shape(lambda: recipe.build(nnx.Rngs(0)))
   torch.fill(model, tensors)
   _, params, stats = nnx.split(model, nnx.Param, nnx.BatchStat)
@@ -290,7 +290,7 @@ def export(workdir: str | Path, out: str | Path, run: str) -> dict[str, np.ndarr
     Modality(m["name"], *(tuple(m[k]) for k in ("views", "shape", "bands"))) for m in described["modalities"]
   ]
   model = checkpoint.restore_model(directory)
-  recipe = train.make_recipe(config, task, modalities)
+  recipe = plan.make_recipe(config, task, modalities)
   tensors = torch.state_dict(recipe.model(model["params"], model["stats"]))
   if task.classes:
     tensors["criteria.weight"] = np.asarray(model["constants"]["task"]["class_weights"])
