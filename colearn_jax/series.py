@@ -116,7 +116,8 @@ def plan(
   Args:
     settings: as configured.
     shapes: of one sample of each view.
-    described: what the metadata of the data set say of each view: its `bands`, and the `mask` if it has one.
+    described: what the metadata of the data set say of each view: its `bands`, the `mask` if it has one, and
+      `dated`, false if its days are only the numbers of its steps.
     longest: the length of the longest series of each view.
 
   Raises:
@@ -135,6 +136,8 @@ def plan(
     if band not in bands:
       raise InputError(f"data.masked_above: {band!r} is not allowed; a band of a mask: {have(bands)}")
   lengths = {masks[v]: n for v, n in settings.lengths.items() if v in masks} | dict(settings.lengths)
+  if settings.how == "month" and (odd := [view for view in ragged if not described[view].get("dated", True)]):
+    raise InputError(f"data.series: 'month' is not allowed; pad, for view {odd[0]} has no dates")
   out = {}
   for view in ragged:
     length = 12 if settings.how == "month" else lengths.get(view, longest.get(view, 0))

@@ -27,8 +27,8 @@ def own(tmp_path, monkeypatch):
   settings = {
     "data.manual_dir": tmp_path / "fields",
     "data.data_dir": tmp_path / "data",
-    "data.modalities": "photo,soil",
-    "model.encoders": {"photo": image, "soil": {"model_type": "mlp", "layer_sizes": (4,)}},
+    "data.modalities": "photo,S1",
+    "model.encoders": {"photo": image, "S1": {"model_type": "mlp", "layer_sizes": (4,)}},
     "model.emb_dim": 4,
     "train.batch_size": 8,
     "train.max_epochs": 2,

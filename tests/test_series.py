@@ -55,6 +55,10 @@ def test_every_view_gets_a_length():
   assert {r.shape[0] for r in plan("month", lengths={"S2": 4}).values()} == {12}
   with pytest.raises(InputError, match=r"data.lengths: 'aerial' is not allowed; .*: S2, S2mask, S1"):
     plan(lengths={"aerial": 4})
+  undated = DESCRIBED | {"S1": {"bands": ["VV"], "dated": False}}
+  series.plan(series.Settings("pad"), SHAPES, undated, LONGEST)
+  with pytest.raises(InputError, match=r"data.series: 'month' is not allowed; pad, for view S1 has no dates"):
+    series.plan(series.Settings("month"), SHAPES, undated, LONGEST)
   with pytest.raises(InputError, match=r"data.masked_above: 'fog' is not allowed; .*: snow, cloud"):
     plan(masked_above={"fog": 4})
 

@@ -43,6 +43,7 @@ class Reader:
   groups: tuple[str, ...]
   outputs: tuple[str, ...]
   classes: bool
+  masks: tuple[tuple[str, str], ...]  # pairs of a view and what masks it
 
   def features(self) -> tfds.features.FeaturesDict:
     """Of a sample; whole numbers say in a feature of their own whether they are there."""
@@ -75,6 +76,12 @@ class Reader:
           values[view.name], days[view.name] = view.read(path, sample.row)
         except InputError as error:
           raise InputError(f"sample {sample.id}: {error}") from error
+    for view, mask in self.masks:
+      if there[view] and values[view].shape[:-1] != values[mask].shape[:-1]:
+        shapes = (
+          f"{values[view].shape}, its mask {mask} {values[mask].shape if there[mask] else 'is missing'}"
+        )
+        raise InputError(f"sample {sample.id}: view {view} has shape {shapes}")
     example = {
       "id": sample.id,
       "views": values,
@@ -134,6 +141,7 @@ class Builder(FileReaderBuilder):
       plan.table.groups,
       tuple(task["outputs"]),
       task["kind"] in ("binary", "multiclass"),
+      tuple((name, view["mask"]) for name, view in plan.described["views"].items() if "mask" in view),
     )
 
   def _info(self) -> tfds.core.DatasetInfo:

@@ -274,14 +274,28 @@ def test_the_description_orders_and_names_classes(tmp_path):
 def test_the_description_reaches_the_data_set(copy, tmp_path):
   described = {
     "task": {"outputs": ["wheat", "maize"], "unit": "crop"},
-    "views": {"S1": {"bands": ["VV", "VH"], "description": "backscatter, dB", "mask": "photo"}},
+    "views": {"S1": {"bands": ["VV", "VH"], "description": "backscatter, dB", "mask": "S1mask"}},
   }
+  (copy / "S1mask").mkdir()
+  for path in (copy / "S1").glob("*.npz"):
+    with np.load(path) as arrays:
+      np.savez(copy / "S1mask" / path.name, values=np.zeros((len(arrays["dates"]), 1)), dates=arrays["dates"])
   (copy / "dataset.json").write_text(json.dumps(described))
   path = build("folder", tmp_path / "data", manual_dir=copy, workers=1)
   metadata = tfds.builder_from_directory(path).info.metadata
   assert metadata["task"] == {"kind": "binary", "outputs": ["wheat", "maize"], "unit": "crop"}
   assert metadata["views"]["S1"] == described["views"]["S1"]
   assert [s["target"] for s in samples(path, "validation")] == [1, 0]
+  np.savez(copy / "S1mask" / "field5.npz", values=np.zeros((9, 1)), dates=np.arange(9))
+  with pytest.raises(
+    InputError, match=r"sample field5: view S1 has shape \(6, 2\), its mask S1mask \(9, 1\)"
+  ):
+    build("folder", tmp_path / "data", manual_dir=copy, workers=1)
+  (copy / "S1mask" / "field5.npz").unlink()
+  with pytest.raises(
+    InputError, match=r"sample field5: view S1 has shape \(6, 2\), its mask S1mask is missing"
+  ):
+    build("folder", tmp_path / "data", manual_dir=copy, workers=1)
 
 
 def cell(row, column, value):
