@@ -1,6 +1,6 @@
 """Samples a second of the pipeline alone, of the train step alone, and of both, at TreeSatAI-TS's shapes.
 
-    python -m benchmarks.pipeline [--samples=256] [--batch_size=16] [--workers=0] [--encoders=...]
+    python -m benchmarks.pipeline [--samples=256] [--batch_size=4] [--workers=0] [--encoders=...]
         [--rounds=3] [--seconds=20] [--dir=DIR] [--names=DIR] [--augment]
 
 The pipeline reads generated files of realistic sizes (`--names` takes names and labels from a directory with
@@ -29,7 +29,7 @@ from colearn_jax import config as config_lib
 from colearn_jax import data, plan, sharding, steps, stream
 
 SAMPLES = flags.DEFINE_integer("samples", 256, "Of the training part.")
-BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Samples at once.")
+BATCH_SIZE = flags.DEFINE_integer("batch_size", 4, "Samples at once.")
 WORKERS = flags.DEFINE_integer("workers", 0, "Processes that read; 0 for threads alone.")
 ENCODERS = flags.DEFINE_string(
   "encoders", "{'aerial': {'model_type': 'resnet', 'depth': 18}}", "As model.encoders."

@@ -8,6 +8,7 @@ false. A sample without a label has the target NaN, or -1 for classes.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -209,6 +210,11 @@ class Reader:
   modalities: tuple[Modality, ...]
   ragged: Mapping[str, Ragged] = dataclasses.field(default_factory=dict)
 
+  @functools.cached_property
+  def nbytes(self) -> int:
+    """The size of one sample's inputs in memory."""
+    return sum(x.nbytes for x in self(0)["inputs"].values())
+
   def __call__(self, row: int) -> dict[str, dict[str, np.ndarray]]:
     """What the sensors saw in a row, and which of them saw anything."""
     sample = self.source[row]
@@ -256,7 +262,7 @@ def make_reader(dataset: Dataset, modalities: Sequence[Modality]) -> Reader:
 
 def table_bytes(reader: Reader) -> int:
   """The size of all inputs in memory."""
-  return len(reader.source) * sum(x.nbytes for x in reader(0)["inputs"].values())
+  return len(reader.source) * reader.nbytes
 
 
 def read_table(reader: Reader) -> Table:

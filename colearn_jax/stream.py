@@ -11,7 +11,7 @@ import numpy as np
 from absl import flags
 from jax.sharding import NamedSharding
 
-from colearn_jax.data import READ, Reader
+from colearn_jax.data import THREADS, Reader
 
 PIECE = 2**22  # bytes of samples that one thread reads at a time
 
@@ -97,11 +97,12 @@ def _globalise(
   places = np.unique(np.concatenate([np.arange(batch_size)[index] for index in held]))
   put = lambda batch: jax.make_array_from_process_local_data(sharding, batch)
   rows = grain.MapDataset.source(_Share(order, batch_size, places, start))
-  # Read ahead are pieces of a batch, so that memory does not depend on its size: single samples would cost
-  # more to hand over than to read, whole batches of large ones fall out of every cache.
-  share, size = len(places), 4 * sum(int(np.prod(m.shape)) for m in example.reader.modalities)
+  # What threads hand over is a piece of a batch: single small samples cost more to hand over than to read,
+  # whole batches of large ones keep few threads busy. One batch in pieces is read while one is put together.
+  share, size = len(places), example.reader.nbytes
   piece = max(n for n in range(1, share + 1) if share % n == 0 and n * size <= max(PIECE, size))
-  dataset = rows.map(example).batch(piece, drop_remainder=True).to_iter_dataset(READ)
+  ahead = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=max(2 * THREADS, share // piece))
+  dataset = rows.map(example).batch(piece, drop_remainder=True).to_iter_dataset(ahead)
   if workers:
     if not flags.FLAGS.is_parsed():  # in a program without absl, whose flags grain asks all the same
       flags.FLAGS.mark_as_parsed()
