@@ -164,6 +164,8 @@ def _encoder_rules(model_type: object, key: str) -> dict[str, Rule]:
   def rule(name: str, default: object) -> Rule:
     if name == "use_norm":
       return _choice(*encoders.NORMS)
+    if name in encoders.SIZES:
+      return Rule(lambda v: v is None or _integer(1).ok(v), "an integer >= 1, or None for the data's own")
     if "dropout" in name:
       return _number(lambda v: 0 <= v < 1, ">= 0 and < 1")
     kinds = {bool: _SWITCH, int: _integer(1), float: _POSITIVE, tuple: _WIDTHS}
@@ -445,7 +447,7 @@ def differences(old: Mapping, new: Mapping) -> list[str]:
   One line a key, e.g. `train.batch_size: 32 there, 64 here`.
   """
   there, here = dict(_flat(old)), dict(_flat(new))
-  shown = lambda values, key: repr(values[key]) if key in values else "nothing"
+  shown = lambda values, key: "nothing" if values.get(key) is None else repr(values[key])
   return [
     f"{key}: {shown(there, key)} there, {shown(here, key)} here"
     for key in there | here

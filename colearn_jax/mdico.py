@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from colearn_jax import encoders, layers, losses
+from colearn_jax.spec import InputError
 
 VARIANTS = ("paper", "released")
 TERMS = ("main", "auxiliary", "contrastive", "discriminative")
@@ -80,6 +81,9 @@ class MDiCo(nnx.Module):
     terms: the objectives that are wanted, of `TERMS`; the heads that only others need are not built.
     remat: whether training computes the encoders' inner values once more on the way back, and keeps none.
     dtype: of the encoders' computation; everything behind them is float32.
+
+  Raises:
+    InputError: emb_dim is odd, or see `encoders.make_encoder`.
   """
 
   def __init__(
@@ -96,6 +100,8 @@ class MDiCo(nnx.Module):
     dtype=jnp.float32,
     rngs: nnx.Rngs,
   ):
+    if emb_dim % 2:
+      raise InputError(f"emb_dim={emb_dim} is odd; half of the unique features are specific, half unused")
     half = emb_dim // 2
     encoder = lambda m: encoders.make_encoder(settings[m], shapes[m], emb_dim, rngs=rngs, dtype=dtype)
     self.unique = nnx.Dict({m: encoder(m) for m in shapes})

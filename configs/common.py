@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from colearn_jax.spec import InputError
 
@@ -60,7 +61,7 @@ def defaults(encoder: str = "tempcnn") -> ConfigDict:
   Raises:
     InputError: there is no such encoder.
   """
-  from colearn_jax.encoders import arguments  # here, so that a wrong word is told before JAX is loaded
+  from colearn_jax.encoders import SIZES, arguments  # here, so that a wrong word is told before JAX is loaded
 
   config = ConfigDict()
   config.method = "mdico"  # or "individual": the main loss alone, whatever the other weights are
@@ -100,6 +101,8 @@ def defaults(encoder: str = "tempcnn") -> ConfigDict:
   config.model.dtype = "float32"  # of the encoders' computation, or "bfloat16"
   config.model.remat = False  # compute the encoders' inner values again on the way back, to save memory
   config.model.encoder = ConfigDict({"model_type": encoder, **arguments(encoder)})
+  for name in SIZES:
+    config.model.encoder[name] = placeholder(int)  # None: as the data; a number is checked against it
   config.model.encoders = ConfigDict()  # {modality: {argument: value}}, may name another model_type
 
   config.loss = ConfigDict()

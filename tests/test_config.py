@@ -84,6 +84,8 @@ def test_lfmc_is_the_paper_and_its_words_change_what_they_say(lfmc):
     "kernel_size": 5,
     "dropout": 0.2,
     "use_norm": "layer",
+    "seq_len": None,  # as the data have it
+    "num_features": None,
   }
   protocol = lfmc.protocol
   assert (protocol.split, protocol.folds, protocol.seeds, lfmc.train.batch_size) == ("kfold", 10, (10,), 32)
@@ -147,6 +149,7 @@ def test_choices_are_those_of_the_model():
     (["--config.model.head_layers=()"], "model.head_layers", ()),
     (["--config.data.data_dir="], "data.data_dir", ""),
     (["--config.model.encoder.dropout=0"], "model.encoder.dropout", 0.0),
+    (["--config.model.encoder.seq_len=4"], "model.encoder.seq_len", 4),
     (["--config.model.encoders={'S1_S1Ind': {'dropout': 0}}"], "model.encoders.S1_S1Ind.dropout", 0),
   ],
 )
@@ -215,6 +218,8 @@ def test_load_is_the_command_line(tmp_path):
     ("model.encoder.dropout", "1", "1.0 is not allowed; a finite number >= 0 and < 1"),
     ("model.encoder.kernel_size", "0", "0 is not allowed; an integer >= 1"),
     ("model.encoder.layer_size", "1.5", "'1.5' is not allowed; an integer >= 1"),
+    ("model.encoder.seq_len", "four", "'four' is not allowed; an integer >= 1, or None for the data's own"),
+    ("model.encoder.seq_len", "0", "0 is not allowed; an integer >= 1, or None for the data's own"),
     ("model.encoder.use_norm", "group", "'group' is not allowed; one of: none, layer, batch"),
     ("model.encoders", "3", "'3' is not allowed; arguments by modality"),
     ("model.encoders", "{'S1_S1Ind': 3}", "{'S1_S1Ind': 3} is not allowed; arguments by modality"),
@@ -270,6 +275,16 @@ def test_an_encoder_that_cannot_read_a_modality_is_refused():
 def test_an_encoder_of_images_is_refused_for_series(encoder):
   line = refused(f"--config={LFMC}:encoder={encoder}")
   assert line.startswith("model.encoder, for modality S1_S1Ind: encoder ") and "got (4, 3)" in line
+
+
+def test_sizes_in_a_configuration_have_to_be_the_datas():
+  line = refused(f"--config={LFMC}", "--config.model.encoder.seq_len=12")
+  assert "for modality S1_S1Ind: encoder tempcnn: seq_len=12, but data of shape (4, 3) have 4" in line
+  three = "--config.model.encoder.num_features=3"
+  line = refused(f"--config={LFMC}", three)
+  assert "for modality S2_S2Ind: encoder tempcnn: num_features=3, but data of shape (4, 8) have 8" in line
+  own = "--config.model.encoders={'S2_S2Ind': {'num_features': 8}}"
+  command(f"--config={LFMC}", three, "--config.model.encoder.seq_len=4", own)
 
 
 def test_the_encoder_is_not_a_value_but_comes_with_its_arguments():

@@ -285,12 +285,28 @@ def test_convtran_positions_break_the_symmetry_of_time(position, relative):
     ({"model_type": "convtran", "relative_position": "odd"}, "relative_position='odd', have erpe"),
     ({"model_type": "mlp", "layer_sizes": ()}, "layer_sizes of encoder mlp is empty"),
     ({"model_type": "tempcnn", "use_norm": "group"}, "use_norm='group' of encoder tempcnn: have none"),
+    ({"model_type": "tempcnn", "n_layers": 0}, "tempcnn: n_layers=0 is not allowed; an integer >= 1"),
+    ({"model_type": "lstm", "layer_size": 2.0}, "lstm: layer_size=2.0 is not allowed; an integer >= 1"),
+    ({"model_type": "mlp", "dropout": 1.0}, "mlp: dropout=1.0 is not allowed; a number >= 0 and < 1"),
+    ({"model_type": "gru", "seq_len": 12}, r"gru: seq_len=12, but data of shape \(6, 4\) have 6"),
+    ({"model_type": "mlp", "num_features": 4}, r"mlp: num_features=4, but data of shape \(6, 4\) have 24"),
   ],
 )
 def test_wrong_settings_are_one_line(settings, message):
   with pytest.raises(InputError, match=message) as error:
     nnx.eval_shape(lambda: encoders.make_encoder(settings, (6, 4), 8, rngs=nnx.Rngs(0)))
   assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", SERIES)
+def test_sizes_of_the_data_may_be_said(name):
+  features = 18 if name == "mlp" else 3
+  make(name, seq_len=6, num_features=features)
+  make(name, seq_len=None)
+  with pytest.raises(InputError, match="seq_len=5, but data of shape"):
+    make(name, seq_len=5)
+  with pytest.raises(InputError, match="num_features=4, but data of shape"):
+    make(name, num_features=4)
 
 
 @pytest.mark.parametrize("name", sorted(set(SERIES) - {"mlp"}))

@@ -170,7 +170,7 @@ def test_other_tables_are_refused(name, table):
   "name, change, message",
   [
     ("mlp", lambda c: c.update({"class": "KAN"}), "unknown class 'KAN' of an encoder, have: TempCNN, MLP"),
-    ("mlp", lambda c: c["args"].update(width=3), "unknown argument 'width' of class MLP, have: feature_size"),
+    ("mlp", lambda c: c["args"].update(width=3), "unknown argument 'width' of class MLP, have: layer_sizes"),
     (
       "gru",
       lambda c: c["args"].update(output_state="h"),
@@ -188,6 +188,49 @@ def test_settings_that_are_not_known(name, change, message):
   change(spec["constructor"])
   with pytest.raises(InputError, match=message):
     torch.load_encoder(spec, params)
+
+
+def test_sizes_by_any_of_their_names():
+  spec, params = read("gru")
+  args = spec["constructor"]["args"]
+  args |= {"num_features": args.pop("feature_size"), "seq_len": 12}
+  torch.load_encoder(spec, params)
+  args["feature_size"] = 4
+  with pytest.raises(InputError, match="feature_size=4 of class RNNet: its other arguments say 3"):
+    torch.load_encoder(spec, params)
+  del args["feature_size"], args["num_features"]
+  with pytest.raises(InputError, match="settings of a RNNet do not say its num_features"):
+    torch.load_encoder(spec, params)
+  spec, params = read("ltae")
+  del spec["constructor"]["args"]["len_max_seq"]
+  with pytest.raises(InputError, match="settings of a LTAE do not say its seq_len"):
+    torch.load_encoder(spec, params)
+
+
+@pytest.mark.parametrize(
+  "change, message",
+  [
+    (lambda c: c["modalities"][1].update(T=5), "tempcnn: seq_len=4, but data of shape .5, 8. have 5"),
+    (
+      lambda c: c["modalities"][0]["args"].update(input_dim=4),
+      "num_features=4, but data of shape .4, 3. have",
+    ),
+    (lambda c: c["modalities"][0]["args"].update(n_layers=0), "tempcnn: n_layers=0 is not allowed"),
+    (lambda c: c["modalities"][0].pop("bands"), "the settings have no 'bands' beside 'name', 'T', 'class'"),
+    (lambda c: c.update(emb_dim=17), "latent_dims=16 is not emb_dim=17"),
+    (lambda c: c.pop("modalities"), "the settings have no 'modalities' beside 'batch', 'emb_dim'"),
+    (
+      lambda c: c.update(predictive_core={"model_type": "mlp", "batchnorm": True, "dropout": 0.2}),
+      "have linear, and mlp with batchnorm and no dropout",
+    ),
+  ],
+)
+def test_models_that_make_no_sense(change, message):
+  spec, params = read("mdico_regression_paper")
+  change(spec["constructor"])
+  with pytest.raises(InputError, match=message) as error:
+    torch.load_mdico(spec, params)
+  assert "\n" not in str(error.value)
 
 
 def test_load_mdico_takes_the_variant_from_where_it_is_said():

@@ -5,6 +5,7 @@ import pytest
 from flax import nnx
 
 from colearn_jax import losses, mdico
+from colearn_jax.spec import InputError
 
 SHAPES = {"radar": (4, 2), "optical": (6, 3), "thermal": (4, 1)}
 ENCODER = {"model_type": "tempcnn", "layer_size": 8, "dropout": 0.2}
@@ -44,6 +45,12 @@ def test_shapes_for_any_number_of_modalities(names, variant):
     assert out.prediction[m].shape == out.auxiliary_shared[m].shape == (5, 3)
     assert out.specific[m].shape == out.unused[m].shape == out.shared[m].shape == (5, 8)
     assert out.modality_specific[m].shape == out.modality_unused[m].shape == (5, len(names))
+
+
+def test_features_have_halves():
+  settings = {"radar": ENCODER}
+  with pytest.raises(InputError, match="emb_dim=15 is odd"):
+    mdico.MDiCo({"radar": (4, 2)}, settings, 1, emb_dim=15, rngs=nnx.Rngs(0))
 
 
 def test_a_modality_alone_needs_nothing_of_another():

@@ -22,7 +22,7 @@ LFMC = {
   "architecture": {
     "emb_dim": 16, "contrastive_temp": 0.2, "predictive_model": "linear",
     "weights_loss": {"main": 1, "auxiliary": 1, "contrastive": 1, "discriminative": 0.5, "weighting": None},
-    "encoder": {**SMALL, "use_norm": True},
+    "encoder": {**SMALL, "seq_len": 4, "use_norm": True},
   },
 }  # fmt: skip
 
@@ -198,7 +198,9 @@ def test_yaml_to_a_configuration(tmp_path):
   }  # fmt: skip
   assert (config.loss.temperature, config.loss.discriminative, config.loss.main) == (0.2, 0.5, 1.0)
   assert (config.model.variant, config.model.emb_dim, config.model.head_layers) == ("released", 16, ())
-  assert config.model.encoder.to_dict() == {**SMALL, "model_type": "tempcnn", "use_norm": "layer"}
+  assert config.model.encoder.to_dict() == {
+    **SMALL, "model_type": "tempcnn", "use_norm": "layer", "seq_len": 4, "num_features": None,
+  }  # fmt: skip
   assert config.model.encoders.to_dict() == {}
 
 
@@ -244,7 +246,23 @@ def test_yaml_with_an_encoder_for_each_sensor(tmp_path):
       {"dataset": "lfmc", "views": ["S1", "S2"], "encoders": {"S1": SMALL}},
       "encoders of S1, modalities S1, S2",
     ),
-    ({**LFMC, "batch_size": "many"}, "batch_size: 'many' is not allowed; a int, as 32 is"),
+    (
+      {**LFMC, "architecture": {"encoder": {**SMALL, "sequence_length": 12}}},
+      "for modality S1_S1Ind: encoder tempcnn: seq_len=12, but data of shape",
+    ),
+    (
+      {"dataset": "lfmc", "encoder": {**SMALL, "seq_len": "all"}},
+      "model.encoder.seq_len: 'all' is not allowed",
+    ),
+    (
+      {"dataset": "lfmc", "encoder": {**SMALL, "seq_len": 4, "len_max_seq": 5}},
+      "len_max_seq=5 of class TempCNN: its other arguments say 4",
+    ),
+    (
+      {**LFMC, "predictive_model": {"model_type": "mlp", "batchnorm": True, "dropout": 0.1}},
+      "and no dropout",
+    ),
+    ({**LFMC, "batch_size": "many"}, "batch_size: 'many' is not allowed; an integer, as 32 is"),
     ({**LFMC, "dataset": {"name": "mine", "views": ["S1", "S2"]}}, "data.name: 'mine' is not allowed"),
   ],
 )
@@ -255,6 +273,22 @@ def test_yaml_that_is_not_taken(tree, message, tmp_path, monkeypatch):
     released.convert_config(path, tmp_path / "ours.py")
   assert "\n" not in str(error.value)
   assert sorted(tmp_path.iterdir()) == [path]
+
+
+def test_an_encoder_has_nothing_of_another_of_its_type(tmp_path):
+  own = {"S1": {"model_type": "gru", "layer_size": 16, "input_dim": 2}, "S2": {"model_type": "gru"}}
+  tree = {"dataset": "cropharvest_multi", "encoders": own}
+  config = settings.make_config(settings.read_yaml(write(tmp_path / "a.yaml", tree)))
+  config_lib.validate(config)
+  first, second = (config_lib.encoder_settings(config, m) for m in ("S1", "S2"))
+  assert (first["layer_size"], first["num_features"]) == (16, 2)
+  assert (second["layer_size"], second["num_features"]) == (128, None)
+
+
+def test_sizes_that_are_ignored(tmp_path):
+  tree = {**LFMC, "architecture": {"encoder": {**SMALL, "seq_len": 12, "T": 12}}}
+  notes = settings.read_yaml(write(tmp_path / "a.yaml", tree), ["encoder.seq_len", "encoder.T"]).notes
+  assert notes == [f"architecture.encoder.{size} is ignored, as asked" for size in ("seq_len", "T")]
 
 
 def test_settings_without_a_counterpart_are_noted(tmp_path):
@@ -353,7 +387,11 @@ def test_checkpoints_that_do_not_fit_leave_nothing(tmp_path):
   refused("is not of the form", stats={"S1": [0.0]})
   refused("run 'best' is not allowed", run="best")
   refused("the checkpoint has 1 outputs, not 2: a, b", outputs=("a", "b"))
-  refused("the settings say .*, data set lfmc has", tree={"dataset": "lfmc"})
+  refused("num_features=3, but data of shape .4, 2. have 2", tree={"dataset": "lfmc"})
+  five = {"encoder": {**SMALL, "T": 5}, "views": ["S1"]}
+  refused(
+    "the settings say {'seq_len': 5}, data set lfmc has", tree={"dataset": "lfmc", "architecture": five}
+  )
 
 
 def test_the_command_asks_for_statistics(tmp_path):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import numbers
 from collections.abc import Mapping
 
 import jax
@@ -46,6 +47,7 @@ ENCODERS = {
 SPATIAL = ("pse_ltae", "resnet")  # these see rows and columns; to the others a cube is a series of wide steps
 
 NORMS = ("none", "layer", "batch")
+SIZES = ("seq_len", "num_features")  # of the sample: arguments of every encoder that only say what has to be
 
 
 class Encoder(nnx.Module):
@@ -93,6 +95,8 @@ class Encoder(nnx.Module):
 def arguments(model_type: str) -> dict[str, object]:
   """The arguments that an encoder takes in a configuration, each with its default.
 
+  Behind its own stand `use_norm` and `SIZES`, whose default None is the data's size, whatever it is.
+
   Raises:
     InputError: there is no such encoder.
   """
@@ -102,7 +106,7 @@ def arguments(model_type: str) -> dict[str, object]:
   own = {
     p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in ("rngs", "dtype")
   }
-  return own | {"use_norm": "none"}
+  return own | {"use_norm": "none"} | dict.fromkeys(SIZES)
 
 
 def make_encoder(
@@ -110,21 +114,46 @@ def make_encoder(
 ) -> Encoder:
   """Builds an encoder to width d from its settings, e.g. `{"model_type": "tempcnn", "layer_size": 64}`.
 
-  Arguments left out have their defaults; `use_norm` is the norm behind the linear layer, one of `NORMS`.
+  Arguments left out have their defaults. `use_norm` is the norm behind the linear layer, one of `NORMS`.
 
   Raises:
-    InputError: no such encoder, or it has no such argument.
+    InputError: see `make_backbone`; or there is no such norm.
+  """
+  settings = dict(settings)
+  norm = settings.pop("use_norm", "none")
+  if norm not in NORMS:
+    raise InputError(f"use_norm={norm!r} of encoder {settings.get('model_type')}: have {', '.join(NORMS)}")
+  flatten = len(shape) == 4 and settings.get("model_type") not in SPATIAL
+  if flatten:
+    shape = shape[0], math.prod(shape[1:])
+  backbone = make_backbone(settings, shape, rngs=rngs, dtype=dtype)
+  return Encoder(backbone, width, norm=norm, flatten=flatten, rngs=rngs, dtype=dtype)
+
+
+def make_backbone(
+  settings: Mapping[str, object], shape: tuple[int, ...], *, rngs: nnx.Rngs, dtype=jnp.float32
+) -> nnx.Module:
+  """Builds the part of an encoder in front of the linear layer, for samples of a shape.
+
+  `seq_len` and `num_features` have to be a sample's time steps and its bands, for `mlp` all its values.
+
+  Raises:
+    InputError: no such encoder; an argument that it does not have, with a value that makes no sense, or that
+      is not the sample's size.
   """
   settings = dict(settings)
   model_type = settings.pop("model_type", None)
   known = arguments(model_type)
-  if unknown := sorted(set(settings) - set(known)):
+  if unknown := sorted(set(settings) - (set(known) - {"use_norm"})):  # that is not the backbone's
     raise InputError(f"encoder {model_type} has no argument {unknown[0]!r}, has: {', '.join(known)}")
-  norm = settings.pop("use_norm", "none")
-  if norm not in NORMS:
-    raise InputError(f"use_norm={norm!r} of encoder {model_type}: have {', '.join(NORMS)}")
-  flatten = len(shape) == 4 and model_type not in SPATIAL
-  if flatten:
-    shape = shape[0], math.prod(shape[1:])
-  backbone = ENCODERS[model_type](shape, **settings, dtype=dtype, rngs=rngs)
-  return Encoder(backbone, width, norm=norm, flatten=flatten, rngs=rngs, dtype=dtype)
+  features = math.prod(shape) if model_type == "mlp" else shape[-1]
+  for name, size in zip(SIZES, (shape[0] if len(shape) in (2, 4) else None, features)):
+    said = settings.pop(name, None)
+    if said is not None and said != size:
+      raise InputError(f"encoder {model_type}: {name}={said!r}, but data of shape {shape} have {size}")
+  for name, value in settings.items():
+    if "dropout" in name and not 0 <= value < 1:
+      raise InputError(f"encoder {model_type}: {name}={value!r} is not allowed; a number >= 0 and < 1")
+    if type(known[name]) is int and not (isinstance(value, numbers.Integral) and value >= 1):
+      raise InputError(f"encoder {model_type}: {name}={value!r} is not allowed; an integer >= 1")
+  return ENCODERS[model_type](shape, **settings, dtype=dtype, rngs=rngs)

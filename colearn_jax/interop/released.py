@@ -21,7 +21,7 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from colearn_jax import checkpoint, plan, results
+from colearn_jax import checkpoint, encoders, plan, results
 from colearn_jax import config as config_lib
 from colearn_jax.interop import torch, torchfile
 from colearn_jax.interop.settings import Released, config_text, make_config, read_yaml
@@ -91,17 +91,16 @@ def _modalities(released: Released) -> tuple[list[Modality], dict | None]:
       views = resolve_views(m, features)
       shape = (*features[views[0]].shape[:-1], sum(features[view].shape[-1] for view in views))
       bands = tuple(band for view in views for band in metadata["views"][view]["bands"])
-    elif "bands" in said:
+    elif "num_features" in said:
       views = (m,)
-      shape = (*[said[k] for k in ("steps",) if k in said], said["bands"])
-      bands = tuple(f"band {i + 1}" for i in range(said["bands"]))
+      shape = tuple(said[size] for size in encoders.SIZES if size in said)
+      bands = tuple(f"band {i + 1}" for i in range(shape[-1]))
     else:
       raise InputError(
         f"modality {m}: how many time steps and bands? data set {name!r} is none of "
         f"{', '.join(build.names())}, and the settings have no T and bands beside its encoder"
       )
-    odd = [k for k, n in zip(("steps", "bands"), (shape[0], shape[-1])) if said.get(k, n) != n]
-    if odd:
+    if any(said.get(size, n) != n for size, n in zip(encoders.SIZES, (shape[0], shape[-1]))):
       raise InputError(f"modality {m}: the settings say {said}, data set {name} has shape {shape}")
     out.append(Modality(m, views, shape, bands))
   return out, metadata and metadata["task"]

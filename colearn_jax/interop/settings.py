@@ -55,7 +55,7 @@ WITHOUT_EFFECT = set(
   "accelerator data_dir data_folder description devices gpu gpus log_dir mode monitor name num_workers "
   "output_dir output_folder path save_top_k use_cuda verbose".split()
 )
-STEPS, BANDS = ("T", "seq_len", "len_max_seq", "sequence_length"), ("bands", "feature_size", "input_dim")
+SHAPE = {"T": "seq_len", "bands": "num_features"}  # of a sensor's samples, beside its encoder
 
 
 @dataclasses.dataclass
@@ -65,7 +65,7 @@ class Released:
   Attributes:
     values: by dotted key of our configuration, and the few of `KEYS` that those do not have.
     encoders: settings by modality, as `encoders.make_encoder` takes them.
-    shapes: `{"steps", "bands"}` by modality, as far as the file says them.
+    shapes: `seq_len` and `num_features` of the data by modality, as far as the file says them.
     notes: what was left out, for the user.
   """
 
@@ -110,7 +110,11 @@ class _Reader:
 
   def walk(self, group: Mapping, where: tuple[str, ...]) -> None:
     """One group; its encoder's settings, where it has some, stand among the others."""
-    block = None
+    for key in list(group):
+      inside = (*where, str(key))
+      if {".".join(inside), ".".join(inside[-2:])} & self.ignore:
+        self.notes.append(f"{'.'.join(inside)} is ignored, as asked")
+        group = {k: v for k, v in group.items() if k != key}
     if "model_type" in group or "class" in group:
       owner = str(group.get("name", where[-1] if where else ""))
       block = self.blocks.setdefault(owner, ({}, {}))
@@ -121,9 +125,7 @@ class _Reader:
       near = ".".join(inside[-2:])
       dotted = ".".join(inside)
       entries = value if isinstance(value, list) else []
-      if dotted in self.ignore or near in self.ignore:
-        self.notes.append(f"{dotted} is ignored, as asked")
-      elif key in HEADS:
+      if key in HEADS:
         self.values["model.head_layers"] = torch.head_layers(value)
       elif isinstance(value, Mapping):
         self.walk(value, inside)
@@ -152,23 +154,24 @@ class _Reader:
       raise InputError(f"{self.path}: unknown encoder {name or kind!r}, have: {have}")
     if kind in ("rnn", "gru", "lstm"):
       given.setdefault("unit_type", kind)
-    kind = kind if kind in encoders.ENCODERS else torch.encoder_settings(name, given)[0]["model_type"]
+    kind = kind if kind in encoders.ENCODERS else torch.encoder_settings(name, given)["model_type"]
     known = encoders.arguments(kind)
     for key in list(rest):
       if key in ("use_norm", "use_bnorm"):
         wrap[key] = rest.pop(key)
-      elif key in (*STEPS, *BANDS):
-        shape["steps" if key in STEPS else "bands"] = int(rest.pop(key))
-      elif key in torch.ARGUMENTS[name]:
+      elif key in SHAPE:
+        shape[SHAPE[key]] = _typed(key, rest.pop(key), 1)
+      elif key in torch.SIZES or key in torch.ARGUMENTS[name]:
         given[key] = rest.pop(key)
       elif key in known:
         value = rest.pop(key)
         settings[key] = tuple(value) if isinstance(value, list) else value
-    theirs, widths = torch.encoder_settings(name, given)
-    shape |= {{torch.STEPS: "steps", torch.BANDS: "bands"}[k]: v for k, v in widths.items()}
     norm = wrap.get("use_norm")
     settings["use_norm"] = norm if norm in encoders.NORMS else torch.norm(wrap)
-    settings |= theirs | {"model_type": kind}
+    settings |= torch.encoder_settings(name, given) | {"model_type": kind}
+    if kind != "mlp":  # whose features are all of a sample's values
+      for size in filter(settings.__contains__, encoders.SIZES):
+        shape.setdefault(size, settings[size])
     if "latent_dims" in wrap:
       rest["emb_dim"] = wrap["latent_dims"]
     return rest
@@ -216,9 +219,14 @@ def _values(released: Released) -> tuple[str, dict[str, object]]:
     if "." in key:
       group, name = key.split(".")
       values[key] = _typed(key, value, defaults[group][name])
-  own = defaults.model.encoder
-  values |= {f"model.encoder.{k}": _typed(k, v, own[k]) for k, v in first.items() if k != "model_type"}
-  different = {m: s for m, s in released.encoders.items() if s != first}
+  own = encoders.arguments(first["model_type"])
+  for k, value in first.items():
+    if k != "model_type":
+      key = f"model.encoder.{k}"
+      values[key] = _typed(key, value, 1 if k in encoders.SIZES else own[k])
+  # What the first encoder sets would hold for another of its type, too.
+  plain = lambda s: {k: own[k] for k in first if k in own} if s["model_type"] == first["model_type"] else {}
+  different = {m: plain(s) | s for m, s in released.encoders.items() if s != first}
   if different:
     values["model.encoders"] = different
   return first["model_type"], values
@@ -238,7 +246,8 @@ def _typed(key: str, value: object, like: object) -> object:
       return int(number)
   except (TypeError, ValueError):
     pass
-  raise InputError(f"{key}: {value!r} is not allowed; a {type(like).__name__}, as {like!r} is")
+  kind = "a number" if isinstance(like, float) else "an integer"
+  raise InputError(f"{key}: {value!r} is not allowed; {kind}, as {like!r} is")
 
 
 def make_config(released: Released) -> ConfigDict:

@@ -14,27 +14,32 @@ from colearn_jax.spec import InputError
 
 __all__ = ["encoder_settings", "fill", "load_encoder", "load_mdico", "make_mdico", "state_dict"]
 
-STEPS, BANDS = "(T)", "(C)"  # arguments that are part of the sample's shape
 NOTHING = ""  # arguments that change no number
 
-# The classes of the released program: each argument's name there, and here.
+# What the released program calls the sizes of a sample, see `encoders.SIZES`; any class takes any of them.
+SIZES = {
+  "seq_len": "seq_len",
+  "len_max_seq": "seq_len",
+  "sequence_length": "seq_len",
+  "num_features": "num_features",
+  "input_dim": "num_features",
+  "in_channels": "num_features",
+  "feature_size": "num_features",
+}
+# The classes of the released program: each other argument's name there, and here.
 ARGUMENTS = {
   "TempCNN": {
-    "input_dim": BANDS,
-    "sequence_length": STEPS,
     "hidden_dims": "layer_size",
     "n_layers": "n_layers",
     "kernel_size": "kernel_size",
     "dropout": "dropout",
   },
   "MLP": {
-    "feature_size": BANDS,
     "layer_sizes": "layer_sizes",
     "dropout": "dropout",
     "batchnorm": "batchnorm",
   },
   "RNNet": {
-    "feature_size": BANDS,
     "layer_size": "layer_size",
     "num_layers": "n_layers",
     "dropout": "dropout",
@@ -43,8 +48,6 @@ ARGUMENTS = {
     "output_state": "output",
   },
   "LTAE": {
-    "in_channels": BANDS,
-    "len_max_seq": STEPS,
     "n_head": "num_heads",
     "d_k": "d_k",
     "d_model": "d_model",
@@ -55,8 +58,7 @@ ARGUMENTS = {
     "return_att": NOTHING,
   },
   "TransformerNet": {
-    "feature_size": BANDS,
-    "len_max_seq": STEPS,
+    "len_max_seq": NOTHING,  # of its table of positions, which may be longer than the series
     "layer_size": "layer_size",
     "num_layers": "n_layers",
     "num_heads": "num_heads",
@@ -67,8 +69,6 @@ ARGUMENTS = {
     "pre_embedding": "embed",
   },
   "ConvTran": {
-    "feature_size": BANDS,
-    "len_max_seq": STEPS,
     "layer_size": "layer_size",
     "num_layers": "n_layers",
     "num_heads": "num_heads",
@@ -95,40 +95,40 @@ VALUES = {
   "pos_encoding": {"tAPE": "tape", "Sin": "sinusoidal", "Learn": "learned", "None": "none", None: "none"},
   "rel_pos_encoding": {"eRPE": "erpe", "Vector": "vector", "None": "none", None: "none"},
   "fixed_pos_encoding": {True: "sinusoidal", False: "none"},
+  "unit_type": {given: unit for unit in ("rnn", "gru", "lstm") for given in (unit, unit.upper())},
 }
 
 
-def encoder_settings(name: str, args: Mapping[str, object]) -> tuple[dict[str, object], dict[str, int]]:
-  """The settings of our encoder that is that program's class `name` made with `args`, and its input's widths.
-
-  Returns:
-    The settings as `encoders.make_encoder` takes them, and `STEPS` and `BANDS` as far as `args` say them.
+def encoder_settings(name: str, args: Mapping[str, object]) -> dict[str, object]:
+  """The settings, as `encoders.make_encoder` takes them, of that program's class `name` made with `args`.
 
   Raises:
-    InputError: an unknown class, argument or value.
+    InputError: an unknown class, argument or value, or two arguments that say different things.
   """
   if name not in ARGUMENTS:
     raise InputError(f"unknown class {name!r} of an encoder, have: {', '.join(ARGUMENTS)}")
-  settings, widths = {}, {}
-  if name in MODEL_TYPES:
-    settings["model_type"] = MODEL_TYPES[name]
+  known = {**ARGUMENTS[name], **SIZES, **ARGUMENTS[name]}
+  settings = {"model_type": MODEL_TYPES[name]} if name in MODEL_TYPES else {}
   for argument, value in args.items():
-    if argument not in ARGUMENTS[name]:
-      raise InputError(f"unknown argument {argument!r} of class {name}, have: {', '.join(ARGUMENTS[name])}")
-    ours, values = ARGUMENTS[name][argument], VALUES.get(argument)
+    if argument not in known:
+      raise InputError(f"unknown argument {argument!r} of class {name}, have: {', '.join(known)}")
+    ours, values = known[argument], VALUES.get(argument)
     if values is not None:
       if value not in values:
         raise InputError(f"{argument}={value!r} of class {name}: have {', '.join(map(repr, values))}")
       value = values[value]
-    if ours in (STEPS, BANDS):
-      widths[ours] = value
-    elif ours != NOTHING:
-      settings[ours] = tuple(value) if isinstance(value, list) else value
-  if settings.get("embed") is False:
-    settings["layer_size"] = widths[BANDS]  # what it says there has no effect
+    if ours == NOTHING:
+      continue
+    if settings.get(ours, value) != value:
+      raise InputError(f"{argument}={value!r} of class {name}: its other arguments say {settings[ours]!r}")
+    settings[ours] = tuple(value) if isinstance(value, list) else value
+  if "model_type" not in settings:
+    raise InputError(f"class {name} has no argument unit_type, which says what it is")
+  if settings.get("embed") is False and "num_features" in settings:
+    settings["layer_size"] = settings["num_features"]  # what it says there has no effect
   if settings["model_type"] in ("ltae", "tae") and settings.get("dropout") == 0:
     settings["attention_dropout"] = 0.0  # fixed at 0.1 there, but 0 means a model without chance
-  return settings, widths
+  return settings
 
 
 def class_of(model_type: str) -> str | None:
@@ -145,6 +145,12 @@ def norm(wrap: Mapping[str, object]) -> str:
   return "batch" if wrap.get("use_bnorm") else "none"
 
 
+def _get(group: Mapping[str, object], key: str) -> object:
+  if key not in group:
+    raise InputError(f"the settings have no {key!r} beside {', '.join(map(repr, group)) or 'nothing'}")
+  return group[key]
+
+
 def load_encoder(
   spec: Mapping[str, object], params: Mapping[str, np.ndarray], *, dtype=jnp.float32
 ) -> nnx.Module:
@@ -157,19 +163,23 @@ def load_encoder(
     dtype: of the computation.
 
   Raises:
-    InputError: the settings are not known, or the state dict does not fit them.
+    InputError: settings are missing or not known, or the state dict does not fit them.
   """
   spec = spec.get("constructor", spec)
-  settings, widths = encoder_settings(spec["class"], spec["args"])
-  # A recurrent unit does not know how long its series are, nor a MLP how its values came about.
-  shape = (widths[BANDS],) if settings["model_type"] == "mlp" else (widths.get(STEPS, 0), widths[BANDS])
+  settings = encoder_settings(_get(spec, "class"), _get(spec, "args"))
+  # A MLP does not know how its values came about, and the others of these do not, how long their series are.
+  of_any_length = settings["model_type"] in ("mlp", "rnn", "gru", "lstm", "transformer")
+  needed = encoders.SIZES[1:] if of_any_length else encoders.SIZES
+  if missing := [size for size in needed if size not in settings]:
+    raise InputError(f"the settings of a {spec['class']} do not say its {' and '.join(missing)}")
+  bands = settings["num_features"]
+  shape = (bands,) if settings["model_type"] == "mlp" else (settings.get("seq_len", 0), bands)
   if spec.get("wrap"):
     settings["use_norm"] = norm(spec["wrap"])
-    width = spec["wrap"]["latent_dims"]
+    width = _get(spec["wrap"], "latent_dims")
     make = lambda: encoders.make_encoder(settings, shape, width, rngs=nnx.Rngs(0), dtype=dtype)
   else:
-    backbone = encoders.ENCODERS[settings.pop("model_type")]
-    make = lambda: backbone(shape, **settings, rngs=nnx.Rngs(0), dtype=dtype)
+    make = lambda: encoders.make_backbone(settings, shape, rngs=nnx.Rngs(0), dtype=dtype)
   module = nnx.eval_shape(make)
   fill(module, params)
   return module
@@ -184,19 +194,18 @@ def make_mdico(
     raise InputError(f"variant={variant!r}, have {', '.join(mdico.VARIANTS)}")
   spec = spec.get("constructor", spec)
   hidden = head_layers(spec.get("predictive_core", "linear"))
-  shapes, settings = {}, {}
-  for modality in spec["modalities"]:
-    name, wrap = modality["name"], modality["wrap"]
-    shapes[name] = (modality["T"], modality["bands"])
-    settings[name] = encoder_settings(modality["class"], modality["args"])[0]
+  width, shapes, settings = _get(spec, "emb_dim"), {}, {}
+  for modality in _get(spec, "modalities"):
+    name, wrap = _get(modality, "name"), _get(modality, "wrap")
+    shapes[name] = (_get(modality, "T"), _get(modality, "bands"))
+    settings[name] = encoder_settings(_get(modality, "class"), _get(modality, "args"))
     settings[name]["use_norm"] = norm(wrap)
-    if wrap["latent_dims"] != spec["emb_dim"]:
-      raise InputError(f"modality {name}: latent_dims={wrap['latent_dims']} is not emb_dim={spec['emb_dim']}")
-  width = spec["emb_dim"]
+    if wrap.get("latent_dims", width) != width:
+      raise InputError(f"modality {name}: latent_dims={wrap['latent_dims']} is not emb_dim={width}")
   model = mdico.MDiCo(
     shapes,
     settings,
-    spec["n_labels"],
+    _get(spec, "n_labels"),
     emb_dim=width,
     head_layers=hidden,
     variant=variant,
