@@ -102,7 +102,7 @@ def test_modalities_are_numbered_in_the_order_they_are_given():
 
 
 def test_a_weight_of_zero_switches_a_term_off():
-  weights = WEIGHTS | {"auxiliary": 0.0, "discriminative": 0.0}
+  weights = {term: WEIGHTS[term] for term in ("main", "contrastive")}
   outputs = run(sample(), terms=("main", "contrastive"))
   assert not outputs.auxiliary_shared and not outputs.modality_unused
   _, terms = mdico.objective("multiclass", outputs, TARGET, present(), CONSTANTS, weights)

@@ -11,6 +11,7 @@ from colearn_jax import config as config_lib
 from colearn_jax import predict, results
 from colearn_jax.interop import released, settings, torch, torchfile
 from colearn_jax.spec import InputError
+from configs import common
 
 GOLDEN = Path(__file__).parent / "golden"
 SMALL = {"model_type": "TempCNN", "layer_size": 8, "n_layers": 2, "kernel_size": 5, "dropout": 0.2}
@@ -193,7 +194,7 @@ def test_yaml_to_a_configuration(tmp_path):
     settings.make_config(settings.read_yaml(tmp_path / "a.yaml"))
   )
   assert config.data.name == "lfmc" and config.data.modalities == ("S1_S1Ind", "S2_S2Ind")
-  assert config.train.to_dict() == {
+  assert config.train.to_dict() == common.defaults().train.to_dict() | {
     "batch_size": 16, "max_epochs": 2, "learning_rate": 1e-3, "patience": 4, "min_delta": 0.02,
   }  # fmt: skip
   assert (config.loss.temperature, config.loss.discriminative, config.loss.main) == (0.2, 0.5, 1.0)
