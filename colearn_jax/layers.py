@@ -3,7 +3,7 @@
 Every layer is called as `layer(x, train=..., present=..., rngs=...)` or a part of that. `present` is the
 mask `[B]` of the samples that are there (1.0) or not (0.0; padding, or a sensor that did not look); what
 absent rows hold changes nothing for the others. Parameters and running statistics are float32; `dtype` is
-that of the computation.
+that of the computation, but what needs more is `widened`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+
+
+def widened(x: jax.Array) -> jax.Array:
+  """An array in float32 if it was less: statistics, softmax and losses are not computed in bfloat16.
+
+  Nothing forces float64 down to float32, so that a whole training can be repeated in double precision, with
+  parameters of that type: this tells rounding from mistakes.
+  """
+  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def uniform_fan_in(fan_in: int) -> nnx.Initializer:
@@ -131,7 +140,7 @@ class BatchNorm(nnx.Module):
 
   def __call__(self, x: jax.Array, *, train: bool, present: jax.Array | None = None) -> jax.Array:
     """Normalises `[B ... C]`; training uses and records the batch's statistics, else the running ones."""
-    x = x.astype(jnp.float32)
+    x = widened(x)
     if train:
       mean, var = self._observe(x, present)
     else:
@@ -142,7 +151,7 @@ class BatchNorm(nnx.Module):
   def _observe(self, x: jax.Array, present: jax.Array | None) -> tuple[jax.Array, jax.Array]:
     axes, positions = tuple(range(x.ndim - 1)), x[0, ..., 0].size
     if present is None:
-      count = jnp.asarray(x.shape[0] * positions, jnp.float32)
+      count = jnp.asarray(x.shape[0] * positions, x.dtype)
       mean = x.sum(axes) / count
       var = jnp.square(x - mean).sum(axes) / count
     else:

@@ -1,4 +1,4 @@
-"""The loss functions: pure, of arrays, float32 scalars out.
+"""The loss functions: pure, of arrays, float32 scalars out (float64 of float64).
 
 `mask` is `[B]` with 1.0 for rows that count and 0.0 for rows that do not (padding, absent sensors); a loss
 over no row at all is 0.
@@ -9,6 +9,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import optax
+
+from colearn_jax.layers import widened
 
 
 def _mean(values: jax.Array, mask: jax.Array) -> jax.Array:
@@ -92,7 +94,7 @@ def contrastive(
     mask: `[B]`, the samples that both modalities saw; the others are neither anchors nor negatives.
     negatives: `both` modalities' rows, or only those `cross` the pair.
   """
-  z = jnp.concatenate([za, zb]).astype(jnp.float32)
+  z = widened(jnp.concatenate([za, zb]))
   z = z * jax.lax.rsqrt(jnp.maximum(jnp.square(z).sum(-1, keepdims=True), 1e-24))
   similarity = (z @ z.T) / temperature
   rows, batch = jnp.arange(z.shape[0]), za.shape[0]

@@ -36,9 +36,9 @@ class Outputs:
 class Shared(nnx.Module):
   """The common encoder's output to the shared features, ReLU(BatchNorm(W c + b)): `[B D]` to `[B D/2]`."""
 
-  def __init__(self, width: int, *, rngs: nnx.Rngs):
-    self.linear = layers.linear(width, width // 2, rngs=rngs)
-    self.norm = layers.BatchNorm(width // 2)
+  def __init__(self, width: int, *, rngs: nnx.Rngs, dtype=jnp.float32):
+    self.linear = layers.linear(width, width // 2, rngs=rngs, dtype=dtype)
+    self.norm = layers.BatchNorm(width // 2, dtype=dtype)
 
   def __call__(self, c: jax.Array, *, train: bool, present: jax.Array | None) -> jax.Array:
     """Projects common features."""
@@ -48,11 +48,13 @@ class Shared(nnx.Module):
 class Head(nnx.Module):
   """A predictive model: hidden layers (linear, ReLU, BatchNorm; none by default), then a linear layer."""
 
-  def __init__(self, features: int, outputs: int, hidden: Sequence[int] = (), *, rngs: nnx.Rngs):
+  def __init__(
+    self, features: int, outputs: int, hidden: Sequence[int] = (), *, rngs: nnx.Rngs, dtype=jnp.float32
+  ):
     widths = [features, *hidden]
-    self.hidden = nnx.List([layers.linear(i, o, rngs=rngs) for i, o in zip(widths, hidden)])
-    self.norms = nnx.List([layers.BatchNorm(width) for width in hidden])
-    self.out = layers.linear(widths[-1], outputs, rngs=rngs)
+    self.hidden = nnx.List([layers.linear(i, o, rngs=rngs, dtype=dtype) for i, o in zip(widths, hidden)])
+    self.norms = nnx.List([layers.BatchNorm(width, dtype=dtype) for width in hidden])
+    self.out = layers.linear(widths[-1], outputs, rngs=rngs, dtype=dtype)
 
   def __call__(self, z: jax.Array, *, train: bool, present: jax.Array | None) -> jax.Array:
     """Predicts from features `[B D]`."""
@@ -80,7 +82,7 @@ class MDiCo(nnx.Module):
       (`released`).
     terms: the objectives that are wanted, of `TERMS`; the heads that only others need are not built.
     remat: whether training computes the encoders' inner values once more on the way back, and keeps none.
-    dtype: of the encoders' computation; everything behind them is float32.
+    dtype: of the encoders' computation; everything behind them is at least float32.
 
   Raises:
     InputError: emb_dim is odd, or see `encoders.make_encoder`.
@@ -104,14 +106,16 @@ class MDiCo(nnx.Module):
       raise InputError(f"emb_dim={emb_dim} is odd; half of the unique features are specific, half unused")
     half = emb_dim // 2
     encoder = lambda m: encoders.make_encoder(settings[m], shapes[m], emb_dim, rngs=rngs, dtype=dtype)
+    wide = jnp.promote_types(dtype, jnp.float32)  # what comes behind the encoders is at least float32
+    head = lambda width, outputs: Head(width, outputs, head_layers, rngs=rngs, dtype=wide)
     self.unique = nnx.Dict({m: encoder(m) for m in shapes})
     self.common = nnx.Dict({m: encoder(m) for m in shapes})
-    self.shared = nnx.Dict({m: Shared(emb_dim, rngs=rngs) for m in shapes})
-    self.heads = nnx.Dict({m: Head(2 * half, outputs, head_layers, rngs=rngs) for m in shapes})
-    self.auxiliary = Head(half, outputs, head_layers, rngs=rngs) if "auxiliary" in terms else None
+    self.shared = nnx.Dict({m: Shared(emb_dim, rngs=rngs, dtype=wide) for m in shapes})
+    self.heads = nnx.Dict({m: head(2 * half, outputs) for m in shapes})
+    self.auxiliary = head(half, outputs) if "auxiliary" in terms else None
     discriminative = "discriminative" in terms
-    self.modality_specific = Head(half, len(shapes), head_layers, rngs=rngs) if discriminative else None
-    self.modality_unused = Head(half, len(shapes), head_layers, rngs=rngs) if discriminative else None
+    self.modality_specific = head(half, len(shapes)) if discriminative else None
+    self.modality_unused = head(half, len(shapes)) if discriminative else None
     self.modalities, self.variant, self.remat = tuple(shapes), variant, remat
 
   def __call__(

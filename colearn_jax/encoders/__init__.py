@@ -71,7 +71,8 @@ class Encoder(nnx.Module):
     if norm == "layer":
       self.norm = nnx.LayerNorm(width, epsilon=1e-5, rngs=rngs)
     else:
-      self.norm = layers.BatchNorm(width) if norm == "batch" else None
+      wide = jnp.promote_types(dtype, jnp.float32)
+      self.norm = layers.BatchNorm(width, dtype=wide) if norm == "batch" else None
 
   def __call__(
     self,
@@ -86,7 +87,7 @@ class Encoder(nnx.Module):
       x = jnp.where(jnp.isnan(x), 0.0, x)
     if self.flatten:
       x = x.reshape(*x.shape[:2], -1)
-    y = self.linear(self.backbone(x, train=train, present=present, rngs=rngs)).astype(jnp.float32)
+    y = layers.widened(self.linear(self.backbone(x, train=train, present=present, rngs=rngs)))
     if isinstance(self.norm, layers.BatchNorm):
       return self.norm(y, train=train, present=present)
     return y if self.norm is None else self.norm(y)

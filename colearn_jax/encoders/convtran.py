@@ -156,10 +156,10 @@ class Attention(nnx.Module):
     steps = x.shape[1]
     heads = lambda a: a.reshape(*a.shape[:2], self.num_heads, -1)
     query, key, value = heads(self.query(x)), heads(self.key(x)), heads(self.value(x))
-    scores = jnp.einsum("bqhd,bkhd->bhqk", query, key).astype(jnp.float32)
+    scores = layers.widened(jnp.einsum("bqhd,bkhd->bhqk", query, key))
     if self.relative == "vector":
-      products = jnp.einsum("bqhd,rd->bhqr", query, self.vectors[...].astype(x.dtype)).astype(jnp.float32)
-      scores += _skewed(products)
+      products = jnp.einsum("bqhd,rd->bhqr", query, self.vectors[...].astype(x.dtype))
+      scores += _skewed(layers.widened(products))
     attention = jax.nn.softmax(scores * x.shape[2] ** -0.5, axis=-1)
     if self.relative == "erpe":
       difference = np.subtract.outer(np.arange(steps), np.arange(steps)) + steps - 1

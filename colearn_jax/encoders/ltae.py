@@ -214,7 +214,7 @@ def _normed_together(x: jax.Array, norm: nnx.LayerNorm) -> jax.Array:
 
   What `norm` does to them side by side; laid so, XLA would not vectorise its loops over them on the CPU.
   """
-  y = x.astype(jnp.float32)
+  y = layers.widened(x)
   y = y - y.mean((1, 2), keepdims=True)
   y = y * jax.lax.rsqrt(jnp.square(y).mean((1, 2), keepdims=True) + norm.epsilon)
   scale, bias = (parameter[...].reshape(1, *x.shape[1:]) for parameter in (norm.scale, norm.bias))
@@ -234,6 +234,6 @@ def _scores(query: jax.Array, key: nnx.Linear, x: jax.Array) -> jax.Array:
 
 
 def _softmax(scores: jax.Array, d_k: int, masked: jax.Array) -> jax.Array:
-  """Attention `[B H T]`, float32, of products of queries and keys; masked steps `[B T]` get none."""
-  scores = scores.astype(jnp.float32) * d_k**-0.5
+  """Attention `[B H T]`, at least float32, of products of queries and keys; masked steps `[B T]` get none."""
+  scores = layers.widened(scores) * d_k**-0.5
   return jax.nn.softmax(jnp.where(masked[:, None], -jnp.inf, scores), axis=-1)

@@ -99,7 +99,7 @@ class Recurrent(nnx.Module):
       carries = [self.unit(p, h, *c) for p, h, c in zip(projected, hidden, carries)]
       return carries, [c[0] for c in carries]
 
-    zeros = jnp.zeros((x.shape[1], self.width), jnp.float32)
+    zeros = layers.widened(jnp.zeros((x.shape[1], self.width), self.dtype))
     last, outputs = jax.lax.scan(step, [(zeros,) * self.states for _ in layer], projected)
     return [flipped(i, o).transpose(1, 0, 2) for i, o in enumerate(outputs)], [c[0] for c in last]
 

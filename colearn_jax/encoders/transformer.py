@@ -113,7 +113,7 @@ class Layer(nnx.Module):
     drop = lambda a: self.drop(a, train=train, rngs=rngs)
     heads = lambda a: a.reshape(*a.shape[:2], self.num_heads, -1)
     query, key, value = (heads(a) for a in jnp.split(self.project(x), 3, axis=-1))
-    scores = jnp.einsum("bqhd,bkhd->bhqk", query, key).astype(jnp.float32) * query.shape[-1] ** -0.5
+    scores = layers.widened(jnp.einsum("bqhd,bkhd->bhqk", query, key)) * query.shape[-1] ** -0.5
     attention = drop(jax.nn.softmax(scores, axis=-1)).astype(x.dtype)
     merged = jnp.einsum("bhqk,bkhd->bqhd", attention, value).reshape(x.shape)
     x = self.norm(x + drop(self.merge(merged)))

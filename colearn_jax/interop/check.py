@@ -1,51 +1,44 @@
 """Replays golden cases, numbers that the PyTorch program gave: `python -m colearn_jax.interop.check FOLDER`.
 
 A case is `<case>.npz` beside `<case>.json`: one encoder, one loss, a whole model, or some steps of training.
-It goes through the doors of `interop.torch` and the train step, and every array of it is compared, or said to
-be left out. The exit status is 1 if any difference is over its tolerance.
+`replay` computes what it holds; here every array is compared, or said to be left out, and why. The exit
+status is 1 if any difference is over its tolerance, or an array was neither read nor compared.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
-from flax import nnx
 
-from colearn_jax import layers, losses, mdico, sharding, steps
-from colearn_jax.encoders import ltae, transformer
+from colearn_jax import mdico
 from colearn_jax.interop import torch
-from colearn_jax.spec import InputError, Task
+from colearn_jax.interop.golden import Arrays, Case
+from colearn_jax.interop.replay import replay, silent
+from colearn_jax.spec import InputError
 
 # What is compared, and how far apart it may be: the greatest difference over the greatest magnitude.
 TOLERANCES = {"outputs": 1e-5, "losses": 1e-5, "gradients": 1e-4, "statistics": 1e-5, "trajectory": 1e-4}
+GROUPS = {
+  "out": "outputs",
+  "train_out": "outputs",
+  "final_out": "outputs",
+  "const": "outputs",
+  "eval_loss": "losses",
+  "loss": "losses",
+  "grad": "gradients",
+  "train_buf": "statistics",
+  "traj": "trajectory",
+  "final": "trajectory",
+}  # by family
 # How far a gradient that is exactly zero may be from it: absolutely, or of the model's greatest gradient.
 NOISE, RELATIVE_NOISE = 5e-6, 5e-7
-
-KINDS = {
-  "mse": "regression",
-  "norm-mse": "regression",
-  "ce": "multiclass",
-  "bce": "multilabel",
-}  # of tasks, by the loss's name
-OUTPUTS = {
-  "prediction": "prediction",
-  "aux_prediction/specific": "auxiliary_specific",
-  "aux_prediction/shared": "auxiliary_shared",
-  "rep/specific": "specific",
-  "rep/shared": "shared",
-  "rep/unused": "unused",
-  "modality_discr/specific": "modality_specific",
-  "modality_discr/unused": "modality_unused",
-}
+SPREAD = "final_diff_float32_float64_above_2e-6"  # what a case calls the rounding of its last parameters
+MARGIN = 20.0  # how many times further from float64 than the other one of two right float32 programs may be
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,348 +56,147 @@ class Difference:
     return self.size <= self.allowed
 
 
-class Case:
-  """The arrays of a case; keeps account of what was read and compared.
+def compare(case: Case) -> tuple[list[Difference], list[str]]:
+  """Replays a case and compares every array of it.
 
-  Attributes:
-    spec: what the JSON file holds.
-    differences: of the comparisons made.
-    left_out: reasons why arrays were not compared, by key.
-  """
+  What is float32 there is compared with our float32. Where they differ by more than the tolerance, our
+  float64 decides what is rounding: see `_rounding`. What is float64 there (`traj64`, `final64`) is compared
+  with our float64.
 
-  def __init__(self, path: Path):
-    """Reads `path`, the JSON file, and the arrays beside it.
-
-    Raises:
-      InputError: a file is missing, or the arrays are not those that the JSON file lists.
-    """
-    try:
-      self.spec = json.loads(path.read_text())
-      with np.load(path.with_suffix(".npz")) as arrays:
-        self._arrays = {key: arrays[key] for key in arrays.files}
-    except (OSError, ValueError) as error:
-      raise InputError(f"case {path.stem} cannot be read: {' '.join(str(error).split())}") from None
-    listed = {key: (tuple(a["shape"]), a["dtype"]) for key, a in self.spec["arrays"].items()}
-    found = {key: (a.shape, str(a.dtype)) for key, a in self._arrays.items()}
-    if odd := sorted(key for key in listed.keys() | found.keys() if listed.get(key) != found.get(key)):
-      raise InputError(f"case {path.stem}: {odd[0]} is not in the .npz file as the .json file lists it")
-    self.differences: list[Difference] = []
-    self.left_out: dict[str, str] = {}
-    self._seen: set[str] = set()
-
-  def family(self, name: str) -> dict[str, np.ndarray]:
-    """The arrays `<name>/<key>` by key."""
-    return {k.split("/", 1)[1]: a for k, a in self._arrays.items() if k.split("/", 1)[0] == name}
-
-  def read(self, name: str) -> dict[str, np.ndarray]:
-    """A family that the replay starts from: what is wrong in it shows in what comes out."""
-    family = self.family(name)
-    self._seen |= {f"{name}/{key}" for key in family}
-    return family
-
-  def compare(
-    self,
-    group: str,
-    name: str,
-    ours: Mapping[str, np.ndarray],
-    *,
-    allowed: Callable[[str], float | None] = lambda key: None,
-  ) -> None:
-    """Compares a family with what we computed; `allowed` gives a key's absolute tolerance, if it has one."""
-    for key, theirs in self.family(name).items():
-      if key not in ours:
-        continue
-      theirs, mine = np.asarray(theirs, np.float64), np.asarray(ours[key], np.float64)
-      if theirs.shape != mine.shape:
-        size = np.inf
-      else:
-        size = np.abs(theirs - mine).max(initial=0.0)
-      bound = allowed(key)
-      if bound is None:
-        size, bound = size / max(np.abs(theirs).max(initial=0.0), 1e-30), TOLERANCES[group]
-      self.differences.append(Difference(group, f"{name}/{key}", float(size), bound))
-      self._seen.add(f"{name}/{key}")
-
-  def missing(self) -> list[str]:
-    """The arrays that were neither read nor compared."""
-    return [key for key in self._arrays if key not in self._seen]
-
-
-def replay(path: Path) -> Case:
-  """Replays the case of a JSON file.
+  Returns:
+    The comparisons made, and the arrays that were neither read nor compared.
 
   Raises:
-    InputError: the case cannot be read, or the doors do not take it.
+    InputError: see `replay`.
   """
-  case = Case(path)
-  kinds = {"module": _module, "loss": _loss, "model": _model, "trajectory": _trajectory}
-  if case.spec.get("kind") not in kinds:
-    raise InputError(f"case {path.stem}: kind={case.spec.get('kind')!r}, have {', '.join(kinds)}")
-  with jax.default_matmul_precision("float32"):  # accelerators round the factors of products by default
-    kinds[case.spec["kind"]](case)
-  return case
+  single, double = replay(case), functools.cache(lambda: replay(case, np.float64))
+  absolute = {"model": _zero_gradients, "trajectory": _random_walks}.get(case["kind"], lambda case: {})(case)
+  found, missing = [], []
+  for key, theirs in case.arrays.items():
+    family, _, name = key.partition("/")
+    exact = family in ("traj64", "final64")
+    ours = double().get(f"{family[:-2]}/{name}") if exact else single.get(key)
+    if family == "param" or key in case.read:
+      continue
+    if ours is None:
+      missing.append(key)
+      continue
+    group = _group(case, family)
+    size, allowed = _relative(theirs, ours), TOLERANCES[group]
+    if key in absolute:
+      size, allowed = _apart(theirs, ours), absolute[key]
+    if not size <= allowed and not exact and key in double():
+      size, allowed = _rounding(case, key, single, double(), TOLERANCES[group])
+    found.append(Difference(group, key, size, allowed))
+  return found + _precisions(case, double), missing
 
 
-def _without_dropout(module: nnx.Module) -> nnx.Module:
-  for _, layer in nnx.iter_modules(module):
-    if isinstance(layer, layers.Dropout):
-      layer.rate = 0.0
-  return module
+def _group(case: Case, family: str) -> str:
+  return "losses" if (case["kind"], family) == ("loss", "out") else GROUPS[family.removesuffix("64")]
 
 
-def _split(module: nnx.Module) -> tuple[nnx.GraphDef, dict, dict]:
-  graphdef, params, stats = nnx.split(module, nnx.Param, nnx.BatchStat)
-  return graphdef, nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
+def _apart(a: np.ndarray, b: np.ndarray) -> float:
+  """The greatest difference of two arrays; infinite if they have different shapes."""
+  if a.shape != b.shape:
+    return np.inf
+  return float(np.abs(a.astype(np.float64) - b.astype(np.float64)).max(initial=0.0))
 
 
-def _tables(case: Case) -> None:
-  """Position tables that no state dict holds."""
-  tables = {
-    key: transformer.positions(*table.shape[1:])[None]
-    for key, table in case.family("const").items()
-    if key.endswith("pos_encoder.position_encoding")
-  }
-  case.compare("outputs", "const", tables)
+def _greatest(arrays: Iterable[np.ndarray]) -> float:
+  return max((float(np.abs(a).max(initial=0.0)) for a in arrays), default=0.0) or 1e-30
 
 
-def _module(case: Case) -> None:
-  module = _without_dropout(torch.load_encoder(case.spec, case.read("param")))
-  graphdef, params, stats = _split(module)
-
-  @jax.jit(static_argnums=3)
-  def run(params, stats, x, train):
-    module = nnx.merge(graphdef, params, stats)
-    if isinstance(module, ltae.LTAE | ltae.TAE):
-      rep, attention = module.attend(x, train=train)
-      out = {"rep": rep, "attention": attention.transpose(1, 0, 2)}
-    else:
-      out = {"rep": module(x, train=train)}
-    return out, nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
-
-  x = case.read("in")["x"]
-  case.compare("outputs", "out", run(params, stats, x, False)[0])
-  train_out, stats_after = run(params, stats, x, True)
-  case.compare("outputs", "train_out", train_out)
-  case.compare("statistics", "train_buf", torch.state_dict(nnx.merge(graphdef, params, stats_after)))
-  _tables(case)
-  _cannot_show(case)
+def _relative(theirs: np.ndarray, ours: np.ndarray) -> float:
+  return _apart(theirs, ours) / _greatest([theirs])
 
 
-def _loss(case: Case) -> None:
-  given, settings = case.read("in"), case.spec["constructor"]
-  everywhere = jnp.ones(len(next(iter(given.values()))))
-  if case.spec["loss"] == "contrastive":
-    fixed, moving = {}, given
-    loss = lambda x_q, x_v: losses.contrastive(x_q, x_v, settings["temperature"], everywhere)
-  elif case.spec["loss"] in KINDS:
-    moving = {k: a for k, a in given.items() if k in ("pred", "logits")}
-    fixed = {k: a for k, a in given.items() if k not in moving}
-    kind = KINDS[case.spec["loss"]]
-    constants = _task_constants(settings, fixed, next(iter(moving.values())).shape[-1])
-    loss = lambda **moving: losses.task_loss(
-      kind, *moving.values(), _target(kind, fixed["target"]), constants, everywhere
-    )
-  else:
-    raise InputError(f"loss={case.spec['loss']!r}, have contrastive, {', '.join(KINDS)}")
-  value, grads = jax.jit(jax.value_and_grad(lambda moving: loss(**moving)))(moving)
-  case.compare("losses", "out", {"value": value})
-  case.compare("gradients", "grad", grads)
+def _rounding(case: Case, key: str, single: Arrays, double: Arrays, tolerance: float) -> tuple[float, float]:
+  """How far an array is from our float64, and how far it may be: not much further than our float32 is.
 
-
-def _target(kind: str, target: np.ndarray) -> np.ndarray:
-  return target.reshape(-1) if kind == "multiclass" else target
-
-
-def _task_constants(loss: Mapping, given: Mapping[str, np.ndarray], outputs: int) -> dict[str, np.ndarray]:
-  """What `losses.task_loss` wants, of a loss's settings and a case's inputs."""
-  each = lambda value: np.full(outputs, value, np.float32)
-  weights = given.get("class_weight", each(1.0))
-  return {"mean": each(loss.get("mean", 0.0)), "std": each(loss.get("std", 1.0)), "class_weights": weights}
-
-
-def _training(
-  case: Case, optimizer: optax.GradientTransformation
-) -> tuple[steps.Recipe, steps.TrainState, dict]:
-  """The case's model before its first step: a recipe, a state, and its one batch."""
-  settings = case.spec["constructor"]
-  given, kind = case.read("in"), KINDS[settings["loss"]["name"]]
-  names = case.spec["modality_order"]
-  target = _target(kind, given["target"])
-  recipe = steps.Recipe(
-    build=lambda rngs: _without_dropout(torch.make_mdico(case.spec, rngs=rngs)),
-    task=Task(kind, tuple(map(str, range(settings["n_labels"])))),
-    temperature=settings["contrastive_temp"],
-    negatives="both",
-    similarity="dense",
-    optimizer=optimizer,
-    batch_size=len(target),
-    microbatches=1,
-    patience=1,
-    min_delta=0.0,
-    mesh=sharding.make_mesh(dict.fromkeys(sharding.AXES, 1), 1, jax.devices()[:1]),
-  )
-  inputs = {m: given[f"x/{m}"] for m in names}
-  every = np.ones(len(target), np.float32)
-  batch = {"inputs": inputs, "target": target, "labelled": every, "present": dict.fromkeys(names, every)}
-  as_they_are = {m: {"offset": np.zeros(1, np.float32), "scale": np.ones(1, np.float32)} for m in names}
-  constants = {
-    "inputs": as_they_are,
-    "task": _task_constants(settings["loss"], given, settings["n_labels"]),
-    "weights": {term: weight for term, weight in settings["weights_loss"].items() if weight > 0},
-  }
-  _, params, stats = _split(torch.load_mdico(case.spec, case.read("param")))
-  zero, inf = jnp.zeros((), jnp.int32), jnp.full((), jnp.inf)
-  state = steps.TrainState(
-    step=zero,
-    epoch=zero,
-    params=params,
-    stats=stats,
-    opt_state=optimizer.init(params),
-    key=jax.random.key(0),
-    constants=constants,
-    stop=steps.Stop(reference=inf, wait=zero, done=jnp.zeros((), bool)),
-    best=steps.Best(objective=inf, epoch=zero, params=params, stats=stats),
-  )
-  return recipe, state, batch
-
-
-def _terms(terms: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-  """Our terms of the objective by their names there.
-
-  A pair's contrastive term is the same both ways; a term that is switched off contributes nothing.
+  Ours in turn has to be about as good as theirs, in the median of the family's arrays: single arrays of a
+  training are not, where an input of a ReLU was so near to zero that rounding decided. For the same reason
+  the median counts if an array of few values happens to be right, and what the case says of its own rounding.
   """
-  totals = dict.fromkeys((f"total_{term}" for term in mdico.TERMS), jnp.zeros(()))
-  pairs = [name.removeprefix("contrastive/").split("__") for name in terms if name.startswith("contrastive/")]
-  mirrored = {f"contrastive/{n}__{m}": terms[f"contrastive/{m}__{n}"] for m, n in pairs}
-  return totals | {name.replace("total/", "total_"): value for name, value in terms.items()} | mirrored
+  family, name = key.split("/", 1)
+  keys = [k for k in case.arrays if k.split("/")[0] == family and k in double]
+  theirs = {k: _relative(case.arrays[k], double[k]) for k in keys}
+  ours = {k: _apart(single[k], double[k]) / _greatest([case.arrays[k]]) for k in keys}
+  if not ours[key] < np.inf or case.arrays[key].shape != double[key].shape:
+    return np.inf, tolerance
+  usual, usual_there = (float(np.median(list(errors.values()))) for errors in (ours, theirs))
+  if usual > max(tolerance, MARGIN * usual_there):
+    return usual, max(tolerance, MARGIN * usual_there)
+  said = case.spec.get(SPREAD, {}).get(name, 0.0) if family == "final" else 0.0
+  return theirs[key], max(
+    tolerance, MARGIN * max(ours[key], usual), 1.1 * said / _greatest([case.arrays[key]])
+  )
 
 
-def _outputs(kind: str, outputs: mdico.Outputs) -> dict[str, jax.Array]:
-  """Our outputs by their names there."""
-  named = {there: getattr(outputs, here) for there, here in OUTPUTS.items()}
-  named["prediction_softmax" if kind == "multiclass" else "prediction_sigmoid"] = {
-    m: steps.activate(kind, logits) for m, logits in outputs.prediction.items()
-  }
-  return {f"{name}/{m}": value for name, values in named.items() for m, value in values.items()}
+def _zero_gradients(case: Case) -> dict[str, float]:
+  """How far from zero the gradients may be that are exactly zero but for rounding."""
+  noise = max(NOISE, RELATIVE_NOISE * _greatest(case.family("grad").values()))
+  return {f"grad/{key}": noise for key in case.spec.get("null_gradient_params", ())}
 
 
-def _cannot_show(case: Case) -> None:
-  """Notes the parameters that are loaded, and yet could be anything: no output depends on them."""
+def _random_walks(case: Case) -> dict[str, float]:
+  """How far a parameter may be after the last step if only rounding moves it.
+
+  Adam makes steps of the learning rate out of the rounding of a gradient that is zero; those parameters, and
+  the running means behind them, are known to be within all its steps. (`final64` knows them.)
+  """
+  walk = 2.0 * case["optimizer"]["lr"] * case["optimizer"]["steps"]
+  behind = [key for key in case.spec.get(SPREAD, {}) if key.endswith("running_mean")]
+  return {f"final/{key}": walk for key in [*case.spec.get("null_gradient_params", ()), *behind]}
+
+
+def _precisions(case: Case, double: Callable[[], Arrays]) -> list[Difference]:
+  """What a case says of the rounding in its numbers, which must not be less than it is.
+
+  This is the sharpest of the comparisons: a parameter that is off by little moves our float64 away from what
+  the case's float32 was rounded from.
+  """
+  found = []
+
+  def add(group: str, name: str, apart: float, allowed: float, arrays: Iterable[np.ndarray]) -> None:
+    found.append(Difference(group, name, apart, allowed + 1e-7 * _greatest(arrays)))
+
+  single, exact = case.family("final"), case.family("final64")
+  if SPREAD in case.spec and exact:
+    for key in exact.keys() & single.keys():
+      apart, said = _apart(single[key], exact[key]), case[SPREAD].get(key, 2e-6)
+      add("trajectory", f"final/{key} and final64/{key}", apart, 1.01 * said, [exact[key]])
+  for family, said in case.spec.get("float64_max_abs_diff", {}).items():
+    single, exact = case.family(family), case.family(f"{family}64")
+    if exact:
+      apart = max(_apart(single[key], exact[key]) for key in exact.keys() & single.keys())
+      add(_group(case, family), f"{family}/ and {family}64/", apart, 1.01 * said, exact.values())
+    elif family in GROUPS:
+      keys = [key for key in single if f"{family}/{key}" in double()]
+      apart = max((_apart(single[key], double()[f"{family}/{key}"]) for key in keys), default=0.0)
+      add(_group(case, family), f"{family}/ and our float64", apart, 3.0 * said, single.values())
+  return found
+
+
+def left_out(case: Case) -> dict[str, str]:
+  """What is read and yet may be anything, for no number of the case depends on it; and why.
+
+  The steps of a training show every parameter: its last value is compared.
+  """
+  if case["kind"] not in ("module", "model"):
+    return {}
+  reasons = {}
   for key in case.family("param"):
-    if key.startswith(f"{torch.UNREAD}."):
-      case.left_out[f"param/{key}"] = "is a head that nothing reads"
+    if f"{torch.UNREAD}." in key:
+      reasons[f"param/{key}"] = "is of a head that nothing reads"
     elif key.endswith("attention_heads.fc1_k.bias"):
-      case.left_out[f"param/{key}"] = "adds the same to all scores of a query, and the softmax takes it away"
-
-
-def _model(case: Case) -> None:
-  # An optimizer that does not move, whose state is the gradients.
-  keep = optax.GradientTransformation(
-    lambda params: params, lambda grads, _, params: (jax.tree.map(jnp.zeros_like, grads), grads)
-  )
-  recipe, state, batch = _training(case, keep)
-
-  @jax.jit
-  def evaluate(state, batch):
-    outputs = recipe.model(state.params, state.stats)(batch["inputs"])
-    return _outputs(recipe.task.kind, outputs), _terms(steps.eval_step(recipe, state, batch))
-
-  @jax.jit
-  def train(state, batch):
-    outputs = recipe.model(state.params, state.stats)(batch["inputs"], train=True)
-    after, terms = steps.train_step(recipe, state, batch)
-    return _outputs(recipe.task.kind, outputs), after, _terms(terms)
-
-  outputs, terms = evaluate(state, batch)
-  case.compare("outputs", "out", outputs)
-  case.compare("losses", "eval_loss", terms)
-  outputs, after, terms = train(state, batch)
-  case.compare("outputs", "train_out", outputs)
-  case.compare("losses", "loss", terms)
-  named = torch.state_dict(recipe.model(after.params, after.stats))
-  case.compare("statistics", "train_buf", named)
-  gradients = torch.state_dict(recipe.model(after.opt_state, after.stats))
-  greatest = max(np.abs(gradient).max() for gradient in case.family("grad").values())
-  noise, null = max(NOISE, RELATIVE_NOISE * float(greatest)), case.spec["null_gradient_params"]
-  case.compare("gradients", "grad", gradients, allowed=lambda key: noise if key in null else None)
-  _tables(case)
-  _cannot_show(case)
-
-
-def _trajectory(case: Case) -> None:
-  given = case.spec["optimizer"]
-  adam = optax.adam(given["lr"], b1=given["betas"][0], b2=given["betas"][1], eps=given["eps"])
-  recipe, state, batch = _training(case, adam)
-  step = jax.jit(functools.partial(steps.train_step, recipe))
-  history = []
-  for _ in range(given["steps"]):
-    state, terms = step(state, batch)
-    history.append(_terms(terms))
-  history = {name: np.stack([terms[name] for terms in history]) for name in history[0]}
-  # Over many steps rounding grows; the case says how far its own single precision went from its double one.
-  apart = case.spec.get("float64_max_abs_diff", {}).get("traj", 0.0)
-  greatest = {key: float(np.abs(terms).max()) for key, terms in case.family("traj64").items()}
-  rounding = 3.0 * apart / max(greatest.values())
-  beyond = lambda key: rounding * greatest[key] if rounding > TOLERANCES["trajectory"] else None
-  case.compare("trajectory", "traj", history, allowed=beyond)
-  case.compare("trajectory", "traj64", history, allowed=beyond)
-  final = torch.state_dict(recipe.model(state.params, state.stats))
-  allowed = _final_tolerance(case)
-  case.compare("trajectory", "final", final, allowed=allowed)
-  case.compare("trajectory", "final64", final, allowed=allowed)
-  # What rounding moves in the final parameters moves the predictions too. So these are compared with what the
-  # case's own final parameters give: that must agree, and it reads every one of them.
-  for suffix in ("", "64"):
-    params = case.family("final") | case.family(f"final{suffix}")
-    model = torch.load_mdico(case.spec, params)
-    outputs = jax.jit(lambda model, x: model(x).prediction)(model, batch["inputs"])
-    case.compare("outputs", f"final_out{suffix}", {f"prediction/{m}": y for m, y in outputs.items()})
-  _precisions(case)
-  _unmoved(case)
-  _tables(case)
-
-
-def _final_tolerance(case: Case) -> Callable[[str], float]:
-  """How far a parameter may be after the last step: float32 is what separates two right answers.
-
-  Adam makes steps of the learning rate out of the rounding noise of a gradient that is zero; those
-  parameters, and the running means behind them, are only known to be within all its steps.
-  """
-  family, given = case.family("final"), case.spec["optimizer"]
-  spread = case.spec.get("final_diff_float32_float64_above_2e-6", {})
-
-  def allowed(key: str) -> float:
-    if key.endswith("num_batches_tracked"):
-      return 0.0
-    behind = key.endswith("running_mean") and key in spread
-    if key in case.spec["null_gradient_params"] or behind:
-      return 2.0 * given["lr"] * given["steps"]
-    return max(1e-4 * np.abs(family[key]).max(), 10.0 * spread.get(key, 0.0))
-
-  return allowed
-
-
-def _precisions(case: Case) -> None:
-  """The case's single against its double precision: the file says how far apart they are."""
-  spread = case.spec.get("final_diff_float32_float64_above_2e-6")
-  if spread is None:
-    return
-  single, double = case.family("final"), case.family("final64")
-  for key, array in double.items():
-    apart = np.abs(single[key].astype(np.float64) - array).max(initial=0.0)
-    rounding = float(np.spacing(np.abs(array).max(initial=0.0)))  # the double precision is stored in single
-    off, allowed = (abs(apart - spread[key]), 0.01 * spread[key]) if key in spread else (apart, 2e-6)
-    name = f"final/{key} and final64/{key}"
-    case.differences.append(Difference("trajectory", name, float(off), allowed + rounding))
-
-
-def _unmoved(case: Case) -> None:
-  """In double precision a gradient that is exactly zero moves nothing: such a parameter is as it began."""
-  first, last = case.family("param"), case.family("final64")
-  for key in case.spec["null_gradient_params"] + case.spec["no_gradient_params"]:
-    off = np.abs(first[key].astype(np.float64) - last[key]).max()
-    allowed = 1e-6 * max(1.0, float(np.abs(first[key]).max()))
-    case.differences.append(Difference("trajectory", f"param/{key} and final64/{key}", float(off), allowed))
+      reasons[f"param/{key}"] = "adds the same to all scores of a query, and the softmax takes it away"
+    elif key.endswith("in_proj_bias"):
+      reasons[f"param/{key}"] = "adds, in its middle third, the same to all scores of a query"
+  others = {key: count for key, count in silent(case).items() if f"param/{key}" not in reasons}
+  if others:
+    values = f"{sum(others.values())} values in {len(others)} arrays of param/"
+    reasons[values] = "change nothing, as those behind a ReLU that is off for every sample"
+  return reasons
 
 
 def _siblings(folder: Path, names: Iterable[str]) -> list[str]:
@@ -418,16 +210,16 @@ def _siblings(folder: Path, names: Iterable[str]) -> list[str]:
   return odd
 
 
-def _line(name: str, case: Case) -> str:
+def _line(name: str, found: list[Difference]) -> str:
   """What is printed of a case: each group's greatest difference, and whether all are within tolerance."""
   parts = []
   for group, tolerance in TOLERANCES.items():
-    found = [d for d in case.differences if d.group == group]
-    if bad := [d for d in found if not d.ok]:
+    own = [d for d in found if d.group == group]
+    if bad := [d for d in own if not d.ok]:
       worst = max(bad, key=lambda d: d.size / max(d.allowed, 1e-30) if d.size == d.size else np.inf)
       parts.append(f"{group} {worst.size:.1e} OVER {worst.allowed:.1e} ({worst.key})")
-    elif found:
-      relative = [d.size for d in found if d.allowed == tolerance]
+    elif own:
+      relative = [d.size for d in own if d.allowed == tolerance]
       parts.append(f"{group} {max(relative, default=0.0):.1e} ok")
   return f"{name}: {', '.join(parts)}"
 
@@ -442,23 +234,24 @@ def main(argv: list[str]) -> int:
   if not names:
     print(f"{folder} holds no case: no .json and .npz files", file=sys.stderr)
     return 1
-  failed, left_out = 0, {}
+  failed, reasons = 0, {}
   for name in names:
     try:
-      case = replay(folder / f"{name}.json")
+      case = Case(folder / f"{name}.json")
+      found, missing = compare(case)
+      for reason in left_out(case).items():
+        reasons.setdefault(reason, []).append(name)
     except InputError as error:
       failed += 1
       print(f"FAILED {name}: {error}", flush=True)
       continue
-    missing = case.missing()
-    ok = all(d.ok for d in case.differences) and not missing
+    ok = all(d.ok for d in found) and not missing
     failed += not ok
     more = f", not compared: {', '.join(missing)}" if missing else ""
-    print(f"{'passed' if ok else 'FAILED'} {_line(name, case)}{more}", flush=True)
-    for key, reason in case.left_out.items():
-      left_out.setdefault((key, reason), []).append(name)
-  for (key, reason), cases in left_out.items():
+    print(f"{'passed' if ok else 'FAILED'} {_line(name, found)}{more}", flush=True)
+  for (key, reason), cases in reasons.items():
     print(f"left out: {key} {reason} (in {', '.join(cases)})")
+  print("left out: of the .json files seeds, versions and dropout rates, of which nothing is computed")
   both = [n.removesuffix("_paper") for n in names if n.endswith("_paper") and f"{n[:-6]}_released" in names]
   for odd in _siblings(folder, both):
     failed += 1
