@@ -19,7 +19,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 
-from colearn_jax import losses, mdico, ring, sharding
+from colearn_jax import layers, losses, mdico, ring, sharding
 from colearn_jax.augment import Augment
 from colearn_jax.spec import Task
 
@@ -142,8 +142,8 @@ def _overlaid(tree: Tree | jax.Array, given: Tree | jax.Array) -> Tree | jax.Arr
 
 
 def normalise(inputs: Mapping[str, jax.Array], constants: Tree) -> dict[str, jax.Array]:
-  """Raw inputs to float32 ones, (x - offset) / scale on the last axis; NaN stays NaN."""
-  scaled = lambda x, c: (x.astype(jnp.float32) - c["offset"]) / c["scale"]
+  """Raw inputs, integers too, to (x - offset) / scale on the last axis; NaN stays NaN."""
+  scaled = lambda x, c: (layers.widened(x) - c["offset"]) / c["scale"]
   return {m: scaled(x, constants["inputs"][m]) for m, x in inputs.items()}
 
 

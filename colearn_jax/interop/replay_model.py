@@ -13,7 +13,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from colearn_jax import layers, mdico, steps
+from colearn_jax import layers, mdico, sharding, steps
 from colearn_jax.encoders import transformer
 from colearn_jax.interop import torch
 from colearn_jax.interop.golden import Arrays, Case
@@ -112,14 +112,15 @@ def _programs(settings: str, dtype) -> Programs:
   recipe = steps.Recipe(
     build=lambda rngs: without_dropout(torch.make_mdico(spec, rngs=rngs, dtype=dtype)),
     task=Task(kind, tuple(map(str, range(made["n_labels"])))),
-    weights=made["weights_loss"],
     temperature=made["contrastive_temp"],
     negatives="both",
+    similarity="dense",
     optimizer=optimizer,
     batch_size=made.get("batch", 1),
+    microbatches=1,
     patience=1,
     min_delta=0.0,
-    mesh=jax.make_mesh((1,), ("data",), devices=jax.devices()[:1]),
+    mesh=sharding.make_mesh(dict.fromkeys(sharding.AXES, 1), 1, jax.devices()[:1]),
   )
 
   @jax.jit
@@ -151,9 +152,11 @@ def begin(case: Case, dtype) -> tuple[Programs, steps.TrainState, dict]:
     shape = (len(target), modality["T"], modality["bands"])
     case.agree(f"the shape of in/x/{modality['name']}", inputs[modality["name"]].shape, shape)
   case.agree("the batch's size", len(target), made.get("batch", len(target)))
-  batch = {"inputs": inputs, "target": target, "present": {m: jnp.ones(len(target), dtype) for m in names}}
+  every = jnp.ones(len(target), dtype)
+  batch = {"inputs": inputs, "target": target, "labelled": every, "present": dict.fromkeys(names, every)}
   as_they_are = {m: {"offset": jnp.zeros(1, dtype), "scale": jnp.ones(1, dtype)} for m in names}
   task = task_constants(case, made["loss"], kind, made["n_labels"], dtype)
+  weights = {term: weight for term, weight in made["weights_loss"].items() if weight > 0}
   _, params, stats = split(model, dtype)
   zero, inf = jnp.zeros((), jnp.int32), jnp.full((), jnp.inf)
   state = steps.TrainState(
@@ -163,7 +166,7 @@ def begin(case: Case, dtype) -> tuple[Programs, steps.TrainState, dict]:
     stats=stats,
     opt_state=programs.recipe.optimizer.init(params),
     key=jax.random.key(0),
-    constants={"inputs": as_they_are, "task": task},
+    constants={"inputs": as_they_are, "task": task, "weights": weights},
     stop=steps.Stop(reference=inf, wait=zero, done=jnp.zeros((), bool)),
     best=steps.Best(objective=inf, epoch=zero, params=params, stats=stats),
   )
@@ -179,7 +182,7 @@ def _terms(
   are not of the step, and are computed beside it.
   """
   parts = terms
-  if any(weight == 0 for weight in recipe.weights.values()):
+  if state.constants["weights"].keys() != set(mdico.TERMS):
     weights = dict.fromkeys(mdico.TERMS, 1.0)
     everything = mdico.objective(
       recipe.task.kind, outputs, batch["target"], batch["present"], state.constants["task"], weights,
