@@ -10,8 +10,11 @@ from absl import flags
 # Before anything asks for a device: eight of them, so that every test runs sharded code.
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
-# Many tests compile the same programs; each is compiled once. The folder goes with the process.
-_cache = tempfile.TemporaryDirectory()
-jax.config.update("jax_compilation_cache_dir", _cache.name)
+# Many tests compile the same programs; each is compiled once, also by several workers, the first process of which makes
+# the folder and takes it away.
+if "COLEARN_JAX_TEST_CACHE" not in os.environ:
+  _cache = tempfile.TemporaryDirectory()
+  os.environ["COLEARN_JAX_TEST_CACHE"] = _cache.name
+jax.config.update("jax_compilation_cache_dir", os.environ["COLEARN_JAX_TEST_CACHE"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 flags.FLAGS.mark_as_parsed()  # grain asks its flags for their values
