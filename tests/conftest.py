@@ -10,8 +10,8 @@ from absl import flags
 # Before anything asks for a device: eight of them, so that every test runs sharded code.
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
-# Many tests compile the same programs; each is compiled once, by whichever worker comes first. The folder goes
-# with the process that started them.
+# Many tests compile the same programs; each is compiled once, by whichever worker comes first. The folder
+# goes with the process that started them.
 if "COLEARN_JAX_TEST_CACHE" not in os.environ:
   _cache = tempfile.TemporaryDirectory()
   os.environ["COLEARN_JAX_TEST_CACHE"] = _cache.name
