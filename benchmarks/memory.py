@@ -1,6 +1,6 @@
 """The peak of memory while building and while training a data set, and one ten times as large.
 
-    python -m benchmarks.memory [--samples=128] [--times=10] [--repeats=3] [--dir=DIR] [--names=DIR]
+    python -m benchmarks.memory [--samples=256] [--times=10] [--repeats=3] [--dir=DIR] [--names=DIR]
 
 TreeSatAI-TS from generated files of realistic sizes; `--names` is a directory with the published labels and
 split, to take names from. A figure is the largest resident set, as the operating system counts it, of a fresh
@@ -20,7 +20,7 @@ from absl import app, flags
 
 from benchmarks import treesat_files
 
-SAMPLES = flags.DEFINE_integer("samples", 128, "Of the smaller set's training part.")
+SAMPLES = flags.DEFINE_integer("samples", 256, "Of the smaller set's training part.")
 TIMES = flags.DEFINE_integer("times", 10, "How many times as large the other set is.")
 DIRECTORY = flags.DEFINE_string("dir", None, "Where files are written and left; else a directory that goes.")
 NAMES = flags.DEFINE_string("names", "", "A directory with the published labels and split.")
@@ -71,7 +71,7 @@ def main(_) -> None:
     for samples in (SAMPLES.value, SAMPLES.value * TIMES.value):
       source = str(treesat_files.write(DIRECTORY.value or temporary, samples, NAMES.value))
       rows.append((samples, np.median([measure(source) for _ in range(REPEATS.value)], axis=0)))
-  print(f"{WORKERS.value} building, batches of {BATCH_SIZE.value}\n")
+  print(f"{WORKERS.value} processes building, batches of {BATCH_SIZE.value}, median of {REPEATS.value}\n")
   print("| training samples | building, MiB | its largest worker, MiB | training, MiB |\n|---|---|---|---|")
   for samples, figures in rows:
     print(f"| {samples} | " + " | ".join(f"{figure:.0f}" for figure in figures) + " |")
