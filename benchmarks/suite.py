@@ -35,6 +35,7 @@ OUT = flags.DEFINE_string("out", None, "Where the table goes, without its .md an
 ONLY = flags.DEFINE_list("only", ["steps", "devices", "runs"], "Of these, what is measured.")
 EPOCHS = flags.DEFINE_integer("epochs", 10, "Timed epochs of a step case, and epochs of a whole run.")
 LARGE = flags.DEFINE_bool("large", None, "Whether to time TreeSatAI-TS's shapes; on accelerators by default.")
+LARGE_BATCH = flags.DEFINE_integer("large_batch", 128, "Its batch.")
 COUNT = flags.DEFINE_string("count", None, "A case of fake devices, as JSON: what this program asks itself.")
 
 series = lambda name, steps, bands: Modality(name, (name,), (steps, bands), tuple(map(str, range(bands))))
@@ -44,7 +45,6 @@ TREESAT = (
   Modality("S2_S2mask", ("S2", "S2mask"), (146, 6, 6, 12), tuple(map(str, range(12)))),
   Modality("aerial", ("aerial",), (304, 304, 4), tuple("1234")),
 )
-TREESAT_ENCODERS = {"aerial": {"model_type": "resnet", "depth": 50}}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,8 +55,9 @@ class Case:
     name: in the table.
     modalities: their shapes.
     task: what is predicted.
-    values: of the configuration, other than LFMC's released one.
+    values: of the configuration, other than it has.
     rows: of generated samples.
+    config: which configuration.
   """
 
   name: str
@@ -64,10 +65,11 @@ class Case:
   task: Task
   values: dict
   rows: int = 2320
+  config: str = "configs/lfmc.py:released"
 
   def load(self):
     """The recipe, state and table of this case."""
-    config = config_lib.load("configs/lfmc.py:released", self.values)
+    config = config_lib.load(self.config, self.values)
     return measure.example(config, self.task, self.modalities, self.rows)
 
 
@@ -85,9 +87,9 @@ def timed_cases() -> list[Case]:
   large = jax.default_backend() != "cpu" if LARGE.value is None else LARGE.value
   if large:
     labels = Task("multilabel", tuple(map(str, range(15))))
-    values = size(128) | {"model.dtype": "bfloat16", "model.encoder.use_norm": "none"}
-    values["model.encoders"] = TREESAT_ENCODERS
-    out += [Case("TreeSatAI-TS, bfloat16", TREESAT, labels, values, rows=512)]
+    values = size(LARGE_BATCH.value) | {"model.dtype": "bfloat16"}
+    rows = 4 * LARGE_BATCH.value
+    out += [Case("TreeSatAI-TS, bfloat16", TREESAT, labels, values, rows, "configs/treesat_ts.py:released")]
   return out
 
 
