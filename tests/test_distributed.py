@@ -91,6 +91,7 @@ def one(data, tmp_path_factory):
   return workdir
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_ends_the_others_and_another_number_goes_on(data, one, tmp_path):
   """Two processes until one is killed, then one with as many devices: the losses of one throughout."""
   with Job(tmp_path, 2, **data) as job:

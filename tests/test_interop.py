@@ -293,7 +293,9 @@ def of_each_family(name):
   return {key.split("/")[0]: key for key in np.load(GOLDEN / f"{name}.npz").files}
 
 
-@pytest.mark.parametrize("name", ["mdico_regression_paper", "adam_regression_paper"])
+@pytest.mark.parametrize(
+  "name", ["mdico_regression_paper", pytest.param("adam_regression_paper", marks=pytest.mark.slow)]
+)
 def test_a_single_altered_number_of_a_model_or_a_training_fails(name, monkeypatch):
   replayed = {}
 

@@ -163,7 +163,8 @@ def test_one_sensor_predicts_from_the_work_directory(finished, lfmc):
 @pytest.mark.parametrize(
   ("changes", "stops"),
   [
-    ({"data__placement": "device"}, (4, 8)),  # after a checkpoint of the first fold, and in the second
+    # After a checkpoint of the first fold, and in the second.
+    pytest.param({"data__placement": "device"}, (4, 8), marks=pytest.mark.slow),
     ({"data__placement": "stream"}, (4, 8)),
     ({"train__replicas": True}, (6, 9)),  # after a checkpoint of both, and between their lines of an epoch
   ],
