@@ -176,7 +176,8 @@ def _table(rows: list[dict], columns: dict[str, tuple[str, str]]) -> list[str]:
 
 def markdown(results: dict) -> str:
   """The tables."""
-  mega = lambda rows: [r | {k: r[k] / 1e6 for k in r if k.endswith("bytes") or k == "flops"} for r in rows]
+  counts = ("flops", "bytes", "peak_bytes", "temporary_bytes", "collective_bytes")
+  mega = lambda rows: [row | {name: row[name] / 1e6 for name in counts} for row in rows]
   lines = [f"# {results['device']}", "", results["machine"], ""]
   cost = {"flops": ("MFLOP", ",.0f"), "bytes": ("MB moved", ",.0f"), "peak_bytes": ("MB held", ",.0f")}
   if results["steps"]:
