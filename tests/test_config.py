@@ -477,7 +477,9 @@ def test_the_program_says_one_line_and_leaves_nothing(words):
 
 def test_an_interrupt_is_one_line_and_130(tmp_path):
   file = tmp_path / "interrupts.py"
-  file.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)")
+  # A program that was started in the background ignores interrupts unless it says otherwise.
+  listen = "signal.signal(signal.SIGINT, signal.default_int_handler)"
+  file.write_text(f"import os, signal\n{listen}\nos.kill(os.getpid(), signal.SIGINT)")
   done = program(f"--config={file}", "--workdir=none")
   assert done.returncode == 130 and done.stderr.count("\n") == 1 and done.stderr.startswith("interrupted")
 
