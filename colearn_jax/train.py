@@ -62,7 +62,8 @@ def train(config: ConfigDict, workdir: Path) -> dict:
   modalities = [dataset.modality(name) for name in config.data.modalities]
   index = data.read_index(dataset)
   runs = plan.make_runs(config, dataset, index)
-  results.write_results(workdir / "dataset.json", data.describe(dataset, modalities))
+  if distributed.first():
+    results.write_results(workdir / "dataset.json", data.describe(dataset, modalities))
 
   # The model, its programs, and where its samples come from.
   recipe = plan.make_recipe(config, dataset.task, modalities)

@@ -116,7 +116,8 @@ def test_many_processes_are_one(data, one, tmp_path, processes, placement):
   with Job(tmp_path, processes, **data, data__placement=placement) as job:
     statuses, said = job.end()
   assert statuses == [0] * processes, said
-  assert all(not out for out, _ in said[1:]), "only the first one prints"
+  lines = [line for out, _ in said[1:] for line in out.splitlines()]
+  assert all(line.startswith("[Gloo]") for line in lines), "only the first one prints"
   if placement == "device":  # a stream draws other orders
     assert_same(tmp_path, one)
   else:
