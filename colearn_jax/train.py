@@ -62,8 +62,7 @@ def train(config: ConfigDict, workdir: Path) -> dict:
   modalities = [dataset.modality(name) for name in config.data.modalities]
   index = data.read_index(dataset)
   runs = plan.make_runs(config, dataset, index)
-  if distributed.first():
-    results.write_results(workdir / "dataset.json", data.describe(dataset, modalities))
+  _keep_description(workdir, data.describe(dataset, modalities), data.fingerprint(dataset, index))
 
   # The model, its programs, and where its samples come from.
   recipe = plan.make_recipe(config, dataset.task, modalities)
@@ -235,6 +234,19 @@ def _alone(workdir: Path):
     except BlockingIOError:
       raise InputError(f"another run is at work in {workdir}") from None
     yield
+
+
+def _keep_description(workdir: Path, described: Mapping, samples: Mapping) -> None:
+  """Writes dataset.json, or checks that the samples are still those that the run was begun with."""
+  path = workdir / "dataset.json"
+  if path.exists() and results.read_results(path).get("samples", samples) != samples:
+    raise InputError(
+      f"{workdir} was begun with other samples than data set {described['name']} has now: "
+      "put them back, or take another workdir"
+    )
+  distributed.wait("samples")
+  if distributed.first():
+    results.write_results(path, {**described, "samples": samples})
 
 
 def _claim(config: ConfigDict, workdir: Path) -> None:
