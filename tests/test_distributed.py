@@ -82,13 +82,21 @@ def assert_same(workdir, other):
     np.testing.assert_allclose(scores[0][m]["rmse"]["mean"], scores[1][m]["rmse"]["mean"], rtol=1e-2)
 
 
-@pytest.fixture(scope="module")
-def one(data, tmp_path_factory):
+def by_one(data, workdir, **settings):
   """What one process leaves."""
-  workdir = tmp_path_factory.mktemp("one")
-  with Job(workdir, 1, **data) as job:
+  with Job(workdir, 1, **data, **settings) as job:
     assert job.end()[0] == [0]
   return workdir
+
+
+@pytest.fixture(scope="module")
+def one(data, tmp_path_factory):
+  return by_one(data, tmp_path_factory.mktemp("one"))
+
+
+@pytest.fixture(scope="module")
+def streamed(data, tmp_path_factory):
+  return by_one(data, tmp_path_factory.mktemp("streamed"), data__placement="stream")
 
 
 @pytest.mark.slow
@@ -112,16 +120,13 @@ def test_a_process_that_dies_ends_the_others_and_another_number_goes_on(data, on
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 4])
 @pytest.mark.parametrize("placement", ["device", "stream"])
-def test_many_processes_are_one(data, one, tmp_path, processes, placement):
+def test_many_processes_are_one(data, request, tmp_path, processes, placement):
   with Job(tmp_path, processes, **data, data__placement=placement) as job:
     statuses, said = job.end()
   assert statuses == [0] * processes, said
   lines = [line for out, _ in said[1:] for line in out.splitlines()]
   assert all(line.startswith("[Gloo]") for line in lines), "only the first one prints"
-  if placement == "device":  # a stream draws other orders
-    assert_same(tmp_path, one)
-  else:
-    assert len(read(tmp_path)) == 8
+  assert_same(tmp_path, request.getfixturevalue({"device": "one", "stream": "streamed"}[placement]))
 
 
 def test_the_three_flags_belong_together(monkeypatch):

@@ -279,7 +279,9 @@ def test_what_is_no_ablation_is_refused(lfmc, text):
 def test_other_samples_are_refused(finished, lfmc, tmp_path):
   write_dummy(tmp_path / "training_features.csv", rows=72, sites=12, seed=1)
   before = (finished / "dataset.json").read_text()
-  config = load(lfmc, data__manual_dir=str(tmp_path), data__data_dir=str(tmp_path / "prepared"), baseline=True)
+  config = load(
+    lfmc, data__manual_dir=str(tmp_path), data__data_dir=str(tmp_path / "prepared"), baseline=True
+  )
   with pytest.raises(InputError, match="begun with other samples than data set lfmc has now"):
     train.run(config, finished)
   assert (finished / "dataset.json").read_text() == before
