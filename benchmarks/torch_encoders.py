@@ -1,4 +1,4 @@
-"""Plain PyTorch modules of the same layers as our encoders with their defaults, for `benchmarks.encoders`.
+"""Plain PyTorch modules of the same layers as our encoders with their defaults, to race with.
 
 Each takes a series `[B T C]` and gives `[B 128]`. They exist to be timed; weights are not shared.
 """
@@ -193,3 +193,17 @@ def calls(module: nn.Module, batches, threads: int):
       module(x).square().mean().backward()
 
   return forward, backward
+
+
+def step_of_encoders(modules: list[nn.Module], batches: list, threads: int):
+  """A function without arguments: forward, backward and Adam of several encoders, each on its own batch."""
+  batches = [torch.from_numpy(batch) for batch in batches]
+  optimizer = torch.optim.Adam([p for module in modules for p in module.parameters()], lr=1e-3, foreach=True)
+
+  def step():
+    torch.set_num_threads(threads)
+    optimizer.zero_grad()
+    sum(module(x).square().mean() for module, x in zip(modules, batches)).backward()
+    optimizer.step()
+
+  return step

@@ -6,11 +6,17 @@ All four losses, dropout, both sensors, the whole step: batch picked from a tabl
 backward, Adam. Data is generated. The floor of a step is its FLOPs by XLA's count at the rate of a large
 float32 product, or the optimizer's traffic (parameters, gradients and both moments read; parameters and
 moments written) at the rate of a copy, whichever is longer, both measured in the same run.
+
+Where PyTorch is installed, the same encoders alone, forward, backward and Adam on a batch that is there
+already, are timed there in the same run, with one thread or all, whichever is faster: a program of
+this method has the losses, the heads and the loading of batches to do besides.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import time
 
 import jax
 import numpy as np
@@ -19,6 +25,13 @@ from absl import app, flags
 from benchmarks import measure
 from colearn_jax import config as config_lib
 from colearn_jax.spec import Modality, Task
+
+try:
+  from benchmarks import torch_encoders
+except ModuleNotFoundError as error:
+  if error.name != "torch":
+    raise
+  torch_encoders = None
 
 BATCH_SIZES = flags.DEFINE_list("batch_sizes", ["32", "128"], "Batch sizes.")
 EPOCHS = flags.DEFINE_integer("epochs", 20, "Timed epochs; the median counts, and the best is printed too.")
@@ -55,6 +68,25 @@ def of_batch(batch_size: int) -> dict:
   }
 
 
+def of_pytorch(batch_size: int) -> dict:
+  """Samples a second of PyTorch's encoders alone, the best of several turns; nothing where there is none."""
+  if torch_encoders is None:
+    return {}
+  modules = [torch_encoders.make("tempcnn", *m.shape, 128).train() for m in MODALITIES for _ in range(2)]
+  rng = np.random.default_rng(0)
+  batches = [rng.standard_normal((batch_size, *m.shape), np.float32) for m in MODALITIES for _ in range(2)]
+  seconds = []
+  for threads in sorted({1, os.cpu_count()}):
+    step = torch_encoders.step_of_encoders(modules, batches, threads)
+    step()
+    for _ in range(EPOCHS.value):
+      began = time.perf_counter()
+      for _ in range(10):
+        step()
+      seconds.append((time.perf_counter() - began) / 10)
+  return {"pytorch_encoders_samples_per_second": batch_size / min(seconds)}
+
+
 def main(_) -> None:
   """Prints the figures, a line a batch size."""
   device = jax.devices()[0]
@@ -64,7 +96,7 @@ def main(_) -> None:
   )
   out = []
   for size in map(int, BATCH_SIZES.value):
-    got = of_batch(size)
+    got = of_batch(size) | of_pytorch(size)
     floor = max(got["flops"] / compute, got["optimizer_bytes"] / copy)
     got |= {"floor_ms": 1e3 * floor, "share_of_ceiling": 1e3 * floor / got["best_step_ms"]}
     line = (
@@ -77,6 +109,9 @@ def main(_) -> None:
     if size in AUTHORS:
       got["times_authors"] = got["samples_per_second"] / AUTHORS[size]
       line += f"; {got['times_authors']:.1f} times the authors' program ({AUTHORS[size]:.0f} samples/s)"
+    if rate := got.get("pytorch_encoders_samples_per_second"):
+      times = got["best_samples_per_second"] / rate
+      line += f"; {times:.2f} times PyTorch's encoders alone (best {rate:.0f})"
     print(line, flush=True)
     out.append(got)
   if JSON.value:
