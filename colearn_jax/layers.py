@@ -162,9 +162,12 @@ class BatchNorm(nnx.Module):
       var = jnp.where(mask > 0, jnp.square(x - mean), 0.0).sum(axes) / at_least_one
     new = jnp.where(count > 0, 1.0 - self.momentum, 0.0)
     unbiased = var * count / jnp.maximum(count - 1.0, 1.0)
-    self.mean[...] += new * (jax.lax.stop_gradient(mean) - self.mean[...])
-    self.var[...] += new * (jax.lax.stop_gradient(unbiased) - self.var[...])
-    self.batches[...] += (count > 0).astype(jnp.int32)
+    # Not by `[...] +=`: that asks tracers for a sharding they do not have, and JAX searches all of the
+    # program for what to say of it.
+    moved = lambda old, batch: old[...] + new * (jax.lax.stop_gradient(batch) - old[...])
+    self.mean.set_value(moved(self.mean, mean))
+    self.var.set_value(moved(self.var, unbiased))
+    self.batches.set_value(self.batches[...] + (count > 0).astype(jnp.int32))
     return mean, var
 
 

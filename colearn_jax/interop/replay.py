@@ -47,7 +47,7 @@ class Program(NamedTuple):
   """What is compiled for a module.
 
   `run(params, stats, x, train)` gives its outputs by name and its batch statistics after them;
-  `derivatives((params, stats), x)` those of a random sum of all that in evaluation and in training.
+  `derivatives(params, stats, x, train)` those of a random sum of all that by the parameters.
   """
 
   run: Callable
@@ -77,14 +77,14 @@ def _program(graphdef: nnx.GraphDef, apply: Callable) -> Program:
     module = nnx.merge(graphdef, params, stats)
     return apply(module, x, train), nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
 
-  def everything(values, x):
+  def everything(*args):
     total, rng = 0.0, np.random.default_rng(0)
-    for leaf in jax.tree.leaves([run(*values, x, train) for train in (False, True)]):
+    for leaf in jax.tree.leaves(run(*args)):
       if jnp.issubdtype(leaf.dtype, jnp.floating):
         total += jnp.vdot(leaf, rng.normal(size=leaf.shape).astype(leaf.dtype))
     return total
 
-  return Program(run, jax.jit(jax.grad(everything, allow_int=True)))
+  return Program(run, jax.jit(jax.grad(everything), static_argnums=3))
 
 
 def _encode(module: nnx.Module, x: jax.Array, train: bool) -> dict[str, jax.Array]:
@@ -110,16 +110,19 @@ def _module(case: Case, dtype) -> dict[str, Arrays]:
 def silent(case: Case) -> dict[str, int]:
   """How many values of each parameter of a module or model change no number of the case.
 
-  Their derivatives are exactly zero: they stand behind a ReLU that is off for every sample, say.
+  Their derivatives are exactly zero: they stand behind a ReLU that is off for every sample, say. Statistics
+  are not asked for, all of them come out of training again.
   """
   with jax.default_matmul_precision("float32"):
     program, graphdef, params, stats, x = _begin(case, np.float32)
-    derivatives = program.derivatives((params, stats), x)
-  counter = lambda d: d.dtype == jax.dtypes.float0
-  derivatives = jax.tree.map(lambda d: np.ones(d.shape, np.int32) if counter(d) else d, derivatives)
-  module = nnx.merge(graphdef, *derivatives)
+    zero = jax.tree.map(lambda p: np.ones(p.shape, bool), params)
+    for train in (False, True):  # in training only what is still in doubt
+      if any(z.any() for z in jax.tree.leaves(zero)):
+        derivatives = program.derivatives(params, stats, x, train)
+        zero = jax.tree.map(lambda z, d: z & (np.asarray(d) == 0), zero, derivatives)
+  module = nnx.merge(graphdef, zero, jax.tree.map(lambda s: np.zeros(s.shape, bool), stats))
   read = {e.name: e.read() for e in tensors.entries(module) if isinstance(e.value, nnx.Variable)}
-  return {key: zeros for key, d in read.items() if (zeros := int((d == 0).sum()))}
+  return {key: zeros for key, z in read.items() if (zeros := int(z.sum()))}
 
 
 def _loss(case: Case, dtype) -> dict[str, Arrays]:

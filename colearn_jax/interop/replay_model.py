@@ -40,7 +40,8 @@ OUTPUTS = {
 def cast(tree: dict, dtype) -> dict:
   """A tree with its floating point arrays in a type."""
   floats = lambda a: jnp.issubdtype(a.dtype, jnp.floating)
-  return jax.tree.map(lambda a: jnp.asarray(a, dtype) if floats(a) else jnp.asarray(a), tree)
+  # By NumPy: JAX would compile a program for each shape.
+  return jax.tree.map(lambda a: jnp.asarray(np.asarray(a, dtype) if floats(a) else a), tree)
 
 
 def split(module: nnx.Module, dtype) -> tuple[nnx.GraphDef, dict, dict]:
@@ -123,15 +124,20 @@ def _programs(settings: str, dtype) -> Programs:
     mesh=sharding.make_mesh(dict.fromkeys(sharding.AXES, 1), 1, jax.devices()[:1]),
   )
 
+  # The outputs are computed as in the steps, so that XLA finds that it has them already.
+  def forward(state, batch, **mode):
+    inputs = steps.normalise(batch["inputs"], state.constants)
+    return recipe.model(state.params, state.stats)(inputs, present=batch["present"], **mode)
+
   @jax.jit
   def evaluate(state, batch):
-    outputs = recipe.model(state.params, state.stats)(batch["inputs"])
+    outputs = forward(state, batch)
     terms = steps.eval_step(recipe, state, batch)
     return name_outputs(kind, outputs), _terms(recipe, state, batch, outputs, terms)
 
   @jax.jit
   def train(state, batch):
-    outputs = recipe.model(state.params, state.stats)(batch["inputs"], train=True)
+    outputs = forward(state, batch, train=True)
     after, terms = steps.train_step(recipe, state, batch)
     return name_outputs(kind, outputs), after, _terms(recipe, state, batch, outputs, terms)
 
@@ -164,7 +170,7 @@ def begin(case: Case, dtype) -> tuple[Programs, steps.TrainState, dict]:
     epoch=zero,
     params=params,
     stats=stats,
-    opt_state=programs.recipe.optimizer.init(params),
+    opt_state=jax.jit(programs.recipe.optimizer.init)(params),
     key=jax.random.key(0),
     constants={"inputs": as_they_are, "task": task, "weights": weights},
     stop=steps.Stop(reference=inf, wait=zero, done=jnp.zeros((), bool)),
