@@ -40,6 +40,7 @@ SMALL = {
     "d_k": 4,
     "n_neurons": (16, 8),
   },
+  "resnet": {},
   "rnn": {"layer_size": 8},
   "tae": {"d_model": 8, "num_heads": 2, "d_k": 4, "n_neurons": (16, 8)},
   "tempcnn": {"layer_size": 8},
@@ -53,9 +54,8 @@ def series(*shape, seed=0):
 
 def make(name, shape=None, width=4, dtype=jnp.float32, dropout=0.0, **settings):
   """A small encoder with arbitrary values, which NumPy makes at once; JAX would compile for each shape."""
-  settings = {"model_type": name, "dropout": dropout, **SMALL[name], **settings}
-  if "attention_dropout" in encoders.arguments(name):
-    settings["attention_dropout"] = dropout
+  rates = {"dropout", "attention_dropout"} & encoders.arguments(name).keys()
+  settings = {"model_type": name, **dict.fromkeys(rates, dropout), **SMALL[name], **settings}
   build = lambda: encoders.make_encoder(
     settings, shape or SMALL_SHAPES[name], width, rngs=nnx.Rngs(0), dtype=dtype
   )
@@ -114,20 +114,6 @@ def test_shape_gradient_and_dropout(name):
   moved = [path for path, g in jax.tree.leaves_with_path(grads) if np.abs(g).max() > 1e-6]
   weights = [path for path, p in jax.tree.leaves_with_path(params) if p.ndim > 1]
   assert set(weights) <= set(moved)
-
-
-@pytest.mark.parametrize("name", SMALL_SHAPES)
-def test_bfloat16_is_near_float32(name):
-  x = series(8, *SMALL_SHAPES[name])
-  outputs = {}
-  for dtype in (jnp.float32, jnp.bfloat16):
-    module = make(name, dtype=dtype)
-    outputs[dtype], stats = program(module, train=True)(x)
-    state = jax.tree.leaves((nnx.state(module, nnx.Param), stats))
-    assert {a.dtype for a in state} <= {jnp.dtype("float32"), jnp.dtype("int32")}
-  full, half = outputs.values()
-  difference = float(jnp.abs(full - half).max() / jnp.abs(full).max())
-  assert 0.0 < difference < 0.05  # bfloat16 has 8 bits: 0.004 a rounding
 
 
 @pytest.mark.parametrize("name", SMALL_SHAPES)

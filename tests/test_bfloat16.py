@@ -1,0 +1,176 @@
+"""Computation in bfloat16: what stays in float32 all the same, and how far the results are from float32."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from test_encoders import SMALL_SHAPES, make, series, split
+from test_resnet import TINY
+
+from colearn_jax import mdico
+from colearn_jax.encoders import resnet
+
+HALF, SINGLE = jnp.dtype("bfloat16"), jnp.dtype("float32")
+# Of each encoder the one first, whose results are compared; then what its other options are. All of them are
+# looked through for types, which takes no compilation.
+CASES = {
+  "convtran": [
+    {"position": "tape", "relative_position": "erpe"},
+    {"position": "sinusoidal", "relative_position": "vector"},
+    {"position": "learned", "relative_position": "none"},
+    {"position": "none", "relative_position": "vector"},
+  ],
+  "gru": [{"bidirectional": True, "output": "last_state"}, {"bidirectional": False, "output": "last_output"}],
+  "lstm": [
+    {"bidirectional": False, "output": "last_state"},
+    {"bidirectional": True, "output": "last_output"},
+  ],
+  "ltae": [{"mask_nans": True}, {"mask_nans": False}],
+  "mlp": [{"batchnorm": True, "use_norm": "batch"}, {"batchnorm": False}],
+  "pse_ltae": [{}],
+  "resnet": [{"depth": 10}, {"depth": 14, "use_norm": "layer"}],
+  "rnn": [{"bidirectional": False, "output": "last_output"}, {"bidirectional": True, "output": "last_state"}],
+  "tae": [{"mask_nans": False}, {"mask_nans": True}],
+  "tempcnn": [{"use_norm": "none"}, {"use_norm": "layer"}, {"use_norm": "batch"}],
+  "transformer": [
+    {"position": "sinusoidal", "activation": "relu"},
+    {"position": "none", "activation": "gelu", "embed": False, "layer_size": 3, "num_heads": 1},
+  ],
+}
+
+
+def cases(*marks):
+  """Encoders and settings, all but the first of each encoder with these marks."""
+  return pytest.mark.parametrize(
+    "name, settings",
+    [
+      pytest.param(name, given, id="-".join(map(str, (name, *given.values()))), marks=marks if i else ())
+      for name, each in CASES.items()
+      for i, given in enumerate(each)
+    ],
+  )
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+  for depth, stages in TINY.items():
+    monkeypatch.setitem(resnet.STAGES, depth, stages)
+
+
+def given(name, settings, seed=0):
+  """A batch; of encoders that know missing values, with some."""
+  x = series(8, *((8, 8, 3) if name == "resnet" else SMALL_SHAPES[name]), seed=seed)
+  return x.at[0, 2].set(jnp.nan) if name == "pse_ltae" or settings.get("mask_nans") else x
+
+
+def differentiable(name, settings, shape, dtype, train):
+  """An encoder's parameters; a function of them and a batch: a sum of the outputs, (these, statistics)."""
+  graphdef, params, stats = split(make(name, shape=shape, dtype=dtype, **settings))
+  weights = series(8, 4, seed=1)
+
+  def loss(params, x):
+    module = nnx.merge(graphdef, params, stats)
+    y = module(x, train=train)
+    return (weights * y).sum(), (y, nnx.to_pure_dict(nnx.state(module, nnx.BatchStat)))
+
+  return params, loss
+
+
+def equations(jaxpr):
+  """Every operation of a program, inner ones too."""
+  for eqn in jaxpr.eqns:
+    yield eqn
+    for inner in jax.tree.leaves(list(eqn.params.values()), is_leaf=lambda p: hasattr(p, "jaxpr")):
+      inner = getattr(inner, "jaxpr", inner)
+      if hasattr(inner, "eqns"):
+        yield from equations(inner)
+
+
+def read_by(operations, program):
+  """The types of what these operations of a program read."""
+  found = [eqn for eqn in equations(program.jaxpr) if eqn.primitive.name in operations]
+  return {operand.aval.dtype for eqn in found for operand in eqn.invars}
+
+
+PRODUCTS = "dot_general", "conv_general_dilated"
+# What softmax, means, variances and losses are made of. Gates and activations (logistic, tanh, erf) are not.
+PRECISE = "exp", "log", "log1p", "rsqrt", "sqrt", "reduce_sum", "reduce_max", "cumsum"
+
+
+@cases()
+@pytest.mark.parametrize("train", [False, True])
+def test_what_is_computed_in_which_type(name, settings, train):
+  """As programs say, before anything is compiled."""
+  x = given(name, settings)
+  params, loss = differentiable(name, settings, x.shape[1:], jnp.bfloat16, train)
+  assert {p.dtype for p in jax.tree.leaves(params)} == {SINGLE}
+  forward, (_, (y, stats)) = jax.make_jaxpr(loss, return_shape=True)(params, x)
+  backward, (grads, _) = jax.make_jaxpr(jax.grad(loss, has_aux=True), return_shape=True)(params, x)
+  assert y.dtype == SINGLE
+  assert {a.dtype for a in jax.tree.leaves((stats, grads))} <= {SINGLE, jnp.dtype("int32")}
+  assert read_by(PRODUCTS, forward) == read_by(PRODUCTS, backward) == {HALF}
+  # On the way back there are others: a bias gets a sum of bfloat16, and GELU's derivative is an exp.
+  assert HALF not in read_by(PRECISE, forward)
+
+
+def test_what_a_model_computes_in_which_type():
+  """Behind the encoders nothing is less than float32: features, heads, terms of the objective."""
+  settings = {"model_type": "tempcnn", "layer_size": 8}
+  build = lambda: mdico.MDiCo(
+    {"S1": (6, 3), "S2": (6, 3)}, dict.fromkeys(("S1", "S2"), settings), 3, emb_dim=8, dtype=jnp.bfloat16,
+    rngs=nnx.Rngs(0),
+  )  # fmt: skip
+  graphdef, params, stats = split(nnx.eval_shape(build))
+  rows = jax.ShapeDtypeStruct((8,), SINGLE)
+
+  def behind(outputs, target, here):
+    constants, weights = {"class_weights": jnp.ones(3)}, dict.fromkeys(mdico.TERMS, 1.0)
+    present = dict.fromkeys(("S1", "S2"), here)
+    return mdico.objective("multiclass", outputs, target, present, constants, weights)
+
+  def loss(params, stats, x, target, here):
+    outputs = nnx.merge(graphdef, params, stats)(x, train=True, rngs=nnx.Rngs(0))
+    return behind(outputs, target, here)[0], outputs
+
+  inputs = dict.fromkeys(("S1", "S2"), jax.ShapeDtypeStruct((8, 6, 3), SINGLE))
+  given = stats, inputs, jax.ShapeDtypeStruct((8,), jnp.int32), rows
+  forward, (value, outputs) = jax.make_jaxpr(loss, return_shape=True)(params, *given)
+  assert {a.dtype for a in jax.tree.leaves((value, outputs))} == {SINGLE}
+  assert read_by(PRODUCTS, forward) == {HALF, SINGLE} and HALF not in read_by(PRECISE, forward)
+  products = [eqn for eqn in equations(forward.jaxpr) if eqn.primitive.name in PRODUCTS]
+  wide = [eqn for eqn in products if eqn.invars[0].aval.dtype == SINGLE]
+  # Of each sensor: shared features, its head, the auxiliary head and the modality heads twice; and the pair.
+  assert len(wide) == 2 * (1 + 1 + 2 + 2) + 1
+  grads, _ = jax.eval_shape(jax.grad(loss, has_aux=True), params, *given)
+  assert {g.dtype for g in jax.tree.leaves(grads)} == {SINGLE}
+
+
+# The median relative differences may be this; two bytes keep 8 bits, a rounding is up to 0.004.
+BOUNDS = {"evaluation": 0.03, "outputs": 0.03, "statistics": 0.01, "gradients": 0.1}
+DEEP = {"gradients": 0.25}  # of ResNets, whose gradients come through many norms of few values
+
+
+@cases(pytest.mark.slow)
+def test_results_are_near_those_of_float32(name, settings):
+  """In the median over batches: of a single one gradients jump where rounding moves a ReLU's input over 0."""
+
+  def results(x):
+    found = []
+    for dtype in (jnp.float32, jnp.bfloat16):
+      both = [differentiable(name, settings, x.shape[1:], dtype, train) for train in (False, True)]
+      (params, evaluate), (_, train) = both
+      grads, (outputs, stats) = jax.grad(train, has_aux=True)(params, x)
+      stats = [s for s in jax.tree.leaves(stats) if jnp.issubdtype(s.dtype, jnp.floating)]
+      evaluated = evaluate(params, x)[1][0]
+      found.append({"evaluation": evaluated, "outputs": outputs, "statistics": stats, "gradients": grads})
+    return found
+
+  xs = jnp.stack([given(name, settings, seed) for seed in range(12)])
+  full, half = jax.jit(lambda xs: jax.lax.map(results, xs))(xs)
+  flat = lambda tree: np.concatenate([np.reshape(a, (len(xs), -1)) for a in jax.tree.leaves(tree)], axis=1)
+  for what, bound in (BOUNDS | (DEEP if name == "resnet" else {})).items():
+    if jax.tree.leaves(full[what]):
+      a, b = flat(full[what]), flat(half[what])
+      difference = np.median(np.linalg.norm(a - b, axis=1) / np.linalg.norm(a, axis=1))
+      assert 1e-6 < difference < bound, what
