@@ -196,6 +196,15 @@ def test_two_directions(cell, output):
   np.testing.assert_allclose(y, expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_many_rows_are_what_few_are(cell):
+  """On a CPU batches of 64 are evaluated in pieces, others and those of training are not."""
+  module, x = make(cell, bidirectional=True, output="last_state"), series(64, *SMALL_SHAPES[cell])
+  whole, _ = program(module)(x)
+  np.testing.assert_allclose(whole, program(module, train=True)(x)[0], rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(whole[:6], program(module)(x[:6])[0], rtol=1e-5, atol=1e-6)
+
+
 def test_convtran_narrows_over_further_layers():
   module = make("convtran", shape=(9, 3), n_layers=6).backbone
   shapes = [conv.kernel.shape for conv in module.convs]
