@@ -25,11 +25,16 @@ from sklearn.base import BaseEstimator
 from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
 
-from colearn_jax import checkpoint, data, evaluate, main, metrics, plan, train
 from colearn_jax import config as config_lib
-from colearn_jax.log import Log
-from colearn_jax.protocols import Run
-from colearn_jax.spec import InputError, Modality, Task
+from colearn_jax import main
+from colearn_jax.data import dataset as data
+from colearn_jax.data.splits import Run
+from colearn_jax.evaluation import evaluate, metrics
+from colearn_jax.training import checkpoint
+from colearn_jax.training import run as train
+from colearn_jax.training import setup as plan
+from colearn_jax.training.log import Log
+from colearn_jax.types import InputError, Modality, Task
 
 
 def trees(task: Task, seed: int) -> BaseEstimator:

@@ -12,8 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from colearn_jax import plan, sharding, steps
-from colearn_jax.spec import Modality, Task
+from colearn_jax.parallel import sharding
+from colearn_jax.training import setup as plan
+from colearn_jax.training import steps
+from colearn_jax.types import Modality, Task
 
 _COLLECTIVE = re.compile(
   r"= (.*?) (?:all-reduce|all-gather|reduce-scatter|collective-permute|all-to-all)(?:-start)?\("

@@ -29,11 +29,12 @@ REPEATS = flags.DEFINE_integer("repeats", 3, "Processes that each figure is the 
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Of the training.")
 
 BUILD = """
-from data_builders import build
+from colearn_jax.datasets import build
 build.build("treesat_ts", {prepared!r}, manual_dir={source!r}, workers={workers})
 """
 TRAIN = """
-from colearn_jax import config, train
+from colearn_jax import config
+from colearn_jax.training import run as train
 tiny = {{"model_type": "mlp", "layer_sizes": (4,)}}
 settings = {{"data.placement": "stream", "data.data_dir": {prepared!r}, "data.manual_dir": {source!r}}}
 settings |= {{"model.encoders": {{"S2_S2mask": tiny, "aerial": tiny}}, "model.emb_dim": 8}}

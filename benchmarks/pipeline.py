@@ -30,7 +30,11 @@ from absl import app, flags
 
 from benchmarks import treesat_files
 from colearn_jax import config as config_lib
-from colearn_jax import data, plan, sharding, steps, stream
+from colearn_jax.data import dataset as data
+from colearn_jax.data import stream
+from colearn_jax.parallel import sharding
+from colearn_jax.training import setup as plan
+from colearn_jax.training import steps
 
 SAMPLES = flags.DEFINE_integer("samples", 256, "Of the training part.")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 4, "Samples at once.")

@@ -28,8 +28,8 @@ from absl import app, flags
 
 from benchmarks import measure
 from colearn_jax import config as config_lib
-from colearn_jax import train
-from colearn_jax.spec import Modality, Task
+from colearn_jax.training import run as train
+from colearn_jax.types import Modality, Task
 
 OUT = flags.DEFINE_string("out", None, "Where the table goes, without its .md and .json; else it is printed.")
 ONLY = flags.DEFINE_list("only", ["steps", "devices", "runs"], "Of these, what is measured.")
@@ -140,7 +140,7 @@ def count(name: str) -> dict:
 
 def whole_run(replicas: bool, directory: Path) -> dict:
   """Ten folds of LFMC's size to a fixed number of epochs: data, training, checkpoints, evaluation."""
-  from data_builders.lfmc.dummy import write_dummy
+  from colearn_jax.datasets.lfmc.dummy import write_dummy
 
   directory.mkdir(parents=True)
   write_dummy(directory / "training_features.csv", rows=2578, sites=150)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from colearn_jax.layers import sinusoid
+from colearn_jax.nn.layers import sinusoid
 
 
 class _Series(nn.Module):

@@ -24,7 +24,7 @@ from absl import app, flags
 
 from benchmarks import measure
 from colearn_jax import config as config_lib
-from colearn_jax.spec import Modality, Task
+from colearn_jax.types import Modality, Task
 
 try:
   from benchmarks import torch_encoders

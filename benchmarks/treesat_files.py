@@ -5,8 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from data_builders import build
-from data_builders.treesat_ts.dummy import STEPS, published_names, random_names, write_dummy
+from colearn_jax.datasets import build
+from colearn_jax.datasets.treesat_ts.dummy import STEPS, published_names, random_names, write_dummy
 
 
 def write(directory: str | Path, samples: int, names: str = "") -> Path:

@@ -18,8 +18,8 @@ from typing import NamedTuple, NoReturn
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from colearn_jax import series
-from colearn_jax.spec import InputError, resolve_views
+from colearn_jax.data import fixed_length as series
+from colearn_jax.types import InputError, resolve_views
 
 
 class Rule(NamedTuple):
@@ -346,7 +346,7 @@ def _refuse(key: str, value: object, allowed: str) -> NoReturn:
 
 def _check_data(config: ConfigDict, begun: bool) -> None:
   """The part of `validate` that asks the data set's builder, which need not have built anything."""
-  from data_builders import build
+  from colearn_jax.datasets import build
 
   name, modalities = config.data.name, config.data.modalities
   if name not in build.names():
@@ -396,7 +396,7 @@ def _check_encoder(config: ConfigDict, modality: str, shape: tuple[int, ...], be
   from flax import nnx
 
   from colearn_jax.encoders import make_encoder
-  from colearn_jax.interop import images
+  from colearn_jax.weights import imagenet as images
 
   settings = encoder_settings(config, modality)
   try:

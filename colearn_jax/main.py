@@ -14,7 +14,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from colearn_jax import config
-from colearn_jax.spec import InputError
+from colearn_jax.types import InputError
 
 
 def define(values: flags.FlagValues = flags.FLAGS, argv: Sequence[str] | None = None) -> None:
@@ -48,10 +48,12 @@ def main(values: flags.FlagValues) -> None:
     Path(values.workdir).expanduser().mkdir(parents=True, exist_ok=True)
   except OSError as error:
     raise InputError(f"--workdir={values.workdir}: {error.strerror}; a directory that can be made") from None
-  from colearn_jax import distributed  # here: these load everything, and wrong flags are to be told at once
+  from colearn_jax.parallel import (
+    processes as distributed,  # here: these load everything, and wrong flags are to be told at once
+  )
 
   distributed.initialize(values.coordinator, values.processes, values.process)
-  from colearn_jax import train
+  from colearn_jax.training import run as train
 
   with distributed.together():
     train.run(values.config, values.workdir)

@@ -21,7 +21,7 @@ from collections.abc import Collection
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from colearn_jax.spec import InputError
+from colearn_jax.types import InputError
 
 
 def options(arg: str, switches: Collection[str]) -> tuple[set[str], str]:

@@ -12,10 +12,10 @@ right.
 
 from __future__ import annotations
 
+from colearn_jax.configs import common
 from ml_collections import ConfigDict
 
-from colearn_jax.spec import InputError
-from configs import common
+from colearn_jax.types import InputError
 
 
 def get_config(arg: str = "") -> ConfigDict:

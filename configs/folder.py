@@ -11,9 +11,8 @@ sensors, `--config.model.encoders` that of one: an image wants `{'aerial': {'mod
 
 from __future__ import annotations
 
+from colearn_jax.configs import common
 from ml_collections import ConfigDict
-
-from configs import common
 
 
 def get_config(arg: str = "") -> ConfigDict:

@@ -12,9 +12,8 @@ loss alone, 0.14 and 0.30 with `:clean`; 10 trainings of about 40 epochs, 8 minu
 
 from __future__ import annotations
 
+from colearn_jax.configs import common
 from ml_collections import ConfigDict
-
-from configs import common
 
 
 def get_config(arg: str = "") -> ConfigDict:

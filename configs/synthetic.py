@@ -8,9 +8,8 @@ trains the latter alone), and 0.90 of their ensemble; two trainings, 1 minute on
 
 from __future__ import annotations
 
+from colearn_jax.configs import common
 from ml_collections import ConfigDict
-
-from configs import common
 
 
 def get_config(arg: str = "") -> ConfigDict:

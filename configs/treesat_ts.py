@@ -15,9 +15,8 @@ for tile and image: `--config.augment.flip --config.augment.quarter_turns`.
 
 from __future__ import annotations
 
+from colearn_jax.configs import common
 from ml_collections import ConfigDict
-
-from configs import common
 
 
 def get_config(arg: str = "") -> ConfigDict:

@@ -18,7 +18,7 @@ from pathlib import Path
 import tensorflow_datasets as tfds
 from absl import logging
 
-from colearn_jax.spec import InputError
+from colearn_jax.types import InputError
 
 OWN = "folder"  # the data set that is whatever a user's directory holds
 
@@ -53,7 +53,7 @@ def _file(folder: str) -> Path:
 
 
 def _builder(folder: str) -> type[tfds.core.DatasetBuilder]:
-  return importlib.import_module(f"data_builders.{folder}.{folder}_dataset_builder").Builder
+  return importlib.import_module(f"colearn_jax.datasets.{folder}.{folder}_dataset_builder").Builder
 
 
 def _configured(folder: str) -> list[str]:

@@ -25,7 +25,7 @@ from array_record.python import array_record_module
 from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
 from tqdm import tqdm
 
-from colearn_jax.spec import InputError
+from colearn_jax.types import InputError
 
 
 class Sample(Protocol):

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from colearn_jax import sharding
-from colearn_jax.augment import Augment, make_augment
+from colearn_jax.data.augment import Augment, make_augment
+from colearn_jax.parallel import sharding
 
 KEY = jax.random.key(3)
 B = 64

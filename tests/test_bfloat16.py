@@ -8,8 +8,8 @@ from flax import nnx
 from test_encoders import SMALL_SHAPES, make, series, split
 from test_resnet import TINY
 
-from colearn_jax import mdico
 from colearn_jax.encoders import resnet
+from colearn_jax.methods import mdico
 
 HALF, SINGLE = jnp.dtype("bfloat16"), jnp.dtype("float32")
 # Of each encoder the one first, whose results are compared; then what its other options are. All of them are

@@ -6,15 +6,17 @@ from pathlib import Path
 
 import pytest
 from absl import flags
+from colearn_jax.configs import common
 from ml_collections import ConfigDict
 
 from colearn_jax import config as config_lib
-from colearn_jax import encoders, main, mdico
-from colearn_jax.spec import InputError, resolve_views
-from configs import common
+from colearn_jax import encoders, main
+from colearn_jax.methods import mdico
+from colearn_jax.types import InputError, resolve_views
 
 ROOT = Path(__file__).parent.parent
 LFMC, SYNTHETIC = str(ROOT / "configs/lfmc.py"), str(ROOT / "configs/synthetic.py")
+OF_LFMC = "from colearn_jax.configs.lfmc import get_config as g\ndef get_config():\n  c = g()\n"
 OTHER = next((name for name in sorted(encoders.ENCODERS) if name != "tempcnn"), "tempcnn")
 
 
@@ -367,11 +369,11 @@ def test_workdir_is_asked_for_and_can_be_made():
     ("import math\n\ndef get_config():\n  return math.nope", "line 4: AttributeError: "),
     ("def get_config():\n  raise ValueError('two\\nlines')", "line 2: ValueError: two lines"),
     ("def get_config():\n  open('/dev/null/none')", "line 2: NotADirectoryError: "),
-    ("from configs.lfmc import get_config as g\ndef get_config():\n  c = g()\n  c.x = 1\n  return c", "'x'"),
     (
-      "from configs.lfmc import get_config as g\ndef get_config():\n  c = g()\n  del c.loss\n  return c",
-      "loss.main",
+      f"{OF_LFMC}  c.x = 1\n  return c",
+      "'x'",
     ),
+    (f"{OF_LFMC}  del c.loss\n  return c", "loss.main"),
     ("from ml_collections import ConfigDict as C\ndef get_config():\n  return C()", "model_type"),
   ],
 )

@@ -9,7 +9,7 @@ from test_encoders import SERIES, make, program, series
 
 from colearn_jax import encoders
 from colearn_jax.encoders import pse_ltae
-from colearn_jax.spec import InputError
+from colearn_jax.types import InputError
 
 TREESAT = (146, 6, 6, 12)
 

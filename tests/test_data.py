@@ -4,10 +4,12 @@ import pickle
 import jax
 import numpy as np
 import pytest
+from colearn_jax.datasets import build
 
-from colearn_jax import data, sharding, stream
-from colearn_jax.spec import InputError, Modality
-from data_builders import build
+from colearn_jax.data import dataset as data
+from colearn_jax.data import stream
+from colearn_jax.parallel import sharding
+from colearn_jax.types import InputError, Modality
 
 PLACE = sharding.by_example(sharding.make_mesh({"replica": 1, "data": -1, "fsdp": 1}, 16))
 

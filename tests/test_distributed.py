@@ -10,10 +10,10 @@ import time
 
 import numpy as np
 import pytest
+from colearn_jax.datasets.lfmc.dummy import write_dummy
 
-from colearn_jax import distributed
-from colearn_jax.spec import InputError
-from data_builders.lfmc.dummy import write_dummy
+from colearn_jax.parallel import processes as distributed
+from colearn_jax.types import InputError
 
 SETTINGS = {
   "protocol.folds": 2,

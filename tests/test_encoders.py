@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from colearn_jax import encoders, layers
-from colearn_jax.spec import InputError
+from colearn_jax import encoders
+from colearn_jax.nn import layers
+from colearn_jax.types import InputError
 
 SERIES = sorted(set(encoders.ENCODERS) - set(encoders.SPATIAL))
 SMALL_SHAPES = dict.fromkeys(SERIES, (6, 3)) | {"pse_ltae": (4, 2, 2, 3)}  # for resnet see test_resnet

@@ -1,9 +1,9 @@
 import numpy as np
 
-from colearn_jax import evaluate, metrics
-from colearn_jax.data import Index
-from colearn_jax.protocols import Run
-from colearn_jax.spec import Task
+from colearn_jax.data.dataset import Index
+from colearn_jax.data.splits import Run
+from colearn_jax.evaluation import evaluate, metrics
+from colearn_jax.types import Task
 
 TASK = Task("multiclass", ("a", "b", "c"))
 TARGET = np.array([0, 1, 2, 0, 1, 2], np.int32)

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from colearn_jax import mdico
-from colearn_jax.interop import check, replay, torch
-from colearn_jax.interop.golden import Case
-from colearn_jax.spec import InputError
+from colearn_jax.interop import names as torch
+from colearn_jax.methods import mdico
+from colearn_jax.types import InputError
+from tests.golden_replay import check, replay
+from tests.golden_replay.golden import Case
 
 GOLDEN = Path(__file__).parent / "golden"
 KINDS = {path.stem: json.loads(path.read_text())["kind"] for path in sorted(GOLDEN.glob("*.json"))}

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from colearn_jax.log import Log, Progress
-from colearn_jax.spec import InputError
+from colearn_jax.training.log import Log, Progress
+from colearn_jax.types import InputError
 
 
 def train(log, run, epochs):

@@ -4,7 +4,7 @@ import numpy as np
 import optax
 import pytest
 
-from colearn_jax import losses
+from colearn_jax.objectives import losses
 
 RNG = np.random.default_rng(0)
 

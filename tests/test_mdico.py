@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from colearn_jax import losses, mdico
-from colearn_jax.spec import InputError
+from colearn_jax.methods import mdico
+from colearn_jax.objectives import losses
+from colearn_jax.types import InputError
 
 SHAPES = {"radar": (4, 2), "optical": (6, 3), "thermal": (4, 1)}
 ENCODER = {"model_type": "tempcnn", "layer_size": 8, "dropout": 0.2}

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from colearn_jax.metrics import HEADLINE, ensemble, scores
-from colearn_jax.spec import KINDS, InputError, Task
+from colearn_jax.evaluation.metrics import HEADLINE, ensemble, scores
+from colearn_jax.types import KINDS, InputError, Task
 
 ONE = Task("regression", ("lfmc",))
 TWO = Task("regression", ("height", "biomass"))

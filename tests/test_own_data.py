@@ -5,13 +5,18 @@ import csv
 import jax
 import numpy as np
 import pytest
+from colearn_jax.datasets.folder.dummy import write_dummy
 from test_released import save
 from test_resnet import tensors
 
-from colearn_jax import config, log, predict, results, sharding, train
+from colearn_jax import config
+from colearn_jax.deploy import predictor as predict
 from colearn_jax.encoders import resnet
-from colearn_jax.spec import InputError
-from data_builders.folder.dummy import write_dummy
+from colearn_jax.evaluation import results
+from colearn_jax.parallel import sharding
+from colearn_jax.training import log
+from colearn_jax.training import run as train
+from colearn_jax.types import InputError
 
 TINY = (1,), 2  # one block of a ResNet
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from colearn_jax import protocols
-from colearn_jax.spec import InputError
+from colearn_jax.data import splits as protocols
+from colearn_jax.types import InputError
 
 ALL = {"train": np.arange(100)}
 

@@ -6,12 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from colearn_jax.configs import common
 
 from colearn_jax import config as config_lib
-from colearn_jax import predict, results
-from colearn_jax.interop import released, settings, torch, torchfile
-from colearn_jax.spec import InputError
-from configs import common
+from colearn_jax.deploy import predictor as predict
+from colearn_jax.evaluation import results
+from colearn_jax.interop import names as torch
+from colearn_jax.interop import released
+from colearn_jax.interop import yaml_settings as settings
+from colearn_jax.types import InputError
+from colearn_jax.weights import torch_file as torchfile
 
 GOLDEN = Path(__file__).parent / "golden"
 SMALL = {"model_type": "TempCNN", "layer_size": 8, "n_layers": 2, "kernel_size": 5, "dropout": 0.2}

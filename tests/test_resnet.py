@@ -11,10 +11,14 @@ from ml_collections import ConfigDict
 from test_released import save
 
 from colearn_jax import config as config_lib
-from colearn_jax import encoders, layers, mdico, plan, steps
+from colearn_jax import encoders
 from colearn_jax.encoders import resnet
-from colearn_jax.interop import images
-from colearn_jax.spec import InputError, Modality
+from colearn_jax.methods import mdico
+from colearn_jax.nn import layers
+from colearn_jax.training import setup as plan
+from colearn_jax.training import steps
+from colearn_jax.types import InputError, Modality
+from colearn_jax.weights import imagenet as images
 
 # torchvision's numbers without the classifier, for three bands.
 PARAMETERS = {18: 11_176_512, 34: 21_284_672, 50: 23_508_032, 101: 42_500_160, 152: 58_143_808}

@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from colearn_jax import results as r
-from colearn_jax.metrics import scores
-from colearn_jax.spec import InputError, Task
+from colearn_jax.evaluation import results as r
+from colearn_jax.evaluation.metrics import scores
+from colearn_jax.types import InputError, Task
 
 ABC = Task("multiclass", ("a", 'b "x", y', "c\nd\re"))
 

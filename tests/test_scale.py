@@ -9,8 +9,12 @@ import optax
 import pytest
 from test_steps import BATCH, CONSTANTS, SHAPES, recipe, table
 
-from colearn_jax import layers, losses, mdico, ring, sharding, steps
-from colearn_jax.spec import InputError
+from colearn_jax.methods import mdico
+from colearn_jax.nn import layers
+from colearn_jax.objectives import losses, ring
+from colearn_jax.parallel import sharding
+from colearn_jax.training import steps
+from colearn_jax.types import InputError
 
 
 def close(got, want, tolerance=2e-4):

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from colearn_jax import data, series
-from colearn_jax.spec import InputError, Modality
+from colearn_jax.data import dataset as data
+from colearn_jax.data import fixed_length as series
+from colearn_jax.types import InputError, Modality
 
 SHAPES = {"S2": (None, 6, 6, 2), "S2mask": (None, 6, 6, 2), "S1": (None, 6, 6, 1), "aerial": (8, 8, 4)}
 DESCRIBED = {

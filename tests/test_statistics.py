@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
+from colearn_jax.datasets import build
 
-from colearn_jax import data, derived, statistics
-from colearn_jax.spec import InputError, Modality, Task
-from data_builders import build
+from colearn_jax.data import dataset as data
+from colearn_jax.data import statistics
+from colearn_jax.storage import array_cache as derived
+from colearn_jax.types import InputError, Modality, Task
 
 BANDS = Modality("m", ("m",), (3, 2), ("a", "b"))
 

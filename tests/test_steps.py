@@ -6,9 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from colearn_jax import mdico, sharding, steps
-from colearn_jax.augment import Augment
-from colearn_jax.spec import Task
+from colearn_jax.data.augment import Augment
+from colearn_jax.methods import mdico
+from colearn_jax.parallel import sharding
+from colearn_jax.training import steps
+from colearn_jax.types import Task
 
 SHAPES = {"radar": (4, 2), "optical": (4, 3)}
 N, BATCH = 40, 16

@@ -10,10 +10,16 @@ import time
 import jax
 import numpy as np
 import pytest
+from colearn_jax.datasets.lfmc.dummy import write_dummy
 
-from colearn_jax import checkpoint, config, data, log, predict, results, sharding, train
-from colearn_jax.spec import InputError
-from data_builders.lfmc.dummy import write_dummy
+from colearn_jax import config
+from colearn_jax.data import dataset as data
+from colearn_jax.deploy import predictor as predict
+from colearn_jax.evaluation import results
+from colearn_jax.parallel import sharding
+from colearn_jax.training import checkpoint, log
+from colearn_jax.training import run as train
+from colearn_jax.types import InputError
 
 SMALL = {
   "protocol.folds": 2,

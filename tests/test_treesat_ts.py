@@ -6,11 +6,19 @@ import json
 import jax
 import numpy as np
 import pytest
+from colearn_jax.datasets import build
+from colearn_jax.datasets.treesat_ts.dummy import STEPS, random_names, write_dummy
 
-from colearn_jax import config, data, log, predict, results, series, sharding, stream, train
-from colearn_jax.spec import InputError
-from data_builders import build
-from data_builders.treesat_ts.dummy import STEPS, random_names, write_dummy
+from colearn_jax import config
+from colearn_jax.data import dataset as data
+from colearn_jax.data import fixed_length as series
+from colearn_jax.data import stream
+from colearn_jax.deploy import predictor as predict
+from colearn_jax.evaluation import results
+from colearn_jax.parallel import sharding
+from colearn_jax.training import log
+from colearn_jax.training import run as train
+from colearn_jax.types import InputError
 
 pytest.importorskip("h5py")
 pytest.importorskip("rasterio")

@@ -19,7 +19,6 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from colearn_jax import layers
 from colearn_jax.encoders.convtran import ConvTran
 from colearn_jax.encoders.ltae import LTAE, TAE
 from colearn_jax.encoders.mlp import MLP
@@ -28,7 +27,8 @@ from colearn_jax.encoders.recurrent import GRU, LSTM, RNN
 from colearn_jax.encoders.resnet import ResNet
 from colearn_jax.encoders.tempcnn import TempCNN
 from colearn_jax.encoders.transformer import Transformer
-from colearn_jax.spec import InputError
+from colearn_jax.nn import layers
+from colearn_jax.types import InputError
 
 ENCODERS = {
   "convtran": ConvTran,

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from colearn_jax import layers
-from colearn_jax.spec import InputError
+from colearn_jax.nn import layers
+from colearn_jax.types import InputError
 
 
 class LTAE(nnx.Module):

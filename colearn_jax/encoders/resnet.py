@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from colearn_jax import layers
-from colearn_jax.spec import InputError
+from colearn_jax.nn import layers
+from colearn_jax.types import InputError
 
 STAGES = {  # blocks of each stage, and convolutions of a block
   18: ((2, 2, 2, 2), 2),

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from colearn_jax import layers
-from colearn_jax.spec import InputError
+from colearn_jax.nn import layers
+from colearn_jax.types import InputError
 
 POSITIONS = ("sinusoidal", "none")
 ACTIVATIONS = {"relu": nnx.relu, "gelu": lambda x: nnx.gelu(x, approximate=False)}

@@ -21,12 +21,16 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from colearn_jax import checkpoint, encoders, plan, results
 from colearn_jax import config as config_lib
-from colearn_jax.interop import torch, torchfile
-from colearn_jax.interop.settings import Released, config_text, make_config, read_yaml
-from colearn_jax.spec import InputError, Modality, Task, resolve_views
-from data_builders import build
+from colearn_jax import encoders
+from colearn_jax.datasets import build
+from colearn_jax.evaluation import results
+from colearn_jax.interop import names as torch
+from colearn_jax.interop.yaml_settings import Released, config_text, make_config, read_yaml
+from colearn_jax.training import checkpoint
+from colearn_jax.training import setup as plan
+from colearn_jax.types import InputError, Modality, Task, resolve_views
+from colearn_jax.weights import torch_file as torchfile
 
 KINDS = {
   "mse": "regression", "norm-mse": "regression", "ce": "multiclass", "cross-entropy": "multiclass",

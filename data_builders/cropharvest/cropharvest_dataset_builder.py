@@ -16,9 +16,10 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import tensorflow_datasets as tfds
+from colearn_jax.datasets.place import here
 from tqdm import tqdm
 
-from colearn_jax.spec import InputError
+from colearn_jax.types import InputError
 
 LABELS, ARCHIVE, ARRAYS = "labels.geojson", "features.tar.gz", "features/arrays"
 HOW_TO_GET_IT = (
@@ -262,6 +263,7 @@ def to_views(array: np.ndarray) -> dict[str, np.ndarray]:
 class Builder(tfds.core.GeneratorBasedBuilder):
   """Places all over the world, what grows there, and twelve months of satellite and weather data."""
 
+  pkg_dir_path, code_path = here(__file__)
   VERSION = tfds.core.Version("1.0.0")
   RELEASE_NOTES = {"1.0.0": "Initial release."}
   BUILDER_CONFIGS = [

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from colearn_jax.datasets.build import build, find, names
+from colearn_jax.datasets.cropharvest import cropharvest_dataset_builder as cropharvest
+from colearn_jax.datasets.cropharvest.dummy import write_archive, write_dummy
 
-from colearn_jax.data import make_reader, open_dataset, read_index, read_table
-from colearn_jax.spec import InputError
-from data_builders.build import build, find, names
-from data_builders.cropharvest import cropharvest_dataset_builder as cropharvest
-from data_builders.cropharvest.dummy import write_archive, write_dummy
+from colearn_jax.data.dataset import make_reader, open_dataset, read_index, read_table
+from colearn_jax.types import InputError
 
 h5py = pytest.importorskip("h5py")
 

@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-
-from data_builders.cropharvest import cropharvest_dataset_builder as cropharvest
+from colearn_jax.datasets.cropharvest import cropharvest_dataset_builder as cropharvest
 
 # Rounded means and deviations of each column of the real arrays.
 MEANS = [-12, -19, 1400, 1250, 1150, 1300, 1900, 2200, 2300, 2450, 2400, 1900, 1250, 290, 0.003, 300, 2, 0.3]

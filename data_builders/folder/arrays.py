@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from colearn_jax.spec import InputError
+from colearn_jax.types import InputError
 
 SUFFIXES = (".npy", ".npz", ".zarr", ".tif", ".tiff")
 VALUES, DATES = "values", "dates"  # names in .npz files and Zarr groups

@@ -12,13 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow_datasets as tfds
+from colearn_jax.datasets import shards
+from colearn_jax.datasets.folder import table, views
+from colearn_jax.datasets.folder.plan import HOW_TO_GIVE_IT, Plan, read_plan, survey
+from colearn_jax.datasets.folder.views import View
+from colearn_jax.datasets.place import here
 from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
 
-from colearn_jax.spec import InputError
-from data_builders import shards
-from data_builders.folder import table, views
-from data_builders.folder.plan import HOW_TO_GIVE_IT, Plan, read_plan, survey
-from data_builders.folder.views import View
+from colearn_jax.types import InputError
 
 SHARD = 128  # samples in a file
 
@@ -115,6 +116,7 @@ class Config(tfds.core.BuilderConfig):
 class Builder(FileReaderBuilder):
   """A directory of samples that are described by a table and seen by any number of sensors."""
 
+  pkg_dir_path, code_path = here(__file__)
   VERSION = tfds.core.Version("1.0.0")
   RELEASE_NOTES = {"1.0.0": "Initial release."}
   MANUAL_DOWNLOAD_INSTRUCTIONS = f"Your own data: {HOW_TO_GIVE_IT}."

@@ -8,15 +8,15 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import tensorflow_datasets as tfds
+from colearn_jax.datasets import build as build_lib
+from colearn_jax.datasets.build import build
+from colearn_jax.datasets.folder import arrays, plan
+from colearn_jax.datasets.folder.dummy import SPLITS, write_dummy
+from colearn_jax.datasets.folder.table import read_table
 
 from colearn_jax import config as config_lib
-from colearn_jax.data import open_dataset, read_index
-from colearn_jax.spec import InputError
-from data_builders import build as build_lib
-from data_builders.build import build
-from data_builders.folder import arrays, plan
-from data_builders.folder.dummy import SPLITS, write_dummy
-from data_builders.folder.table import read_table
+from colearn_jax.data.dataset import open_dataset, read_index
+from colearn_jax.types import InputError
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,10 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from colearn_jax.spec import InputError
-from data_builders.folder import table, views
-from data_builders.folder.views import Found, View
+from colearn_jax.datasets.folder import table, views
+from colearn_jax.datasets.folder.views import Found, View
+
+from colearn_jax.types import InputError
 
 DESCRIPTION = "dataset.json"
 HOW_TO_GIVE_IT = (

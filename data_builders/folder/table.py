@@ -7,8 +7,9 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from colearn_jax.spec import InputError
-from data_builders.folder.targets import encode
+from colearn_jax.datasets.folder.targets import encode
+
+from colearn_jax.types import InputError
 
 NAMES = ("samples.csv", "samples.parquet")
 SPLITS = ("train", "validation", "test")

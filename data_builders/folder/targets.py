@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from colearn_jax.spec import KINDS, InputError
+from colearn_jax.types import KINDS, InputError
 
 SEPARATOR = ";"  # between the labels of a sample
 MOST_CLASSES = 100  # more different whole numbers than these may be amounts

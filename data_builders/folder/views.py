@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from colearn_jax.datasets.folder import arrays
 
-from colearn_jax.spec import InputError
-from data_builders.folder import arrays
+from colearn_jax.types import InputError
 
 STACKS = (".npy", ".zarr")  # one file for all samples, of which one can be read at a time
 

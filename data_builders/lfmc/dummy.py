@@ -6,8 +6,7 @@ import csv
 from pathlib import Path
 
 import numpy as np
-
-from data_builders.lfmc import lfmc_dataset_builder as lfmc
+from colearn_jax.datasets.lfmc import lfmc_dataset_builder as lfmc
 
 
 def write_dummy(path, *, rows=8, sites=3, seed=0):

@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import requests
 import tensorflow_datasets as tfds
+from colearn_jax.datasets.place import here
 from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
 from tensorflow_datasets.core.download.util import DownloadError
 
-from colearn_jax.spec import InputError
+from colearn_jax.types import InputError
 
 URL = "https://raw.githubusercontent.com/kkraoj/lfmc_from_sar/master/input_data/training_features.csv"
 FILE = "training_features.csv"
@@ -166,6 +167,7 @@ def read_samples(path) -> dict:
 class Builder(tfds.core.GeneratorBasedBuilder):
   """Live fuel moisture content with four months of radar and optical data before each measurement."""
 
+  pkg_dir_path, code_path = here(__file__)
   VERSION = tfds.core.Version("1.0.0")
   RELEASE_NOTES = {"1.0.0": "Initial release."}
   MANUAL_DOWNLOAD_INSTRUCTIONS = f"Optional, the file is downloaded otherwise: {HOW_TO_GET_IT}."

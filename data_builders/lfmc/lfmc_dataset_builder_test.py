@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from colearn_jax.datasets.build import build
+from colearn_jax.datasets.lfmc import lfmc_dataset_builder as lfmc
+from colearn_jax.datasets.lfmc.dummy import write_dummy
 from tensorflow_datasets.core.download.checksums import UrlInfo
 
-from colearn_jax.spec import InputError
-from data_builders.build import build
-from data_builders.lfmc import lfmc_dataset_builder as lfmc
-from data_builders.lfmc.dummy import write_dummy
+from colearn_jax.types import InputError
 
 DUMMY = Path(__file__).parent / "dummy_data" / lfmc.FILE
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import tensorflow_datasets as tfds
+from colearn_jax.datasets.place import here
+from colearn_jax.datasets.synthetic import simulator
 
-from colearn_jax.spec import InputError
-from data_builders.synthetic import simulator
+from colearn_jax.types import InputError
 
 CROPS = tuple(simulator.CROPS)
 VIEWS = {
@@ -24,6 +25,7 @@ SPLITS = {"train": (0, 30), "validation": (30, 36), "test": (36, 50)}
 class Builder(tfds.core.GeneratorBasedBuilder):
   """5000 simulated fields of 6 crops, seen by Sentinel-1, Sentinel-2 and a weather station."""
 
+  pkg_dir_path, code_path = here(__file__)
   VERSION = tfds.core.Version("1.0.0")
   RELEASE_NOTES = {"1.0.0": "Initial release."}
 

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from colearn_jax.datasets.build import build
+from colearn_jax.datasets.synthetic import simulator
 from sklearn.ensemble import ExtraTreesClassifier
 
-from colearn_jax.spec import InputError
-from data_builders.build import build
-from data_builders.synthetic import simulator
+from colearn_jax.types import InputError
 
 CROPS = list(simulator.CROPS)
 

@@ -9,7 +9,7 @@ import warnings
 
 import numpy as np
 
-from colearn_jax.spec import InputError
+from colearn_jax.types import InputError
 
 AERIAL = (304, 304, 4)
 PIXELS = 6  # on each side of a satellite's tile

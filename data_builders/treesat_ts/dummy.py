@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-
-from data_builders.treesat_ts import arrays, files
+from colearn_jax.datasets.treesat_ts import arrays, files
 
 SPLITS = {"train": 6, "val": 2, "test": 3}
 # The least length of a series, and one more than the greatest, much as published.

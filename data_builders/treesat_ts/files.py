@@ -15,9 +15,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+from colearn_jax.datasets.treesat_ts.arrays import import_readers
 
-from colearn_jax.spec import InputError
-from data_builders.treesat_ts.arrays import import_readers
+from colearn_jax.types import InputError
 
 HOW_TO_GET_IT = (
   "get aerial.zip, sentinel-ts.zip, labels.zip, split.zip and geojson.zip from "

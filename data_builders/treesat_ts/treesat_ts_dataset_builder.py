@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow_datasets as tfds
+from colearn_jax.datasets import shards
+from colearn_jax.datasets.place import here
+from colearn_jax.datasets.treesat_ts import arrays, files
+from colearn_jax.datasets.treesat_ts.files import Folder, Sample
 from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
 
-from colearn_jax.spec import InputError
-from data_builders import shards
-from data_builders.treesat_ts import arrays, files
-from data_builders.treesat_ts.files import Folder, Sample
+from colearn_jax.types import InputError
 
 SHARD = 128  # samples in a file: some 80 MB
 VIEWS = {
@@ -87,6 +88,7 @@ class Reader:
 class Builder(FileReaderBuilder):
   """Forest tiles and their tree genera: an aerial image and a year of Sentinel-1 and Sentinel-2 of each."""
 
+  pkg_dir_path, code_path = here(__file__)
   VERSION = tfds.core.Version("1.0.0")
   RELEASE_NOTES = {"1.0.0": "Initial release."}
   MANUAL_DOWNLOAD_INSTRUCTIONS = f"{files.HOW_TO_GET_IT}."

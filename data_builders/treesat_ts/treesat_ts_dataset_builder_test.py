@@ -8,15 +8,15 @@ import zipfile
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from colearn_jax.datasets import shards
+from colearn_jax.datasets.build import build
+from colearn_jax.datasets.treesat_ts import arrays, files
+from colearn_jax.datasets.treesat_ts import treesat_ts_dataset_builder as treesat
+from colearn_jax.datasets.treesat_ts.dummy import STEPS, published_names, random_names, write_dummy
 
-from colearn_jax.data import make_reader, open_dataset, read_index
-from colearn_jax.series import Settings
-from colearn_jax.spec import InputError
-from data_builders import shards
-from data_builders.build import build
-from data_builders.treesat_ts import arrays, files
-from data_builders.treesat_ts import treesat_ts_dataset_builder as treesat
-from data_builders.treesat_ts.dummy import STEPS, published_names, random_names, write_dummy
+from colearn_jax.data.dataset import make_reader, open_dataset, read_index
+from colearn_jax.data.fixed_length import Settings
+from colearn_jax.types import InputError
 
 h5py, rasterio = pytest.importorskip("h5py"), pytest.importorskip("rasterio")
 

@@ -1,0 +1,1 @@
+"""Multi-modal co-learning for Earth observation in JAX."""

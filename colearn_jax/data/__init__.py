@@ -1,0 +1,1 @@
+"""Prepared data sets: opened, read, cut into folds, normalised, augmented and streamed."""

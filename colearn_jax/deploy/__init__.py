@@ -1,0 +1,1 @@
+"""One-sensor models for prediction; independent of the training code."""

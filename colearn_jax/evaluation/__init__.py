@@ -1,0 +1,1 @@
+"""Scores of predictions, and the files and tables that report them."""

@@ -1,0 +1,252 @@
+"""The door to the released PyTorch program: its settings and state dicts in, ours out; without PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from colearn_jax import encoders
+from colearn_jax.interop.state_dict import UNREAD, fill, state_dict
+from colearn_jax.methods import mdico
+from colearn_jax.types import InputError
+
+__all__ = ["encoder_settings", "fill", "load_encoder", "load_mdico", "make_mdico", "state_dict"]
+
+NOTHING = ""  # arguments that change no number
+
+# What the released program calls the sizes of a sample, see `encoders.SIZES`; any class takes any of them.
+SIZES = {
+  "seq_len": "seq_len",
+  "len_max_seq": "seq_len",
+  "sequence_length": "seq_len",
+  "num_features": "num_features",
+  "input_dim": "num_features",
+  "in_channels": "num_features",
+  "feature_size": "num_features",
+}
+# The classes of the released program: each other argument's name there, and here.
+ARGUMENTS = {
+  "TempCNN": {
+    "hidden_dims": "layer_size",
+    "n_layers": "n_layers",
+    "kernel_size": "kernel_size",
+    "dropout": "dropout",
+  },
+  "MLP": {
+    "layer_sizes": "layer_sizes",
+    "dropout": "dropout",
+    "batchnorm": "batchnorm",
+  },
+  "RNNet": {
+    "layer_size": "layer_size",
+    "num_layers": "n_layers",
+    "dropout": "dropout",
+    "bidirectional": "bidirectional",
+    "unit_type": "model_type",
+    "output_state": "output",
+  },
+  "LTAE": {
+    "n_head": "num_heads",
+    "d_k": "d_k",
+    "d_model": "d_model",
+    "n_neurons": "n_neurons",
+    "dropout": "dropout",
+    "T": "max_period",
+    "mask_nans": "mask_nans",
+    "return_att": NOTHING,
+  },
+  "TransformerNet": {
+    "len_max_seq": NOTHING,  # of its table of positions, which may be longer than the series
+    "layer_size": "layer_size",
+    "num_layers": "n_layers",
+    "num_heads": "num_heads",
+    "dim_feedforward": "feedforward_size",
+    "activation": "activation",
+    "dropout": "dropout",
+    "fixed_pos_encoding": "position",
+    "pre_embedding": "embed",
+  },
+  "ConvTran": {
+    "layer_size": "layer_size",
+    "num_layers": "n_layers",
+    "num_heads": "num_heads",
+    "dim_feedforward": "feedforward_size",
+    "pos_encoding": "position",
+    "rel_pos_encoding": "relative_position",
+    "dropout": "dropout",
+  },
+}
+ARGUMENTS["TemporalAttentionEncoder"] = ARGUMENTS["LTAE"]
+
+MODEL_TYPES = {
+  "TempCNN": "tempcnn",
+  "MLP": "mlp",
+  "LTAE": "ltae",
+  "TemporalAttentionEncoder": "tae",
+  "TransformerNet": "transformer",
+  "ConvTran": "convtran",
+}  # a RNNet has its type as an argument
+
+# Arguments whose values are called otherwise here.
+VALUES = {
+  "output_state": {False: "last_output", True: "last_state"},
+  "pos_encoding": {"tAPE": "tape", "Sin": "sinusoidal", "Learn": "learned", "None": "none", None: "none"},
+  "rel_pos_encoding": {"eRPE": "erpe", "Vector": "vector", "None": "none", None: "none"},
+  "fixed_pos_encoding": {True: "sinusoidal", False: "none"},
+  "unit_type": {given: unit for unit in ("rnn", "gru", "lstm") for given in (unit, unit.upper())},
+}
+
+
+def encoder_settings(name: str, args: Mapping[str, object]) -> dict[str, object]:
+  """The settings, as `encoders.make_encoder` takes them, of that program's class `name` made with `args`.
+
+  Raises:
+    InputError: an unknown class, argument or value, or two arguments that say different things.
+  """
+  if name not in ARGUMENTS:
+    raise InputError(f"unknown class {name!r} of an encoder, have: {', '.join(ARGUMENTS)}")
+  known = {**ARGUMENTS[name], **SIZES, **ARGUMENTS[name]}
+  settings = {"model_type": MODEL_TYPES[name]} if name in MODEL_TYPES else {}
+  for argument, value in args.items():
+    if argument not in known:
+      raise InputError(f"unknown argument {argument!r} of class {name}, have: {', '.join(known)}")
+    ours, values = known[argument], VALUES.get(argument)
+    if values is not None:
+      if value not in values:
+        raise InputError(f"{argument}={value!r} of class {name}: have {', '.join(map(repr, values))}")
+      value = values[value]
+    if ours == NOTHING:
+      continue
+    if settings.get(ours, value) != value:
+      raise InputError(f"{argument}={value!r} of class {name}: its other arguments say {settings[ours]!r}")
+    settings[ours] = tuple(value) if isinstance(value, list) else value
+  if "model_type" not in settings:
+    raise InputError(f"class {name} has no argument unit_type, which says what it is")
+  if settings.get("embed") is False and "num_features" in settings:
+    settings["layer_size"] = settings["num_features"]  # what it says there has no effect
+  if settings["model_type"] in ("ltae", "tae") and settings.get("dropout") == 0:
+    settings["attention_dropout"] = 0.0  # fixed at 0.1 there, but 0 means a model without chance
+  return settings
+
+
+def class_of(model_type: str) -> str | None:
+  """That program's class of one of our encoders; None where it has none."""
+  if model_type in ("rnn", "gru", "lstm"):
+    return "RNNet"
+  return next((name for name, ours in MODEL_TYPES.items() if ours == model_type), None)
+
+
+def norm(wrap: Mapping[str, object]) -> str:
+  """The norm behind an encoder, from `use_norm` and `use_bnorm`."""
+  if wrap.get("use_norm"):
+    return "layer"
+  return "batch" if wrap.get("use_bnorm") else "none"
+
+
+def _get(group: Mapping[str, object], key: str) -> object:
+  if key not in group:
+    raise InputError(f"the settings have no {key!r} beside {', '.join(map(repr, group)) or 'nothing'}")
+  return group[key]
+
+
+def load_encoder(
+  spec: Mapping[str, object], params: Mapping[str, np.ndarray], *, dtype=jnp.float32
+) -> nnx.Module:
+  """An encoder with the weights of one of the released program.
+
+  Args:
+    spec: `class` and `args` as that program constructs the encoder; with `wrap`, `{"latent_dims": d,
+      "use_norm": ...}`, it is the wrapped one, linear layer and norm included, else the backbone alone.
+    params: its state dict.
+    dtype: of the computation.
+
+  Raises:
+    InputError: settings are missing or not known, or the state dict does not fit them.
+  """
+  spec = spec.get("constructor", spec)
+  settings = encoder_settings(_get(spec, "class"), _get(spec, "args"))
+  # A MLP does not know how its values came about, and the others of these do not, how long their series are.
+  of_any_length = settings["model_type"] in ("mlp", "rnn", "gru", "lstm", "transformer")
+  needed = encoders.SIZES[1:] if of_any_length else encoders.SIZES
+  if missing := [size for size in needed if size not in settings]:
+    raise InputError(f"the settings of a {spec['class']} do not say its {' and '.join(missing)}")
+  bands = settings["num_features"]
+  shape = (bands,) if settings["model_type"] == "mlp" else (settings.get("seq_len", 0), bands)
+  if spec.get("wrap"):
+    settings["use_norm"] = norm(spec["wrap"])
+    width = _get(spec["wrap"], "latent_dims")
+    make = lambda: encoders.make_encoder(settings, shape, width, rngs=nnx.Rngs(0), dtype=dtype)
+  else:
+    make = lambda: encoders.make_backbone(settings, shape, rngs=nnx.Rngs(0), dtype=dtype)
+  module = nnx.eval_shape(make)
+  fill(module, params)
+  return module
+
+
+def make_mdico(
+  spec: Mapping[str, object], *, variant: str | None = None, rngs: nnx.Rngs, dtype=jnp.float32
+) -> mdico.MDiCo:
+  """The model of the released program's settings, see `load_mdico`, with initial values of its own."""
+  variant = variant or spec.get("variant", "released")
+  if variant not in mdico.VARIANTS:
+    raise InputError(f"variant={variant!r}, have {', '.join(mdico.VARIANTS)}")
+  spec = spec.get("constructor", spec)
+  hidden = head_layers(spec.get("predictive_core", "linear"))
+  width, shapes, settings = _get(spec, "emb_dim"), {}, {}
+  for modality in _get(spec, "modalities"):
+    name, wrap = _get(modality, "name"), _get(modality, "wrap")
+    shapes[name] = (_get(modality, "T"), _get(modality, "bands"))
+    settings[name] = encoder_settings(_get(modality, "class"), _get(modality, "args"))
+    settings[name]["use_norm"] = norm(wrap)
+    if wrap.get("latent_dims", width) != width:
+      raise InputError(f"modality {name}: latent_dims={wrap['latent_dims']} is not emb_dim={width}")
+  model = mdico.MDiCo(
+    shapes,
+    settings,
+    _get(spec, "n_labels"),
+    emb_dim=width,
+    head_layers=hidden,
+    variant=variant,
+    dtype=dtype,
+    rngs=rngs,
+  )
+  setattr(model, UNREAD, mdico.Head(width // 2, len(shapes), hidden, rngs=rngs))
+  return model
+
+
+def head_layers(core: str | Mapping[str, object]) -> tuple[int, ...]:
+  """The widths of the heads' hidden layers: `linear`, or the settings of a `mlp`, as the YAML has them."""
+  core = {"model_type": core} if isinstance(core, str) else core
+  if core.get("model_type") == "linear":
+    return ()
+  if core.get("model_type") != "mlp" or not core.get("batchnorm", False) or core.get("dropout", 0):
+    raise InputError(f"predictive model {dict(core)}: have linear, and mlp with batchnorm and no dropout")
+  return tuple(core.get("layer_sizes", [core.get("layer_size", 128)] * core.get("n_layers", 2)))
+
+
+def load_mdico(
+  spec: Mapping[str, object],
+  params: Mapping[str, np.ndarray],
+  *,
+  variant: str | None = None,
+  dtype=jnp.float32,
+) -> mdico.MDiCo:
+  """A whole model with the weights of the released program.
+
+  Args:
+    spec: `emb_dim`, `n_labels`, `predictive_core` and `modalities`, a list in the order of the modality
+      labels of each one's `name`, `T`, `bands` and encoder (see `load_encoder`).
+    params: its state dict.
+    variant: what the second modality head is fed, see `mdico.MDiCo`; by default what `spec` says, else
+      `released`, as that program does it.
+    dtype: of the encoders' computation.
+
+  Raises:
+    InputError: the settings are not known, or the state dict does not fit them.
+  """
+  model = nnx.eval_shape(lambda: make_mdico(spec, variant=variant, rngs=nnx.Rngs(0), dtype=dtype))
+  fill(model, params)
+  return model

@@ -1,0 +1,310 @@
+"""Tensors of the released PyTorch program and the variables of our modules: names and layouts.
+
+A table for each of our classes names every variable of a module as that program does, with its layout there.
+Filling a module and `state_dict` read the same tables, so a round trip is exact.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from colearn_jax import encoders
+from colearn_jax.encoders import convtran, ltae, mlp, recurrent, tempcnn, transformer
+from colearn_jax.methods import mdico
+from colearn_jax.nn import layers
+from colearn_jax.types import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+  """How a tensor is laid out there and here."""
+
+  ours: Callable[[np.ndarray], np.ndarray]  # from theirs
+  theirs: Callable[[np.ndarray], np.ndarray]  # from ours
+
+
+SAME = Layout(lambda a: a, lambda a: a)
+REVERSED = Layout(np.transpose, np.transpose)  # (out, in, k) and (k, in, out), or (out, in) and (in, out)
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+  """One tensor of a state dict: a variable of our module, or a table that we compute."""
+
+  name: str
+  value: nnx.Variable | np.ndarray
+  layout: Layout = SAME
+
+  def read(self) -> np.ndarray:
+    """The tensor, in its layout there."""
+    if isinstance(self.value, np.ndarray):
+      return self.value
+    array = np.asarray(self.value[...])
+    return np.array(self.layout.theirs(array), order="C")
+
+  def write(self, tensor: np.ndarray) -> None:
+    """Fills the variable, or checks that the table is the one we would compute.
+
+    Raises:
+      InputError: another shape or another table.
+    """
+    tensor = np.asarray(tensor)
+    shape = self.layout.theirs(np.empty(self.value.shape)).shape
+    if tensor.shape != shape:
+      raise InputError(f"tensor {self.name} has shape {tensor.shape}, the settings make it {shape}")
+    if isinstance(self.value, nnx.Variable):
+      self.value.set_value(jnp.asarray(self.layout.ours(tensor), self.value.dtype))
+    elif not np.allclose(tensor, self.value, rtol=0, atol=1e-6):
+      raise InputError(f"table {self.name} has other values than its settings give")
+
+
+def _under(prefix: str, entries: Iterator[Entry]) -> Iterator[Entry]:
+  return (dataclasses.replace(entry, name=f"{prefix}.{entry.name}") for entry in entries)
+
+
+def _linear(name: str, linear: nnx.Linear, layout: Layout = REVERSED) -> Iterator[Entry]:
+  yield Entry(f"{name}.weight", linear.kernel, layout)
+  if linear.bias is not None:
+    yield Entry(f"{name}.bias", linear.bias)
+
+
+def _conv(name: str, conv: layers.TemporalConv, layout: Layout = REVERSED) -> Iterator[Entry]:
+  yield Entry(f"{name}.weight", conv.kernel, layout)
+  yield Entry(f"{name}.bias", conv.bias)
+
+
+def _norm(name: str, norm: layers.BatchNorm | nnx.LayerNorm, layout: Layout = SAME) -> Iterator[Entry]:
+  yield Entry(f"{name}.weight", norm.scale, layout)
+  yield Entry(f"{name}.bias", norm.bias, layout)
+  if isinstance(norm, layers.BatchNorm):
+    yield Entry(f"{name}.running_mean", norm.mean)
+    yield Entry(f"{name}.running_var", norm.var)
+    count = Layout(lambda a: a, lambda a: a.astype(np.int64))
+    yield Entry(f"{name}.num_batches_tracked", norm.batches, count)
+
+
+def _channels_first(steps: int) -> Layout:
+  """Values of all time steps on one axis: (D T) there, (T D) here; the others stay as they are."""
+  swap = lambda a, first: np.moveaxis(a.reshape(first, -1, *a.shape[1:]), 0, 1).reshape(a.shape)
+  return Layout(lambda a: swap(a, a.shape[0] // steps), lambda a: swap(a, steps))
+
+
+def _then(first: Layout, second: Layout) -> Layout:
+  return Layout(lambda a: second.ours(first.ours(a)), lambda a: first.theirs(second.theirs(a)))
+
+
+def _tempcnn(m: tempcnn.TempCNN) -> Iterator[Entry]:
+  for i, (conv, norm) in enumerate(zip(m.convs, m.norms)):
+    yield from _conv(f"conv_layers.{i}.block.0", conv)
+    yield from _norm(f"conv_layers.{i}.block.1", norm)
+  steps = m.dense.kernel.shape[0] // m.convs[-1].bias.shape[0]
+  yield from _linear("dense.block.0", m.dense, _then(REVERSED, _channels_first(steps)))
+  yield from _norm("dense.block.1", m.dense_norm)
+
+
+def _mlp(m: mlp.MLP) -> Iterator[Entry]:
+  for i, linear in enumerate(m.linears):
+    yield from _linear(f"layers.{i}.0", linear)
+    if m.norms:
+      yield from _norm(f"layers.{i}.2", m.norms[i])
+
+
+def _recurrent(m: recurrent.Recurrent) -> Iterator[Entry]:
+  for i, layer in enumerate(m.layers):
+    for direction, suffix in zip(layer, ("", "_reverse")):
+      yield Entry(f"rnn.weight_ih_l{i}{suffix}", direction.kernel_input, REVERSED)
+      yield Entry(f"rnn.weight_hh_l{i}{suffix}", direction.kernel_hidden, REVERSED)
+      yield Entry(f"rnn.bias_ih_l{i}{suffix}", direction.bias_input)
+      yield Entry(f"rnn.bias_hh_l{i}{suffix}", direction.bias_hidden)
+
+
+def _embedding(m: ltae.LTAE | ltae.TAE) -> Iterator[Entry]:
+  width = m.embed.kernel.shape[1]
+  together = Layout(lambda a: a.T.reshape(-1), lambda a: a.reshape(-1, width).T)
+  pointwise = Layout(lambda a: a[..., 0].T, lambda a: a.T[..., None])
+  yield from _norm("inlayernorm", m.bands_norm)
+  yield from _linear("inconv.0", m.embed, pointwise)
+  yield from _norm("inconv.1", m.embed_norm, together)
+
+
+def _attention_tail(m: ltae.LTAE | ltae.TAE) -> Iterator[Entry]:
+  for i, (linear, norm) in enumerate(zip(m.dense.linears, m.dense.norms)):
+    yield from _linear(f"mlp.{3 * i}", linear)
+    yield from _norm(f"mlp.{3 * i + 1}", norm)
+  yield from _norm("outlayernorm", m.dense.out_norm)
+
+
+def _steps(m: ltae.LTAE | ltae.TAE) -> int:
+  return m.embed_norm.scale.shape[0] // m.embed.kernel.shape[1]
+
+
+def _with_zero(table: Callable, steps: int, width: int, max_period: float) -> np.ndarray:
+  """Their tables begin with a position 0, which no time step has."""
+  zero = np.tile([0.0, 1.0], width)[None, :width].astype(np.float32)
+  return np.concatenate([zero, table(steps, width, max_period)])
+
+
+def _ltae(m: ltae.LTAE) -> Iterator[Entry]:
+  yield from _embedding(m)
+  width = m.embed.kernel.shape[1] // m.num_heads
+  table = _with_zero(ltae.positions, _steps(m), width, m.max_period)
+  yield Entry("position_enc.weight", np.tile(table, m.num_heads))
+  yield Entry("attention_heads.Q", m.query)
+  yield from _linear("attention_heads.fc1_k", m.key)
+  yield from _attention_tail(m)
+
+
+def _tae(m: ltae.TAE) -> Iterator[Entry]:
+  yield from _embedding(m)
+  bands = m.embed.kernel.shape[0]
+  yield Entry("position_enc.weight", _with_zero(ltae.positions, _steps(m), bands, m.max_period))
+  yield from _linear("attention_heads.fc1_q", m.query)
+  yield from _linear("attention_heads.fc1_k", m.key)
+  yield from _norm("attention_heads.fc2.0", m.query_norm)
+  yield from _linear("attention_heads.fc2.1", m.query_out)
+  yield from _attention_tail(m)
+
+
+def _transformer(m: transformer.Transformer) -> Iterator[Entry]:
+  yield Entry("cls_token", m.token, Layout(lambda a: a[0, 0], lambda a: a[None, None]))
+  if m.embed is not None:
+    yield from _linear("embedding_layer.model", m.embed)
+  for i, layer in enumerate(m.layers):
+    name = f"tr_encoder.layers.{i}"
+    yield Entry(f"{name}.self_attn.in_proj_weight", layer.project.kernel, REVERSED)
+    yield Entry(f"{name}.self_attn.in_proj_bias", layer.project.bias)
+    yield from _linear(f"{name}.self_attn.out_proj", layer.merge)
+    yield from _linear(f"{name}.linear1", layer.dense)
+    yield from _linear(f"{name}.linear2", layer.dense_out)
+    yield from _norm(f"{name}.norm1", layer.norm)
+    yield from _norm(f"{name}.norm2", layer.dense_norm)
+
+
+def _convtran(m: convtran.ConvTran) -> Iterator[Entry]:
+  over_time = Layout(lambda a: a[..., 0].T, lambda a: a.T[..., None])
+  features = m.convs[-1].bias.shape[0]
+  over_bands = Layout(
+    lambda a: a[:, :, 0].T.reshape(-1, a.shape[0]),
+    lambda a: a.reshape(-1, features, a.shape[1]).T[:, :, None],
+  )
+  for i, (conv, norm) in enumerate(zip(m.convs, m.norms)):
+    yield from _conv(f"embed_layer.{3 * i}", conv, over_time)
+    yield from _norm(f"embed_layer.{3 * i + 1}", norm)
+  yield from _linear("embed_layer2.0", m.collapse, over_bands)
+  yield from _norm("embed_layer2.1", m.collapse_norm)
+  attention = m.attention
+  if m.position != "none":
+    stored = SAME if m.position == "learned" else Layout(lambda a: a[0], lambda a: a[None])
+    yield Entry("Fix_Position.pe", m.table, stored)
+  if attention.relative == "erpe":
+    yield Entry("attention_layer.relative_bias_table", attention.bias)
+    differences = np.subtract.outer(np.arange(m.steps), np.arange(m.steps)) + m.steps - 1
+    yield Entry("attention_layer.relative_index", differences.reshape(-1, 1).astype(np.int64))
+  elif attention.relative == "vector":
+    yield Entry("attention_layer.Er", attention.vectors)
+    yield Entry("attention_layer.mask", np.tri(m.steps, dtype=np.float32)[None, None])
+  for name in ("key", "value", "query"):
+    yield from _linear(f"attention_layer.{name}", getattr(attention, name))
+  yield from _norm("attention_layer.to_out", attention.norm)
+  yield from _norm("LayerNorm", m.norm)
+  yield from _norm("LayerNorm2", m.dense_norm)
+  yield from _linear("FeedForward.0", m.dense)
+  yield from _linear("FeedForward.3", m.dense_out)
+
+
+def _encoder(m: encoders.Encoder) -> Iterator[Entry]:
+  yield from _under("pre_encoder", entries(m.backbone))
+  yield from _linear("linear_layer", m.linear)
+  if m.norm is not None:
+    yield from _norm("norm_layer", m.norm)
+
+
+def _head(m: mdico.Head) -> Iterator[Entry]:
+  for i, (linear, norm) in enumerate(zip(m.hidden, m.norms)):
+    yield from _linear(f"pre_decoder.layers.{i}.0", linear)
+    yield from _norm(f"pre_decoder.layers.{i}.2", norm)
+  yield from _linear("linear_layer", m.out)
+
+
+def _mdico(m: mdico.MDiCo) -> Iterator[Entry]:
+  for name in m.modalities:
+    yield from _under(f"modality_encoders_unique.{name}", _encoder(m.unique[name]))
+    yield from _under(f"modality_encoders_common.{name}", _encoder(m.common[name]))
+    yield from _linear(f"aux_common_layer.{name}.0", m.shared[name].linear)
+    yield from _norm(f"aux_common_layer.{name}.1", m.shared[name].norm)
+    yield from _under(f"modality_prediction_heads.{name}", _head(m.heads[name]))
+  outputs, modalities = m.heads[m.modalities[0]].out.bias.shape[0], len(m.modalities)
+  for name, head, width in (
+    ("aux_prediction_head", m.auxiliary, outputs),
+    (UNREAD, vars(m).get(UNREAD), modalities),
+    ("modality_head_awr_inf", m.modality_specific, modalities),
+    ("modality_head_awr_irr", m.modality_unused, modalities),
+  ):
+    yield from _under(name, _head(head or _zero_head(m, width)))
+
+
+def _zero_head(m: mdico.MDiCo, outputs: int) -> mdico.Head:
+  """What stands for a head that they always build, and that a model here may be without."""
+  half = m.shared[m.modalities[0]].linear.bias.shape[0]
+  hidden = [linear.bias.shape[0] for linear in m.heads[m.modalities[0]].hidden]
+  head = nnx.eval_shape(lambda: mdico.Head(half, outputs, hidden, rngs=nnx.Rngs(0)))
+  for entry in _head(head):
+    entry.value.set_value(np.zeros(entry.value.shape, entry.value.dtype))
+  return head
+
+
+UNREAD = "modality_head_adv"  # where a loaded model keeps the head that nothing reads
+
+TABLES = {
+  encoders.Encoder: _encoder,
+  mdico.MDiCo: _mdico,
+  tempcnn.TempCNN: _tempcnn,
+  mlp.MLP: _mlp,
+  recurrent.RNN: _recurrent,
+  recurrent.GRU: _recurrent,
+  recurrent.LSTM: _recurrent,
+  ltae.LTAE: _ltae,
+  ltae.TAE: _tae,
+  transformer.Transformer: _transformer,
+  convtran.ConvTran: _convtran,
+}
+
+
+def entries(module: nnx.Module) -> Iterator[Entry]:
+  """Every tensor of the state dict that the released program has for this module.
+
+  Raises:
+    InputError: that program has no such module.
+  """
+  if type(module) not in TABLES:
+    raise InputError(f"the released program has no {type(module).__name__}")
+  return TABLES[type(module)](module)
+
+
+def state_dict(module: nnx.Module) -> dict[str, np.ndarray]:
+  """A module's arrays by the released program's names and in its layouts: an encoder's or a whole MDiCo's.
+
+  Of a tree of gradients (merged to a module) it makes their names. Heads that a model was built without are
+  zeros.
+  """
+  return {entry.name: entry.read() for entry in entries(module)}
+
+
+def fill(module: nnx.Module, params: Mapping[str, np.ndarray]) -> None:
+  """Writes a state dict of the released program into a module, which may be without values as yet.
+
+  Raises:
+    InputError: a tensor is missing, is left over, or does not fit.
+  """
+  table = {entry.name: entry for entry in entries(module)}
+  missing, unused = [n for n in table if n not in params], [n for n in params if n not in table]
+  if missing or unused:
+    listed = lambda names: ", ".join(names) if names else "none"
+    raise InputError(f"state dict does not fit: missing {listed(missing)}; not used {listed(unused)}")
+  for name, entry in table.items():
+    entry.write(params[name])

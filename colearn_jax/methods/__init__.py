@@ -1,0 +1,1 @@
+"""Co-learning methods: what is built, computed and minimised."""

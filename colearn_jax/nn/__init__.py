@@ -1,0 +1,1 @@
+"""Layers, convolutions and random numbers that all encoders share."""

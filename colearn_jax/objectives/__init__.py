@@ -1,0 +1,1 @@
+"""Loss functions: of the task, contrastive, and of modality heads."""

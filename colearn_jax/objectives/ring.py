@@ -1,0 +1,81 @@
+"""The contrastive objective without its similarity matrix: blocks of rows go round a ring of devices."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from colearn_jax.parallel import sharding
+
+
+def contrastive(
+  mesh: Mesh,
+  za: jax.Array,
+  zb: jax.Array,
+  temperature: float,
+  mask: jax.Array,
+  *,
+  negatives: str = "both",
+) -> jax.Array:
+  """`losses.contrastive`, to float tolerance, with rows split over the devices of a mesh that share a batch.
+
+  Each of n devices compares its own 2B/n rows with one block of 2B/n rows after another, while the blocks are
+  handed on to the next device (as in ring attention, Liu et al. 2023, arXiv 2310.01889), and keeps a running
+  log of the sum of exponentials. At no time is there more than one block of similarities,
+  [2B/n 2B/n], which is computed again on the way back.
+
+  Args:
+    mesh: its axes `sharding.BATCH` split the rows.
+    za: `[B D]`, and so on as in `losses.contrastive`.
+    zb: `[B D]`.
+    temperature: τ.
+    mask: `[B]`.
+    negatives: `both` or `cross`.
+  """
+  devices = mesh.shape["data"] * mesh.shape["fsdp"]
+  hand_on = [(i, (i + 1) % devices) for i in range(devices)]
+
+  def local(za, zb, mask):
+    rows = len(za)
+    unit = lambda z: z * jax.lax.rsqrt(jnp.maximum(jnp.square(z).sum(-1, keepdims=True), 1e-24))
+    z = unit(jnp.concatenate([za, zb]).astype(jnp.float32))
+    mask = jnp.concatenate([mask, mask]).astype(jnp.float32)
+    positive = (z[:rows] * z[rows:]).sum(-1) / temperature
+    side = jnp.arange(2 * rows) < rows
+
+    @jax.checkpoint
+    def compare(z, block, counts, own):
+      similarity = (z @ block.T) / temperature
+      counted = (counts > 0)[None, :] & ~(own & jnp.eye(2 * rows, dtype=bool))
+      if negatives == "cross":
+        counted &= side[:, None] != side[None, :]
+      similarity = jnp.where(counted, similarity, -jnp.inf)
+      # A row that nothing is counted for stays finite: its sum is 0, and so are its gradients.
+      top = jax.lax.stop_gradient(jnp.maximum(similarity.max(-1), -1.0 / temperature))
+      return top, jnp.exp(similarity - top[:, None]).sum(-1)
+
+    def turn(carry, step):
+      top, total, block, counts = carry
+      above, more = compare(z, block, counts, step == 0)
+      new = jnp.maximum(top, above)
+      total = total * jnp.exp(top - new) + more * jnp.exp(above - new)
+      block, counts = jax.lax.ppermute((block, counts), sharding.BATCH, hand_on)
+      return (new, total, block, counts), None
+
+    begin = jnp.full(2 * rows, -1.0 / temperature), jnp.zeros(2 * rows), z, mask
+    (top, total, *_), _ = jax.lax.scan(turn, begin, jnp.arange(devices))
+    logsum = top + jnp.log(jnp.where(mask > 0, total, 1.0))
+    losses = jnp.where(mask > 0, (logsum - jnp.tile(positive, 2)) * mask, 0.0)
+    total, count = jax.lax.psum((losses.sum(), mask.sum()), sharding.BATCH)
+    return total / jnp.maximum(count, 1e-12)
+
+  split = jax.P(sharding.BATCH)
+  return jax.shard_map(
+    local,
+    mesh=sharding.current(mesh),
+    in_specs=(split, split, split),
+    out_specs=jax.P(),
+    axis_names=set(sharding.BATCH),
+    check_vma=False,
+  )(za, zb, mask)

@@ -1,0 +1,1 @@
+"""Training: state, step, epoch, data placement, checkpoints, and the script that runs them."""

@@ -1,0 +1,1 @@
+"""Files of weights trained elsewhere: PyTorch, safetensors, ImageNet."""

@@ -1,0 +1,1 @@
+"""Replays golden cases: numbers of the PyTorch program, compared array by array."""

@@ -1,0 +1,260 @@
+"""Replays golden cases, numbers that the PyTorch program gave: `python -m tests.golden_replay FOLDER`.
+
+A case is `<case>.npz` beside `<case>.json`: one encoder, one loss, a whole model, or some steps of training.
+`replay` computes what it holds; here every array is compared, or said to be left out, and why. The exit
+status is 1 if any difference is over its tolerance, or an array was neither read nor compared.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+
+from colearn_jax.interop import names as torch
+from colearn_jax.methods import mdico
+from colearn_jax.types import InputError
+from tests.golden_replay.golden import Arrays, Case
+from tests.golden_replay.replay import replay, silent
+
+# What is compared, and how far apart it may be: the greatest difference over the greatest magnitude.
+TOLERANCES = {"outputs": 1e-5, "losses": 1e-5, "gradients": 1e-4, "statistics": 1e-5, "trajectory": 1e-4}
+GROUPS = {
+  "out": "outputs",
+  "train_out": "outputs",
+  "final_out": "outputs",
+  "const": "outputs",
+  "eval_loss": "losses",
+  "loss": "losses",
+  "grad": "gradients",
+  "train_buf": "statistics",
+  "traj": "trajectory",
+  "final": "trajectory",
+}  # by family
+# How far a gradient that is exactly zero may be from it: absolutely, or of the model's greatest gradient.
+NOISE, RELATIVE_NOISE = 5e-6, 5e-7
+SPREAD = "final_diff_float32_float64_above_2e-6"  # what a case calls the rounding of its last parameters
+MARGIN = 20.0  # how many times further from float64 than the other one of two right float32 programs may be
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+  """One comparison: its group in `TOLERANCES`, its array, how far apart it is, and how far it may be."""
+
+  group: str
+  key: str
+  size: float
+  allowed: float
+
+  @property
+  def ok(self) -> bool:
+    """Whether it is within its tolerance (NaN is not)."""
+    return self.size <= self.allowed
+
+
+def compare(case: Case) -> tuple[list[Difference], list[str]]:
+  """Replays a case and compares every array of it.
+
+  What is float32 there is compared with our float32. Where they differ by more than the tolerance, our
+  float64 decides what is rounding: see `_rounding`. What is float64 there (`traj64`, `final64`) is compared
+  with our float64.
+
+  Returns:
+    The comparisons made, and the arrays that were neither read nor compared.
+
+  Raises:
+    InputError: see `replay`.
+  """
+  single, double = replay(case), functools.cache(lambda: replay(case, np.float64))
+  absolute = {"model": _zero_gradients, "trajectory": _random_walks}.get(case["kind"], lambda case: {})(case)
+  found, missing = [], []
+  for key, theirs in case.arrays.items():
+    family, _, name = key.partition("/")
+    exact = family in ("traj64", "final64")
+    ours = double().get(f"{family[:-2]}/{name}") if exact else single.get(key)
+    if family == "param" or key in case.read:
+      continue
+    if ours is None:
+      missing.append(key)
+      continue
+    group = _group(case, family)
+    size, allowed = _relative(theirs, ours), TOLERANCES[group]
+    if key in absolute:
+      size, allowed = _apart(theirs, ours), absolute[key]
+    if not size <= allowed and not exact and key in double():
+      size, allowed = _rounding(case, key, single, double(), TOLERANCES[group])
+    found.append(Difference(group, key, size, allowed))
+  return found + _precisions(case, double), missing
+
+
+def _group(case: Case, family: str) -> str:
+  return "losses" if (case["kind"], family) == ("loss", "out") else GROUPS[family.removesuffix("64")]
+
+
+def _apart(a: np.ndarray, b: np.ndarray) -> float:
+  """The greatest difference of two arrays; infinite if they have different shapes."""
+  if a.shape != b.shape:
+    return np.inf
+  return float(np.abs(a.astype(np.float64) - b.astype(np.float64)).max(initial=0.0))
+
+
+def _greatest(arrays: Iterable[np.ndarray]) -> float:
+  return max((float(np.abs(a).max(initial=0.0)) for a in arrays), default=0.0) or 1e-30
+
+
+def _relative(theirs: np.ndarray, ours: np.ndarray) -> float:
+  return _apart(theirs, ours) / _greatest([theirs])
+
+
+def _rounding(case: Case, key: str, single: Arrays, double: Arrays, tolerance: float) -> tuple[float, float]:
+  """How far an array is from our float64, and how far it may be: not much further than our float32 is.
+
+  Ours in turn has to be about as good as theirs, in the median of the family's arrays: single arrays of a
+  training are not, where an input of a ReLU was so near to zero that rounding decided. For the same reason
+  the median counts if an array of few values happens to be right, and what the case says of its own rounding.
+  """
+  family, name = key.split("/", 1)
+  keys = [k for k in case.arrays if k.split("/")[0] == family and k in double]
+  theirs = {k: _relative(case.arrays[k], double[k]) for k in keys}
+  ours = {k: _apart(single[k], double[k]) / _greatest([case.arrays[k]]) for k in keys}
+  if not ours[key] < np.inf or case.arrays[key].shape != double[key].shape:
+    return np.inf, tolerance
+  usual, usual_there = (float(np.median(list(errors.values()))) for errors in (ours, theirs))
+  if usual > max(tolerance, MARGIN * usual_there):
+    return usual, max(tolerance, MARGIN * usual_there)
+  said = case.spec.get(SPREAD, {}).get(name, 0.0) if family == "final" else 0.0
+  return theirs[key], max(
+    tolerance, MARGIN * max(ours[key], usual), 1.1 * said / _greatest([case.arrays[key]])
+  )
+
+
+def _zero_gradients(case: Case) -> dict[str, float]:
+  """How far from zero the gradients may be that are exactly zero but for rounding."""
+  noise = max(NOISE, RELATIVE_NOISE * _greatest(case.family("grad").values()))
+  return {f"grad/{key}": noise for key in case.spec.get("null_gradient_params", ())}
+
+
+def _random_walks(case: Case) -> dict[str, float]:
+  """How far a parameter may be after the last step if only rounding moves it.
+
+  Adam makes steps of the learning rate out of the rounding of a gradient that is zero; those parameters, and
+  the running means behind them, are known to be within all its steps. (`final64` knows them.)
+  """
+  walk = 2.0 * case["optimizer"]["lr"] * case["optimizer"]["steps"]
+  behind = [key for key in case.spec.get(SPREAD, {}) if key.endswith("running_mean")]
+  return {f"final/{key}": walk for key in [*case.spec.get("null_gradient_params", ()), *behind]}
+
+
+def _precisions(case: Case, double: Callable[[], Arrays]) -> list[Difference]:
+  """What a case says of the rounding in its numbers, which must not be less than it is.
+
+  This is the sharpest of the comparisons: a parameter that is off by little moves our float64 away from what
+  the case's float32 was rounded from.
+  """
+  found = []
+
+  def add(group: str, name: str, apart: float, allowed: float, arrays: Iterable[np.ndarray]) -> None:
+    found.append(Difference(group, name, apart, allowed + 1e-7 * _greatest(arrays)))
+
+  single, exact = case.family("final"), case.family("final64")
+  if SPREAD in case.spec and exact:
+    for key in exact.keys() & single.keys():
+      apart, said = _apart(single[key], exact[key]), case[SPREAD].get(key, 2e-6)
+      add("trajectory", f"final/{key} and final64/{key}", apart, 1.01 * said, [exact[key]])
+  for family, said in case.spec.get("float64_max_abs_diff", {}).items():
+    single, exact = case.family(family), case.family(f"{family}64")
+    if exact:
+      apart = max(_apart(single[key], exact[key]) for key in exact.keys() & single.keys())
+      add(_group(case, family), f"{family}/ and {family}64/", apart, 1.01 * said, exact.values())
+    elif family in GROUPS:
+      keys = [key for key in single if f"{family}/{key}" in double()]
+      apart = max((_apart(single[key], double()[f"{family}/{key}"]) for key in keys), default=0.0)
+      add(_group(case, family), f"{family}/ and our float64", apart, 3.0 * said, single.values())
+  return found
+
+
+def left_out(case: Case) -> dict[str, str]:
+  """What is read and yet may be anything, for no number of the case depends on it; and why.
+
+  The steps of a training show every parameter: its last value is compared.
+  """
+  if case["kind"] not in ("module", "model"):
+    return {}
+  reasons = {}
+  for key in case.family("param"):
+    if f"{torch.UNREAD}." in key:
+      reasons[f"param/{key}"] = "is of a head that nothing reads"
+    elif key.endswith("attention_heads.fc1_k.bias"):
+      reasons[f"param/{key}"] = "adds the same to all scores of a query, and the softmax takes it away"
+    elif key.endswith("in_proj_bias"):
+      reasons[f"param/{key}"] = "adds, in its middle third, the same to all scores of a query"
+  others = {key: count for key, count in silent(case).items() if f"param/{key}" not in reasons}
+  if others:
+    values = f"{sum(others.values())} values in {len(others)} arrays of param/"
+    reasons[values] = "change nothing, as those behind a ReLU that is off for every sample"
+  return reasons
+
+
+def _siblings(folder: Path, names: Iterable[str]) -> list[str]:
+  """The two variants of a model start from the same numbers; returns the arrays in which a pair does not."""
+  odd = []
+  for name in names:
+    pair = [folder / f"{name}_{variant}.npz" for variant in mdico.VARIANTS]
+    first, second = (dict(np.load(path)) for path in pair)
+    same = lambda key: np.array_equal(first[key], second.get(key))  # noqa: B023
+    odd += [f"{name}_*: {key}" for key in first if key.startswith(("in/", "param/")) and not same(key)]
+  return odd
+
+
+def _line(name: str, found: list[Difference]) -> str:
+  """What is printed of a case: each group's greatest difference, and whether all are within tolerance."""
+  parts = []
+  for group, tolerance in TOLERANCES.items():
+    own = [d for d in found if d.group == group]
+    if bad := [d for d in own if not d.ok]:
+      worst = max(bad, key=lambda d: d.size / max(d.allowed, 1e-30) if d.size == d.size else np.inf)
+      parts.append(f"{group} {worst.size:.1e} OVER {worst.allowed:.1e} ({worst.key})")
+    elif own:
+      relative = [d.size for d in own if d.allowed == tolerance]
+      parts.append(f"{group} {max(relative, default=0.0):.1e} ok")
+  return f"{name}: {', '.join(parts)}"
+
+
+def main(argv: list[str]) -> int:
+  """Replays every case of the folder that is named; returns the exit status."""
+  if len(argv) != 2 or not Path(argv[1]).is_dir():
+    print("usage: python -m tests.golden_replay FOLDER, where FOLDER holds cases", file=sys.stderr)
+    return 2
+  folder = Path(argv[1])
+  names = sorted({path.stem for path in folder.iterdir() if path.suffix in (".json", ".npz")})
+  if not names:
+    print(f"{folder} holds no case: no .json and .npz files", file=sys.stderr)
+    return 1
+  failed, reasons = 0, {}
+  for name in names:
+    try:
+      case = Case(folder / f"{name}.json")
+      found, missing = compare(case)
+      for reason in left_out(case).items():
+        reasons.setdefault(reason, []).append(name)
+    except InputError as error:
+      failed += 1
+      print(f"FAILED {name}: {error}", flush=True)
+      continue
+    ok = all(d.ok for d in found) and not missing
+    failed += not ok
+    more = f", not compared: {', '.join(missing)}" if missing else ""
+    print(f"{'passed' if ok else 'FAILED'} {_line(name, found)}{more}", flush=True)
+  for (key, reason), cases in reasons.items():
+    print(f"left out: {key} {reason} (in {', '.join(cases)})")
+  print("left out: of the .json files seeds, versions and dropout rates, of which nothing is computed")
+  both = [n.removesuffix("_paper") for n in names if n.endswith("_paper") and f"{n[:-6]}_released" in names]
+  for odd in _siblings(folder, both):
+    failed += 1
+    print(f"FAILED {odd} is not the same in both variants")
+  print(f"{len(names)} cases, {failed} failed")
+  return 1 if failed else 0

@@ -1,0 +1,146 @@
+"""What our programs give for a golden case: an encoder, a loss, a model's train step, or a whole training.
+
+Everything goes through the doors of `interop.torch` and through `steps`, in float32 as users run it or in
+float64, which tells a mistake from rounding.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from colearn_jax.encoders import ltae
+from colearn_jax.interop import names as torch
+from colearn_jax.interop import state_dict as tensors
+from colearn_jax.objectives import losses
+from colearn_jax.types import InputError
+from tests.golden_replay import replay_model as models
+from tests.golden_replay.golden import Arrays, Case
+
+
+def replay(case: Case, dtype=np.float32) -> Arrays:
+  """Every array that our programs make of a case's settings, inputs and parameters, by the case's keys.
+
+  Args:
+    case: to be replayed.
+    dtype: float32 or float64, of all of the computation.
+
+  Raises:
+    InputError: settings are missing or contradict each other, or the doors do not take them.
+  """
+  kinds = {"module": _module, "loss": _loss, "model": models.replay_model}
+  kinds["trajectory"] = models.replay_trajectory
+  if case["kind"] not in kinds:
+    raise InputError(f"case {case.name}: kind={case['kind']!r}, have {', '.join(kinds)}")
+  # Accelerators round the factors of products by default.
+  with jax.enable_x64(dtype == np.float64), jax.default_matmul_precision("float32"):
+    families = kinds[case["kind"]](case, dtype)
+    return {f"{name}/{key}": np.asarray(a) for name, family in families.items() for key, a in family.items()}
+
+
+class Program(NamedTuple):
+  """What is compiled for a module.
+
+  `run(params, stats, x, train)` gives its outputs by name and its batch statistics after them;
+  `derivatives(params, stats, x, train)` those of a random sum of all that by the parameters.
+  """
+
+  run: Callable
+  derivatives: Callable
+
+
+_programs: dict[tuple, Program] = {}  # by settings: once for all cases that differ in their arrays alone
+
+
+def _begin(case: Case, dtype):
+  """A case's program, its module without arrays, these in two trees, and its inputs."""
+  if case["kind"] == "module":
+    module = models.without_dropout(torch.load_encoder(case.spec, case.family("param"), dtype=dtype))
+    given, x = models.split(module, dtype), jnp.asarray(case.given("x"), dtype)
+    apply = _encode
+  else:
+    model, state, batch = models.begin(case, dtype)
+    given, x = (model.recipe.graphdef, state.params, state.stats), batch["inputs"]
+    apply = lambda m, x, train: models.name_outputs(model.recipe.task.kind, m(x, train=train))
+  settings = json.dumps([case["constructor"], case.spec.get("variant")], sort_keys=True)
+  return _programs.setdefault((settings, dtype), _program(given[0], apply)), *given, x
+
+
+def _program(graphdef: nnx.GraphDef, apply: Callable) -> Program:
+  @jax.jit(static_argnums=3)
+  def run(params, stats, x, train):
+    module = nnx.merge(graphdef, params, stats)
+    return apply(module, x, train), nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
+
+  def everything(*args):
+    total, rng = 0.0, np.random.default_rng(0)
+    for leaf in jax.tree.leaves(run(*args)):
+      if jnp.issubdtype(leaf.dtype, jnp.floating):
+        total += jnp.vdot(leaf, rng.normal(size=leaf.shape).astype(leaf.dtype))
+    return total
+
+  return Program(run, jax.jit(jax.grad(everything), static_argnums=3))
+
+
+def _encode(module: nnx.Module, x: jax.Array, train: bool) -> dict[str, jax.Array]:
+  if isinstance(module, ltae.LTAE | ltae.TAE):
+    rep, attention = module.attend(x, train=train)
+    return {"rep": rep, "attention": attention.transpose(1, 0, 2)}
+  return {"rep": module(x, train=train)}
+
+
+def _module(case: Case, dtype) -> dict[str, Arrays]:
+  program, graphdef, params, stats, x = _begin(case, dtype)
+  args = torch.encoder_settings(case["constructor"]["class"], case["constructor"]["args"])
+  case.agree("the series' length", x.shape[1], args.get("seq_len", x.shape[1]))
+  train_out, after = program.run(params, stats, x, True)
+  return {
+    "out": program.run(params, stats, x, False)[0],
+    "train_out": train_out,
+    "train_buf": torch.state_dict(nnx.merge(graphdef, params, after)),
+    "const": models.tables(case),
+  }
+
+
+def silent(case: Case) -> dict[str, int]:
+  """How many values of each parameter of a module or model change no number of the case.
+
+  Their derivatives are exactly zero: they stand behind a ReLU that is off for every sample, say. Statistics
+  are not asked for, all of them come out of training again.
+  """
+  with jax.default_matmul_precision("float32"):
+    program, graphdef, params, stats, x = _begin(case, np.float32)
+    zero = jax.tree.map(lambda p: np.ones(p.shape, bool), params)
+    for train in (False, True):  # in training only what is still in doubt
+      if any(z.any() for z in jax.tree.leaves(zero)):
+        derivatives = program.derivatives(params, stats, x, train)
+        zero = jax.tree.map(lambda z, d: z & (np.asarray(d) == 0), zero, derivatives)
+  module = nnx.merge(graphdef, zero, jax.tree.map(lambda s: np.zeros(s.shape, bool), stats))
+  read = {e.name: e.read() for e in tensors.entries(module) if isinstance(e.value, nnx.Variable)}
+  return {key: zeros for key, z in read.items() if (zeros := int(z.sum()))}
+
+
+def _loss(case: Case, dtype) -> dict[str, Arrays]:
+  settings, kind = case["constructor"], case["loss"]
+  given = lambda *names: models.cast({name: case.given(name) for name in names}, dtype)
+  if kind == "contrastive":
+    moving = given("x_q", "x_v")
+    everywhere = jnp.ones(len(moving["x_q"]), dtype)
+    loss = lambda moving: losses.contrastive(*moving.values(), settings["temperature"], everywhere)
+  elif kind in models.KINDS:
+    name = "pred" if "in/pred" in case.arrays else "logits"
+    moving, kind = given(name), models.KINDS[kind]
+    everywhere, outputs = jnp.ones(len(moving[name]), dtype), moving[name].shape[-1]
+    target = models.read_target(case, kind, dtype)
+    constants = models.task_constants(case, settings, kind, outputs, dtype)
+    loss = lambda moving: losses.task_loss(kind, moving[name], target, constants, everywhere)
+  else:
+    raise InputError(f"loss={kind!r}, have contrastive, {', '.join(models.KINDS)}")
+  value, grads = jax.jit(jax.value_and_grad(loss))(moving)
+  return {"out": {"value": value}, "grad": grads}

@@ -1,0 +1,256 @@
+"""What our model and our train step give for a golden case, for `replay`."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from colearn_jax.encoders import transformer
+from colearn_jax.interop import names as torch
+from colearn_jax.methods import mdico
+from colearn_jax.nn import layers
+from colearn_jax.parallel import sharding
+from colearn_jax.training import steps
+from colearn_jax.types import InputError, Task
+from tests.golden_replay.golden import Arrays, Case
+
+KINDS = {
+  "mse": "regression",
+  "norm-mse": "regression",
+  "ce": "multiclass",
+  "bce": "multilabel",
+}  # of tasks, by the loss's name
+OUTPUTS = {
+  "prediction": "prediction",
+  "aux_prediction/specific": "auxiliary_specific",
+  "aux_prediction/shared": "auxiliary_shared",
+  "rep/specific": "specific",
+  "rep/shared": "shared",
+  "rep/unused": "unused",
+  "modality_discr/specific": "modality_specific",
+  "modality_discr/unused": "modality_unused",
+}
+
+
+def cast(tree: dict, dtype) -> dict:
+  """A tree with its floating point arrays in a type."""
+  floats = lambda a: jnp.issubdtype(a.dtype, jnp.floating)
+  # By NumPy: JAX would compile a program for each shape.
+  return jax.tree.map(lambda a: jnp.asarray(np.asarray(a, dtype) if floats(a) else a), tree)
+
+
+def split(module: nnx.Module, dtype) -> tuple[nnx.GraphDef, dict, dict]:
+  """A module's structure, parameters and batch statistics, these in a type."""
+  graphdef, params, stats = nnx.split(module, nnx.Param, nnx.BatchStat)
+  return graphdef, cast(nnx.to_pure_dict(params), dtype), cast(nnx.to_pure_dict(stats), dtype)
+
+
+def without_dropout(module: nnx.Module) -> nnx.Module:
+  """Switches a module's dropout off, as it was when the cases were made."""
+  for _, layer in nnx.iter_modules(module):
+    if isinstance(layer, layers.Dropout):
+      layer.rate = 0.0
+  return module
+
+
+def tables(case: Case) -> Arrays:
+  """Position tables that no state dict holds; they are one longer than the series, for the class token."""
+  tables = {}
+  for key, table in case.family("const").items():
+    if key.endswith("pos_encoder.position_encoding"):
+      made = case["constructor"]
+      for modality in made.get("modalities", ()):
+        made = modality if f".{modality['name']}." in key else made
+      tables[key] = transformer.positions(made["args"].get("len_max_seq", 0) + 1, table.shape[-1])[None]
+  return tables
+
+
+def read_target(case: Case, kind: str, dtype) -> jax.Array:
+  """A case's target as `losses.task_loss` wants it."""
+  target = case.given("target")
+  return jnp.asarray(target.reshape(-1)) if kind == "multiclass" else jnp.asarray(target, dtype)
+
+
+def task_constants(case: Case, loss: Mapping, kind: str, outputs: int, dtype) -> dict[str, jax.Array]:
+  """What `losses.task_loss` wants, of a loss's settings and a case's inputs."""
+  each = lambda value: jnp.full(outputs, value, dtype)
+  if kind == "multiclass":
+    weighted = "in/class_weight" in case.arrays
+    return {"class_weights": jnp.asarray(case.given("class_weight"), dtype) if weighted else each(1.0)}
+  return {"mean": each(loss.get("mean", 0.0)), "std": each(loss.get("std", 1.0))}
+
+
+class Programs(NamedTuple):
+  """What is compiled for a model.
+
+  Both functions take a state and a batch. `evaluate` gives outputs and terms of the objective by their names
+  there; `train` the outputs of training, the state after a step, and the terms of that step.
+  """
+
+  recipe: steps.Recipe
+  evaluate: Callable
+  train: Callable
+
+
+@functools.cache
+def _programs(settings: str, dtype) -> Programs:
+  """The programs of a case's settings: once for all cases that differ in their arrays alone."""
+  spec = json.loads(settings)
+  made, given = spec["constructor"], spec.get("optimizer")
+  kind = KINDS.get(made["loss"]["name"])
+  if kind is None:
+    raise InputError(f"loss={made['loss']['name']!r}, have {', '.join(KINDS)}")
+  if given:
+    optimizer = optax.adam(given["lr"], b1=given["betas"][0], b2=given["betas"][1], eps=given["eps"])
+  else:  # does not move, and its state is the gradients
+    zeros = lambda grads: jax.tree.map(jnp.zeros_like, grads)
+    optimizer = optax.GradientTransformation(lambda p: p, lambda grads, _, params: (zeros(grads), grads))
+  recipe = steps.Recipe(
+    build=lambda rngs: without_dropout(torch.make_mdico(spec, rngs=rngs, dtype=dtype)),
+    task=Task(kind, tuple(map(str, range(made["n_labels"])))),
+    temperature=made["contrastive_temp"],
+    negatives="both",
+    similarity="dense",
+    optimizer=optimizer,
+    batch_size=made.get("batch", 1),
+    microbatches=1,
+    patience=1,
+    min_delta=0.0,
+    mesh=sharding.make_mesh(dict.fromkeys(sharding.AXES, 1), 1, jax.devices()[:1]),
+  )
+
+  # The outputs are computed as in the steps, so that XLA finds that it has them already.
+  def forward(state, batch, **mode):
+    inputs = steps.normalise(batch["inputs"], state.constants)
+    return recipe.model(state.params, state.stats)(inputs, present=batch["present"], **mode)
+
+  @jax.jit
+  def evaluate(state, batch):
+    outputs = forward(state, batch)
+    terms = steps.eval_step(recipe, state, batch)
+    return name_outputs(kind, outputs), _terms(recipe, state, batch, outputs, terms)
+
+  @jax.jit
+  def train(state, batch):
+    outputs = forward(state, batch, train=True)
+    after, terms = steps.train_step(recipe, state, batch)
+    return name_outputs(kind, outputs), after, _terms(recipe, state, batch, outputs, terms)
+
+  return Programs(recipe, evaluate, train)
+
+
+def begin(case: Case, dtype) -> tuple[Programs, steps.TrainState, dict]:
+  """A case's programs, its model before the first step, and its one batch."""
+  settings = {key: case.spec[key] for key in ("constructor", "variant", "optimizer") if key in case.spec}
+  programs = _programs(json.dumps(settings, sort_keys=True), dtype)
+  kind, made, names = programs.recipe.task.kind, case["constructor"], case["modality_order"]
+  model = torch.load_mdico(case.spec, case.family("param"))
+  if tuple(names) != model.modalities:
+    raise InputError(f"case {case.name}: modality_order is {names}, the modalities are {model.modalities}")
+  target = read_target(case, kind, dtype)
+  inputs = {m: jnp.asarray(case.given(f"x/{m}"), dtype) for m in names}
+  for modality in made["modalities"]:
+    shape = (len(target), modality["T"], modality["bands"])
+    case.agree(f"the shape of in/x/{modality['name']}", inputs[modality["name"]].shape, shape)
+  case.agree("the batch's size", len(target), made.get("batch", len(target)))
+  every = jnp.ones(len(target), dtype)
+  batch = {"inputs": inputs, "target": target, "labelled": every, "present": dict.fromkeys(names, every)}
+  as_they_are = {m: {"offset": jnp.zeros(1, dtype), "scale": jnp.ones(1, dtype)} for m in names}
+  task = task_constants(case, made["loss"], kind, made["n_labels"], dtype)
+  weights = {term: weight for term, weight in made["weights_loss"].items() if weight > 0}
+  _, params, stats = split(model, dtype)
+  zero, inf = jnp.zeros((), jnp.int32), jnp.full((), jnp.inf)
+  state = steps.TrainState(
+    step=zero,
+    epoch=zero,
+    params=params,
+    stats=stats,
+    opt_state=jax.jit(programs.recipe.optimizer.init)(params),
+    key=jax.random.key(0),
+    constants={"inputs": as_they_are, "task": task, "weights": weights},
+    stop=steps.Stop(reference=inf, wait=zero, done=jnp.zeros((), bool)),
+    best=steps.Best(objective=inf, epoch=zero, params=params, stats=stats),
+  )
+  return programs, state, batch
+
+
+def _terms(
+  recipe: steps.Recipe, state: steps.TrainState, batch: dict, outputs: mdico.Outputs, terms: dict
+) -> dict[str, jax.Array]:
+  """Our terms of the objective by their names there.
+
+  A pair's contrastive term is the same both ways. A term that is switched off contributes nothing; its parts
+  are not of the step, and are computed beside it.
+  """
+  parts = terms
+  if state.constants["weights"].keys() != set(mdico.TERMS):
+    weights = dict.fromkeys(mdico.TERMS, 1.0)
+    everything = mdico.objective(
+      recipe.task.kind, outputs, batch["target"], batch["present"], state.constants["task"], weights,
+      temperature=recipe.temperature,
+    )[1]  # fmt: skip
+    parts = {name: term for name, term in everything.items() if "/" in name and "total" not in name} | terms
+  totals = dict.fromkeys((f"total_{term}" for term in mdico.TERMS), jnp.zeros(()))
+  pairs = [name.removeprefix("contrastive/").split("__") for name in parts if name.startswith("contrastive/")]
+  mirrored = {f"contrastive/{n}__{m}": parts[f"contrastive/{m}__{n}"] for m, n in pairs}
+  return totals | {name.replace("total/", "total_"): value for name, value in parts.items()} | mirrored
+
+
+def name_outputs(kind: str, outputs: mdico.Outputs) -> dict[str, jax.Array]:
+  """Our outputs by their names there."""
+  families = {there: getattr(outputs, here) for there, here in OUTPUTS.items()}
+  families["prediction_softmax" if kind == "multiclass" else "prediction_sigmoid"] = {
+    m: steps.activate(kind, logits) for m, logits in outputs.prediction.items()
+  }
+  return {f"{name}/{m}": value for name, values in families.items() for m, value in values.items()}
+
+
+def replay_model(case: Case, dtype) -> dict[str, Arrays]:
+  """A model in evaluation and in one step of training, by family."""
+  programs, state, batch = begin(case, dtype)
+  out, eval_terms = programs.evaluate(state, batch)
+  train_out, after, terms = programs.train(state, batch)
+  return {
+    "out": out,
+    "eval_loss": eval_terms,
+    "train_out": train_out,
+    "loss": terms,
+    "train_buf": torch.state_dict(programs.recipe.model(after.params, after.stats)),
+    "grad": torch.state_dict(programs.recipe.model(after.opt_state, after.stats)),
+    "const": tables(case),
+  }
+
+
+def replay_trajectory(case: Case, dtype) -> dict[str, Arrays]:
+  """Some steps of training, by family."""
+  given, made = case["optimizer"], case["constructor"]
+  for setting in ("lr", "steps"):
+    case.agree(setting, given[setting], made.get(setting, given[setting]))
+  for setting in ("weight_decay", "amsgrad"):
+    case.agree(setting, given.get(setting, 0), 0)
+  programs, state, batch = begin(case, dtype)
+  history = []
+  for _ in range(given["steps"]):
+    _, state, terms = programs.train(state, batch)
+    history.append(terms)
+  families = {
+    "traj": {name: np.stack([terms[name] for terms in history]) for name in history[0]},
+    "final": torch.state_dict(programs.recipe.model(state.params, state.stats)),
+    "const": tables(case),
+  }
+  # What rounding moves in the final parameters moves the predictions too. So these are compared with what the
+  # case's own final parameters give: that must agree, and it reads every one of them.
+  for suffix in ("", "64"):
+    model = programs.recipe.model(state.params, state.stats)
+    torch.fill(model, case.family("final") | case.family(f"final{suffix}"))
+    _, params, stats = split(model, dtype)
+    families[f"final_out{suffix}"], _ = programs.evaluate(state.replace(params=params, stats=stats), batch)
+  return families
