@@ -1,7 +1,7 @@
 """What a setting may be: a check that takes any value, with the same in words for the error message.
 
-The schema, the methods and the encoders describe their settings with these. This module imports nothing of the
-package and nothing that is slow to load.
+The schema, the methods and the encoders describe their settings with these. This module imports nothing
+of the package and nothing that is slow to load.
 """
 
 from __future__ import annotations
