@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from colearn_jax.nn.layers import hashed_bits
+from colearn_jax.nn.random import hashed_bits
 
 
 @dataclasses.dataclass(frozen=True)

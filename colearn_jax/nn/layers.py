@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from colearn_jax.nn.random import hashed_bits
+
 
 def widened(x: jax.Array) -> jax.Array:
   """An array in float32 if it was less: statistics, softmax and losses are not computed in bfloat16.
@@ -184,23 +186,3 @@ class Dropout(nnx.Module):
     keep = 1.0 - self.rate
     kept = hashed_bits(rngs.dropout(), x.shape) < jnp.uint32(keep * 2**32)
     return jnp.where(kept, x / keep, 0).astype(x.dtype)
-
-
-def hashed_bits(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-  """32 random bits a position: a keyed integer hash of the position's number.
-
-  A dropout mask needs independence from the data and between steps, not a cryptographic stream. Multiply and
-  xor-shift rounds (the finaliser design of Steele & Vigna 2021, here three rounds, keyed) fuse into the layer
-  that uses them, where Threefry is a loop of its own that costs as much as the convolutions on a CPU; and as
-  the bits depend on the position alone, they do not depend on how the array is sharded.
-  """
-  words = jax.random.key_data(key).astype(jnp.uint32)
-  position, stride = jnp.zeros(shape, jnp.uint32), 1
-  for axis in reversed(range(len(shape))):
-    position += jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * jnp.uint32(stride)
-    stride *= shape[axis]
-  bits = (position * jnp.uint32(0x9E3779B9)) ^ words[0]
-  bits = (bits ^ (bits >> 16)) * jnp.uint32(0x21F0AAAD)
-  bits = ((bits ^ (bits >> 15)) + words[1]) * jnp.uint32(0x735A2D97)
-  bits = (bits ^ (bits >> 15)) * jnp.uint32(0x9E3779B1)
-  return bits ^ (bits >> 16)
