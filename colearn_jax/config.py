@@ -114,7 +114,6 @@ RULES = {
   ),
   "protocol.group_by": _TEXT,
   "protocol.validation_fraction": _number(lambda v: 0 < v < 1, "between 0 and 1"),
-  "model.variant": _choice("paper", "released"),
   "model.emb_dim": Rule(lambda v: _is_integer(v) and v >= 2 and v % 2 == 0, "an even integer >= 2"),
   "model.head_layers": _WIDTHS,
   "model.dtype": _choice("float32", "bfloat16"),
@@ -122,18 +121,8 @@ RULES = {
   "model.encoders": _mapping(
     lambda v: _GROUP(v), "arguments by modality, as in \"{'S1': {'dropout': 0.1}}\""
   ),
-  "loss.main": _POSITIVE,
-  "loss.auxiliary": _WEIGHT,
-  "loss.contrastive": _WEIGHT,
-  "loss.discriminative": _WEIGHT,
-  "loss.temperature": _POSITIVE,
-  "loss.negatives": _choice("both", "cross"),
   "loss.class_weights": _choice("balanced", "none"),
-  "loss.similarity": _choice("auto", "dense", "ring"),
-  "loss.ablations": _tuple(
-    lambda v: isinstance(v, str) and ablation(v) is not None,
-    'weights of terms, several with ;, as in ("contrastive=0", "auxiliary=0;discriminative=0.5")',
-  ),
+  "loss.ablations": Rule(_GROUP, "names with weights of terms"),
   "augment.flip": _SWITCH,
   "augment.quarter_turns": _SWITCH,
   "augment.crop": _number(lambda v: 0 < v <= 1, "> 0 and <= 1, the least side of the window; 1 for none"),
@@ -145,6 +134,19 @@ RULES = {
   "train.replicas": _SWITCH,
   "train.max_epochs": _integer(1),
   "train.learning_rate": _POSITIVE,
+  "train.optimizer": _TEXT,
+  "train.momentum": _WEIGHT,
+  "train.weight_decay": _WEIGHT,
+  "train.schedule": _TEXT,
+  "train.warmup": _WEIGHT,
+  "train.schedule_unit": _TEXT,
+  "train.rates": Rule(_GROUP, "x"),
+  "train.average": _TEXT,
+  "train.average_decay": _WEIGHT,
+  "train.average_start": _WEIGHT,
+  "train.keep": _TEXT,
+  "data.fourier": _integer(0),
+  "data.context": _tuple(_TEXT.ok, "x"),
   "train.clip_norm": _number(lambda v: v >= 0, ">= 0; 0 does not clip"),
   "train.compilation_cache": Rule(
     lambda v: isinstance(v, str) and v != "" and not _path(v).is_file(), 'a directory, "auto" or "off"'
@@ -154,7 +156,7 @@ RULES = {
   "checkpoint.every_epochs": _integer(1),
 }
 
-WHOLE = ("data.lengths", "data.masked_above", "data.fixed", "model.encoders")
+WHOLE = ("loss.ablations", "train.rates", "data.lengths", "data.masked_above", "data.fixed", "model.encoders")
 
 
 def _encoder_rules(model_type: object, key: str) -> dict[str, Rule]:
@@ -181,7 +183,10 @@ def _encoder_rules(model_type: object, key: str) -> dict[str, Rule]:
 def _rules(values: Mapping[str, object]) -> dict[str, Rule]:
   """The rule of every key that a configuration with this encoder has to have."""
   encoder = _encoder_rules(values.get("model.encoder.model_type"), "model.encoder")
-  return RULES | {f"model.encoder.{name}": rule for name, rule in encoder.items()}
+  from colearn_jax import methods
+
+  own = {f"loss.{k}": s.rule for k, s in methods.settings(str(values.get("method", "mdico"))).items()}
+  return RULES | own | {f"model.encoder.{name}": rule for name, rule in encoder.items()}
 
 
 def _flat(config: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
@@ -414,7 +419,7 @@ def series_settings(config: ConfigDict) -> series.Settings:
   return series.Settings(given.series, given.lengths.to_dict(), given.masked_above.to_dict())
 
 
-def encoder_settings(config: ConfigDict, modality: str) -> dict[str, object]:
+def encoder_settings(config: ConfigDict, modality: str, shape=None) -> dict[str, object]:
   """The settings of one modality's encoder, for `encoders.make_encoder`.
 
   Those of `model.encoder` with the modality's own in `model.encoders` on top; its own alone, the rest being

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection, Iterator
 
+CONTEXT = "context"  # name of the input that every sensor's encoder reads beside its own
 KINDS = ("binary", "multiclass", "multilabel", "regression")
 
 

@@ -61,6 +61,7 @@ def defaults(encoder: str = "tempcnn") -> ConfigDict:
   Raises:
     InputError: there is no such encoder.
   """
+  from colearn_jax import methods
   from colearn_jax.encoders import SIZES, arguments  # here, so that a wrong word is told before JAX is loaded
 
   config = ConfigDict()
@@ -72,6 +73,8 @@ def defaults(encoder: str = "tempcnn") -> ConfigDict:
   config.data.data_dir = ""  # where data sets are prepared; else $TFDS_DATA_DIR or ~/tensorflow_datasets
   config.data.manual_dir = ""  # where the source files are, if they are not to be downloaded
   config.data.modalities = ()
+  config.data.context = ()
+  config.data.fourier = 0
   config.data.placement = "auto"  # the table on the "device", or a "stream" of batches from disk
   config.data.device_bytes = 2**31  # the largest table that goes on the device under "auto"
   config.data.workers = 0  # processes that read a stream, beside the threads of this one
@@ -95,7 +98,6 @@ def defaults(encoder: str = "tempcnn") -> ConfigDict:
   config.protocol.validation_fraction = 0.1  # of what is left for training; "clean" only
 
   config.model = ConfigDict()
-  config.model.variant = "paper"  # what the second modality head sees; "released": as in the authors' program
   config.model.emb_dim = 128
   config.model.head_layers = ()
   config.model.dtype = "float32"  # of the encoders' computation, or "bfloat16"
@@ -105,16 +107,9 @@ def defaults(encoder: str = "tempcnn") -> ConfigDict:
     config.model.encoder[name] = placeholder(int)  # None: as the data; a number is checked against it
   config.model.encoders = ConfigDict()  # {modality: {argument: value}}, may name another model_type
 
-  config.loss = ConfigDict()
-  config.loss.main = 1.0
-  config.loss.auxiliary = 1.0
-  config.loss.contrastive = 1.0
-  config.loss.discriminative = 1.0
-  config.loss.temperature = 0.1
-  config.loss.negatives = "both"  # the rows of both modalities, or of the other one alone ("cross")
+  config.loss = ConfigDict({name: s.default for name, s in methods.settings("mdico").items()})
   config.loss.class_weights = "balanced"
-  config.loss.similarity = "auto"  # how negatives meet across devices: "dense", or a "ring" for large batches
-  config.loss.ablations = ()  # other weights to train as well, e.g. ("contrastive=0", "auxiliary=0;main=2")
+  config.loss.ablations = ConfigDict()
 
   config.augment = ConfigDict()  # what happens to training inputs; see colearn_jax/augment.py
   config.augment.flip = False
@@ -130,6 +125,17 @@ def defaults(encoder: str = "tempcnn") -> ConfigDict:
   config.train.replicas = False  # all folds, seeds and ablations as one program, or one after another
   config.train.max_epochs = 200
   config.train.learning_rate = 1e-3
+  config.train.optimizer = "adam"
+  config.train.momentum = 0.9
+  config.train.weight_decay = 0.0
+  config.train.schedule = "constant"
+  config.train.warmup = 0.0
+  config.train.schedule_unit = "epochs"
+  config.train.rates = ConfigDict()
+  config.train.average = "none"
+  config.train.average_decay = 0.999
+  config.train.average_start = 0.75
+  config.train.keep = "best"
   config.train.clip_norm = 0.0  # the gradient's largest norm; 0 does not clip
   config.train.patience = 5  # epochs
   config.train.min_delta = 0.01

@@ -28,7 +28,7 @@ def get_config(arg: str = "") -> ConfigDict:
   config.data.modalities = ("S1", "S2_S2VI")
   config.train.batch_size = 128
   if "released" in on:
-    config.model.variant = "released"
+    config.loss.variant = "released"
   if "individual" in on:
     config.method = "individual"
   if "clean" in on:

@@ -24,7 +24,7 @@ def get_config(arg: str = "") -> ConfigDict:
   config.protocol.split = "official" if "official" in on else "kfold"
   config.protocol.folds = 5
   if "released" in on:
-    config.model.variant = "released"
+    config.loss.variant = "released"
   if "individual" in on:
     config.method = "individual"
   return config

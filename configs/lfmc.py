@@ -25,7 +25,7 @@ def get_config(arg: str = "") -> ConfigDict:
   config.model.encoder.use_norm = "layer"
   config.checkpoint.every_epochs = 10  # an epoch takes half a second, a checkpoint a fifth of one
   if "released" in on:
-    config.model.variant = "released"
+    config.loss.variant = "released"
   if "individual" in on:
     config.method = "individual"
   if "clean" in on:

@@ -27,7 +27,7 @@ def get_config(arg: str = "") -> ConfigDict:
   if encoder == "tempcnn":
     config.model.encoder.layer_size = 64
   if "released" in on:
-    config.model.variant = "released"
+    config.loss.variant = "released"
   if "individual" in on:
     config.method, config.baseline = "individual", False
   return config

@@ -32,7 +32,7 @@ def get_config(arg: str = "") -> ConfigDict:
   config.train.batch_size = 128
   config.checkpoint.every_epochs = 1
   if "released" in on:
-    config.model.variant = "released"
+    config.loss.variant = "released"
   if "individual" in on:
     config.method = "individual"
   if "clean" in on:

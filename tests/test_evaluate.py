@@ -1,4 +1,7 @@
+import csv
+
 import numpy as np
+import pytest
 
 from colearn_jax.data.dataset import Index
 from colearn_jax.data.splits import Run
@@ -10,8 +13,8 @@ TARGET = np.array([0, 1, 2, 0, 1, 2], np.int32)
 NONE = np.empty(0, int)
 
 
-def runs():
-  return [Run(0, fold, NONE, NONE, rows) for fold, rows in enumerate((np.arange(3), np.arange(3, 6)))]
+def runs(ablation=""):
+  return [Run(0, k, NONE, NONE, rows, ablation) for k, rows in enumerate((np.arange(3), np.arange(3, 6)))]
 
 
 def probabilities(rows, seed, absent=()):
@@ -20,7 +23,7 @@ def probabilities(rows, seed, absent=()):
   return p
 
 
-def test_a_sensor_is_scored_on_what_it_has_seen():
+def test_a_sensor_is_scored_on_the_samples_that_have_it():
   index = Index(np.arange(6).astype(str), TARGET, {})
   predictions = []
   for k, run in enumerate(runs()):
@@ -31,14 +34,81 @@ def test_a_sensor_is_scored_on_what_it_has_seen():
       "never": range(3),
     }
     one = {m: probabilities(run.test, i + 10 * k, gone) for i, (m, gone) in enumerate(absent.items())}
-    predictions.append({"prediction": one, "specific": {}, "shared": {}})
-  got = evaluate.evaluate(TASK, index, runs(), predictions)
-  assert got["modalities"]["never"] == {}
-  some, once = got["modalities"]["some"], got["modalities"]["once"]
-  assert some["samples"]["per_fold"] == [2, 3] and got["ensemble"]["samples"]["per_fold"] == [3, 3]
+    predictions.append({"prediction": one})
+  got = evaluate.evaluate(TASK, index, runs(), predictions, {m: (m,) for m in predictions[0]["prediction"]})
+  assert got.modalities["never"] == {} and got.auxiliary == {} == got.combinations
+  some, once = got.modalities["some"], got.modalities["once"]
+  assert some["samples"]["per_fold"] == [2, 3] and got.ensemble["samples"]["per_fold"] == [3, 3]
   want = metrics.scores(TASK, predictions[0]["prediction"]["some"][[0, 2]], TARGET[[0, 2]])
   assert some["accuracy"]["per_fold"][0] == want["accuracy"]
   assert once["accuracy"]["per_fold"][0] is None and once["samples"]["per_fold"] == [0, 3]
   second = metrics.scores(TASK, predictions[1]["prediction"]["once"], TARGET[3:])
-  assert once["f1_macro"]["mean"] == second["f1_macro"]
+  assert once["f1_macro"]["mean"] == second["f1_macro"] and once["f1_macro"]["std"] is None
   assert once["confusion_matrix"] == second["confusion_matrix"]
+
+
+HEIGHT = Task("regression", ("height",))
+VALUES = np.array([[1.0], [2.0], [3.0], [4.0], [5.0], [6.0]], np.float32)
+PREDICTORS = {"S1": ("S1",), "S2": ("S2",), "S1+S2": ("S1", "S2")}
+
+
+def off_by(**heads):
+  """For both runs predictions that are the target plus a number; a list has one for each run."""
+  number = lambda error, k: error[k] if isinstance(error, list) else error
+  return [
+    {head: {m: VALUES[run.test] + number(e, k) for m, e in errors.items()} for head, errors in heads.items()}
+    for k, run in enumerate(runs())
+  ]
+
+
+def test_every_head_and_predictor_has_its_own_scores():
+  """Each head and predictor has another error, so that none can stand in for another."""
+  predictions = off_by(
+    prediction={"S1": [2.0, 4.0], "S2": 10.0, "S1+S2": 100.0},
+    auxiliary_specific={"S1": 20.0, "S2": 30.0},
+    auxiliary_shared={"S1": 40.0, "S2": 50.0},
+    teacher={"S1": 60.0},
+  )
+  index = Index(np.arange(6).astype(str), VALUES, {})
+  got = evaluate.evaluate(HEIGHT, index, runs(), predictions, PREDICTORS)
+  bias = lambda scores: {name: one["bias"]["mean"] for name, one in scores.items()}
+  assert bias(got.modalities) == {"S1": 3.0, "S2": 10.0}
+  assert got.modalities["S1"]["bias"]["per_fold"] == [2.0, 4.0]
+  assert got.modalities["S1"]["bias"]["std"] == pytest.approx(2**0.5)
+  assert bias(got.combinations) == {"S1+S2": 100.0}
+  assert got.ensemble["bias"]["per_fold"] == [6.0, 7.0]  # of S1 and S2, without the combination
+  assert {m: bias(heads) for m, heads in got.auxiliary.items()} == {
+    "S1": {"specific": 20.0, "shared": 40.0, "teacher": 60.0},
+    "S2": {"specific": 30.0, "shared": 50.0},
+  }
+
+
+def test_ensemble_of_absent_sensors():
+  """Where a sensor is absent the ensemble is the mean of the others."""
+  predictions = off_by(prediction={"S1": 2.0, "S2": 10.0})
+  predictions[0]["prediction"]["S1"][:2] = np.nan
+  index = Index(np.arange(6).astype(str), VALUES, {})
+  got = evaluate.evaluate(HEIGHT, index, runs(), predictions, PREDICTORS)
+  assert got.ensemble["bias"]["per_fold"] == pytest.approx([(10 + 10 + 6) / 3, 6])
+  assert got.modalities["S1"]["samples"]["per_fold"] == [1, 3]
+
+
+def test_without_a_predictor_of_one_sensor_there_is_no_ensemble():
+  index = Index(np.arange(6).astype(str), VALUES, {})
+  got = evaluate.evaluate(HEIGHT, index, runs(), off_by(prediction={"S1+S2": 1.0}), PREDICTORS)
+  assert got.ensemble == {} == got.modalities and list(got.combinations) == ["S1+S2"]
+
+
+def test_ablations_are_scored_and_written_by_their_names(tmp_path):
+  index = Index(np.array([f"site{k}" for k in range(6)]), VALUES, {})
+  both = runs() + runs("contrastive_off")
+  predictions = off_by(prediction={"S1": 1.0}) + off_by(prediction={"S1": 3.0})
+  got = evaluate.write(tmp_path, HEIGHT, index, both, predictions, PREDICTORS)
+  assert got["scores"].modalities["S1"]["bias"]["mean"] == 1
+  assert got["ablations"]["contrastive_off"].modalities["S1"]["bias"]["mean"] == 3
+  for folder, error in ((tmp_path, 1), (tmp_path / "contrastive_off", 3)):
+    with open(folder / "S1.csv", newline="") as file:
+      rows = list(csv.DictReader(file))
+    assert [row["id"] for row in rows] == list(index.ids) and [row["fold"] for row in rows] == list("000111")
+    assert [float(row["target_height"]) for row in rows] == list(VALUES[:, 0])
+    assert [float(row["prediction_height"]) for row in rows] == list(VALUES[:, 0] + error)

@@ -129,18 +129,6 @@ def test_a_run_without_a_checkpoint_starts_again(tmp_path):
   assert lines(tmp_path) == [{"run": "a", "epoch": 1, "train/main/S1": 0.25, "validation/objective": 1.0}]
 
 
-def test_rewind_one_run_while_open(tmp_path):
-  with Log(tmp_path) as log:
-    train(log, "a", [1, 2, 3])
-    train(log, "b", [1, 2, 3])
-    log.rewind("a", 1)
-    train(log, "a", [2])
-  assert [(row["run"], row["epoch"]) for row in lines(tmp_path)] == [
-    ("a", 1), ("b", 1), ("b", 2), ("b", 3), ("a", 2),
-  ]  # fmt: skip
-  assert points(tmp_path, "a", "validation/objective") == [(1, 1.0), (2, 2.0)]
-
-
 def test_a_foreign_file_is_refused_and_left(tmp_path):
   text = '{"run": "a", "epoch": 1}\nnotes\n{"run": "a", "epoch": 2}\n'
   (tmp_path / "metrics.jsonl").write_text(text)
@@ -153,7 +141,6 @@ def test_a_foreign_file_is_refused_and_left(tmp_path):
 def test_other_processes_write_nothing(tmp_path):
   with Log(tmp_path / "w", enabled=False) as log:
     train(log, "a", [1])
-    log.rewind("a", 0)
   assert not (tmp_path / "w").exists()
   stream = io.StringIO()
   with Progress("a", 3, enabled=False, stream=stream) as progress:

@@ -58,6 +58,14 @@ def test_regression_constant_prediction_has_r2_and_no_correlation():
   assert scores(ONE, np.ones((2, 1)), np.array([[-1.0], [-3.0]]))["rrmse"] > 0
 
 
+def test_mape_is_undefined_where_the_target_is_zero():
+  target = np.array([[0.0], [2.0], [4.0]])
+  got = scores(ONE, target + 1, target)
+  assert np.isnan(got["mape"]) and got["mae"] == 1
+  both = scores(TWO, np.ones((2, 2)), np.array([[0.0, 1.0], [2.0, 4.0]]))
+  assert np.isnan(both["mape"]) and both["per_output"]["biomass"]["mape"] == (0 + 3 / 4) / 2
+
+
 def test_classification_by_hand():
   target = np.array([0, 0, 0, 1, 1, 2])
   got = scores(ABC, onehot([0, 0, 1, 1, 0, 1], 3), target)

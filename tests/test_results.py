@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import json
 import math
 
@@ -7,6 +8,8 @@ import pytest
 
 from colearn_jax.evaluation import results as r
 from colearn_jax.evaluation.metrics import scores
+from colearn_jax.evaluation.results import Results, Scores
+from colearn_jax.storage.files import replacing, write_json
 from colearn_jax.types import InputError, Task
 
 ABC = Task("multiclass", ("a", 'b "x", y', "c\nd\re"))
@@ -30,17 +33,17 @@ def test_summarise_by_hand():
   )
   assert got["r2"].pop("per_fold") == [0.1, 0.4]
   assert got["r2"] == pytest.approx({"mean": 0.25, "std": 0.3 / 2**0.5})
-  assert got["per_class"]["a"]["f1"] == {"mean": 1.0, "std": 0.0, "per_fold": [1.0, None]}
+  assert got["per_class"]["a"]["f1"] == {"mean": 1.0, "std": None, "per_fold": [1.0, None]}
   assert got["confusion_matrix"] == [[2, 2], [3, 5]]
 
 
 def test_summarise_of_one_training_and_of_nothing_known():
-  assert r.summarise([{"r2": 0.5}])["r2"] == {"mean": 0.5, "std": 0.0, "per_fold": [0.5]}
+  assert r.summarise([{"r2": 0.5}])["r2"] == {"mean": 0.5, "std": None, "per_fold": [0.5]}
   nothing = {"mean": None, "std": None, "per_fold": [None, None]}
   assert r.summarise([{"r2": math.nan}, {"r2": None}])["r2"] == nothing
-  with pytest.raises(InputError, match="no trainings"):
+  with pytest.raises(InputError, match="no runs"):
     r.summarise([])
-  with pytest.raises(InputError, match="different figures, not in all of them: mae"):
+  with pytest.raises(InputError, match="different scores, not in all of them: mae"):
     r.summarise([{"r2": 1.0}, {"r2": 1.0, "mae": 1.0}])
 
 
@@ -48,34 +51,58 @@ def test_results_are_strict_json_and_come_back(tmp_path):
   path = tmp_path / "deep" / "results.json"
   folds = [scores(ABC, np.eye(3)[[0, 1]], np.array([0, k])) for k in (1, 2)]
   summary = r.summarise(folds)
-  r.write_results(
-    path, {"modalities": {"S1": summary}, "numpy": np.float32(0.5), "inf": -math.inf, 3: (1, 2)}
+  off = Scores({"S1": r.summarise(folds[:1])}, {"S1+S2": summary}, summary, {"S1": {"shared": summary}})
+  results = dataclasses.replace(
+    RESULTS,
+    scores=Scores({"S1": summary, "S2": {}}, {"S1+S2": summary}, summary, {"S1": {"specific": summary}}),
+    ablations={"contrastive_off": off},
+    timing={"seconds": 1.5, "runs": {"seed10_fold0": {"epoch": 3}}},
   )
+  results.write(path)
   read = json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"not JSON: {name}"))
-  assert (
-    read == {"modalities": {"S1": summary}, "numpy": 0.5, "inf": None, "3": [1, 2]} == r.read_results(path)
-  )
+  assert list(read) == [
+    *("dataset", "task", "method", "variant", "protocol", "split", "group_by", "seeds", "folds"),
+    *("modalities", "combinations", "ensemble", "auxiliary", "ablations", "timing"),
+  ]
+  assert read["seeds"] == [10, 11] and read["modalities"] == {"S1": summary, "S2": {}}
+  assert read["auxiliary"] == {"S1": {"specific": summary}}
+  assert read["ablations"]["contrastive_off"]["auxiliary"] == {"S1": {"shared": summary}}
+  assert Results.read(path) == results
   assert [p.name for p in path.parent.iterdir()] == ["results.json"]
+
+
+def test_results_of_imported_models_come_back():
+  results = Results("lfmc", "regression", "mdico", Scores({}), imported={"seed10_fold0": "a.ckpt"})
+  assert Results.from_json(results.to_json()) == results
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
   path = tmp_path / "results.json"
-  r.write_results(path, {"a": 1})
+  write_json(path, {"a": np.float32(0.5), "inf": -math.inf, 3: (1, 2)})
   with pytest.raises(TypeError):
-    r.write_results(path, {"a": object()})
-  with pytest.raises(KeyboardInterrupt), r.replacing(path) as file:
+    write_json(path, {"a": object()})
+  with pytest.raises(KeyboardInterrupt), replacing(path) as file:
     file.write("half")
     raise KeyboardInterrupt
-  assert r.read_results(path) == {"a": 1}
+  assert json.loads(path.read_text()) == {"a": 0.5, "inf": None, "3": [1, 2]}
   assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
 
 
-def test_unreadable_results(tmp_path):
-  with pytest.raises(InputError, match="no results at"):
-    r.read_results(tmp_path / "none.json")
-  (tmp_path / "cut.json").write_text('{"a": ')
-  with pytest.raises(InputError, match="cut.json is not JSON"):
-    r.read_results(tmp_path / "cut.json")
+@pytest.mark.parametrize(
+  ("content", "message"),
+  [
+    (None, "no results at .*results.json: train first"),
+    ('{"a": ', "results.json is not JSON"),
+    ('["a"]', "results.json is not a JSON object"),
+    ('{"dataset": "lfmc", "task": "regression"}', "results.json: these are no results: method, modalities"),
+  ],
+)
+def test_unreadable_results(tmp_path, content, message):
+  if content:
+    (tmp_path / "results.json").write_text(content)
+  with pytest.raises(InputError, match=message) as e:
+    Results.read(tmp_path / "results.json")
+  assert "\n" not in str(e.value)
 
 
 def test_regression_predictions_round_trip(tmp_path):
@@ -131,19 +158,17 @@ def test_multilabel_predictions_and_lengths(tmp_path):
   assert not (tmp_path / "no.csv").exists()
 
 
-RESULTS = {
-  "dataset": "lfmc",
-  "task": "regression",
-  "method": "mdico",
-  "variant": "paper",
-  "protocol": "clean",
-  "modalities": {
+SCORES = Scores(
+  modalities={
     "S1_S1Ind": {"r2": stats(0.244, 0.075), "rmse": stats(31.0), "mae": stats(23.5)},
     "S2_S2Ind": {"r2": stats(0.451), "rmse": stats(29.25), "mae": stats(None, None)},
   },
-  "ensemble": {"r2": stats(0.5), "rmse": stats(28.0), "mae": stats(20.0)},
-  "auxiliary": {"S1_S1Ind": {"specific": {"r2": stats(0.2)}, "shared": {"r2": stats(-0.1)}}},
-}
+  ensemble={"r2": stats(0.5), "rmse": stats(28.0), "mae": stats(20.0)},
+  auxiliary={"S1_S1Ind": {"specific": {"r2": stats(0.2)}, "shared": {"r2": stats(-0.1)}}},
+)
+RESULTS = Results(
+  "lfmc", "regression", "mdico", SCORES, variant="paper", protocol="clean", split="kfold", seeds=(10, 11)
+)
 
 
 def test_table_alone():
@@ -161,9 +186,36 @@ def test_table_alone():
   ]
 
 
+def test_table_of_one_run_has_no_deviation():
+  one = Scores({"S1": r.summarise([{"r2": 0.5, "rmse": 1.0, "mae": math.nan}])})
+  assert r.table(Results("lfmc", "regression", "individual", one, folds=1)).splitlines() == [
+    "dataset lfmc, task regression, method individual, folds 1",
+    "",
+    "       r2   rmse  mae",
+    "S1  0.500  1.000    -",
+  ]
+
+
+def test_table_of_combinations_and_ablations():
+  fused = Scores({"S1": {"r2": stats(0.1)}, "S2": {}}, {"S1+S2": {"r2": stats(0.7)}}, {"r2": stats(0.3)})
+  off = Scores({"S1": {"r2": stats(0.2)}, "S2": {"r2": stats(0.6)}})
+  results = dataclasses.replace(RESULTS, scores=fused, ablations={"dropout_off": off})
+  assert r.table(results).splitlines()[2:] == [
+    "                     r2  rmse  mae",
+    "S1        0.100 ± 0.010     -    -",
+    "S2                    -     -    -",
+    "S1+S2     0.700 ± 0.010     -    -",
+    "ensemble  0.300 ± 0.010     -    -",
+    "",
+    "r2, ablations                 S1             S2          S1+S2",
+    "all as configured  0.100 ± 0.010              -  0.700 ± 0.010",
+    "dropout_off        0.200 ± 0.010  0.600 ± 0.010              -",
+  ]
+
+
 def test_table_beside_a_baseline():
-  baseline = {"modalities": {"S1_S1Ind": {"r2": stats(0.223), "rmse": stats(31.5), "mae": stats(24.0)}}}
-  lines = r.table(RESULTS, baseline).splitlines()
+  alone = Scores({"S1_S1Ind": {"r2": stats(0.223), "rmse": stats(31.5), "mae": stats(24.0)}})
+  lines = r.table(RESULTS, dataclasses.replace(RESULTS, scores=alone)).splitlines()
   assert lines[2:6] == [
     "r2           co-learned      by itself  difference",
     "S1_S1Ind  0.244 ± 0.075  0.223 ± 0.010      +0.021",

@@ -54,7 +54,6 @@ class Augment:
     Returns:
       The same shapes; a series whose steps or values may change is float32.
     """
-    key = jax.random.fold_in(key, zlib.crc32(b"augment"))  # dropout draws from the step's key itself
     batch = next(iter(inputs.values())).shape[0]
     place = jax.random.uniform(key, (7, batch))
     out = {}

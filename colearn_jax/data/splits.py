@@ -20,19 +20,19 @@ PROTOCOLS = ("paper", "clean")
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """One training: its seed and fold, the rows of its three parts, and the setting that it tries, if any."""
+  """One training: its seed and fold, the rows of its three parts, and its ablation, if it is one."""
 
   seed: int
   fold: int
   train: np.ndarray
   validation: np.ndarray
   test: np.ndarray
-  setting: str = ""
+  ablation: str = ""
 
   @property
   def name(self) -> str:
-    """As in the work directory, e.g. `seed10_fold3`, or `seed10_fold3_contrastive=0`."""
-    return f"seed{self.seed}_fold{self.fold}" + f"_{self.setting}" * bool(self.setting)
+    """As in the work directory, e.g. `seed10_fold3`, or `seed10_fold3_contrastive_off`."""
+    return f"seed{self.seed}_fold{self.fold}" + f"_{self.ablation}" * bool(self.ablation)
 
 
 def runs(

@@ -1,98 +1,129 @@
-"""One sensor's model, out of a work directory: what a practitioner takes home."""
+"""The model of one sensor from the work directory of a finished training."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from flax import nnx
+from ml_collections import ConfigDict
 
 from colearn_jax import config as config_lib
-from colearn_jax.evaluation import results
-from colearn_jax.training import checkpoint, steps
-from colearn_jax.training import setup as plan
-from colearn_jax.types import InputError, Modality, Task
+from colearn_jax import methods
+from colearn_jax.deploy.model import Model, chosen, sha256
+from colearn_jax.evaluation.results import Results
+from colearn_jax.methods.architecture import Architecture
+from colearn_jax.methods.base import Method
+from colearn_jax.methods.predict import predict
+from colearn_jax.storage import models
+from colearn_jax.storage.files import jsonable, read_json
+from colearn_jax.types import CONTEXT, InputError, Modality, Task
 
 
-class Predictor:
-  """Predicts from one modality alone; nothing of another modality is in it.
-
-  Attributes:
-    modality: what it reads: name, shape and bands of one sample.
-    task: what it predicts: kind and names of the outputs.
-    runs: the trainings whose models it averages, e.g. `["seed10_fold0"]`.
-  """
-
-  def __init__(self, modality: Modality, task: Task, models: dict[str, tuple[steps.Recipe, dict]]):
-    self.modality, self.task, self.runs = modality, task, list(models)
-    recipe = next(iter(models.values()))[0]
-    self._models = [model for _, model in models.values()]
-    self._predict = jax.jit(
-      lambda model, x: steps.predict(
-        recipe, model["params"], model["stats"], model["constants"], {modality.name: x}
-      )["prediction"][modality.name]
-    )
-
-  def __call__(self, x: np.ndarray, *, batch_size: int = 1024) -> np.ndarray:
-    """Predicts from raw values, the mean over the models.
-
-    Args:
-      x: `[N *shape]` in the data set's units and band order, NaN where a value is missing.
-      batch_size: samples at a time; every batch has this size, so that there is one compilation.
-
-    Returns:
-      `[N C]` float32: the target in its unit, or probabilities.
-
-    Raises:
-      InputError: another shape.
-    """
-    x = np.asarray(x, np.float32)
-    if x.shape[1:] != self.modality.shape:
-      raise InputError(
-        f"modality {self.modality.name} reads samples of shape {self.modality.shape}, got {x.shape[1:]}"
-      )
-    out = np.empty((len(x), len(self.task.outputs)), np.float32)
-    for start in range(0, len(x), batch_size):
-      part = x[start : start + batch_size]
-      padded = np.full((batch_size, *x.shape[1:]), np.nan, np.float32)
-      padded[: len(part)] = part
-      out[start : start + len(part)] = np.mean(
-        [self._predict(m, padded)[: len(part)] for m in self._models], 0
-      )
-    return out
-
-
-def load(workdir: str | Path, modality: str, *, run: str | None = None) -> Predictor:
-  """Loads one modality's predictor from a work directory.
+def load(workdir: str | Path, sensor: str, *, runs: Sequence[str] | None = None) -> Model:
+  """Loads the model of one sensor from a work directory.
 
   Args:
     workdir: of a finished training.
-    modality: as configured there, e.g. `S2_S2Ind`.
-    run: the training to take, e.g. `seed10_fold3`; by default all that are no ablations, their predictions
-      averaged.
+    sensor: the modality, as configured there, e.g. `S2_S2Ind`.
+    runs: whose predictions are averaged, e.g. `["seed10_fold3"]`; by default all that are no ablations.
 
   Raises:
-    InputError: no such work directory, modality or run, or it is not finished.
+    InputError: no such work directory, sensor or run; or the training is not finished.
   """
   workdir = Path(workdir).expanduser().absolute()
   if not (workdir / "results.json").is_file():
     raise InputError(f"{workdir} holds no finished training: there is no results.json")
-  config = config_lib.restore(results.read_results(workdir / "config.json"))
-  described = results.read_results(workdir / "dataset.json")
+  results = Results.read(workdir / "results.json")
+  config = config_lib.restore(read_json(workdir / "config.json"))
+  described = read_json(workdir / "dataset.json")
   task = Task(described["task"]["kind"], tuple(described["task"]["outputs"]))
   modalities = {
-    m["name"]: Modality(m["name"], tuple(m["views"]), tuple(m["shape"]), tuple(m["bands"]))
+    m["name"]: Modality(m["name"], *(tuple(m[k]) for k in ("views", "shape", "bands")))
     for m in described["modalities"]
   }
-  if modality not in modalities:
-    raise InputError(f"{workdir} has no modality {modality!r}, have: {', '.join(modalities)}")
-  have = sorted(path.name for path in (workdir / "checkpoints").iterdir())
-  whole = [name for name in have if "=" not in name]  # without the ablations
-  if run is not None and run not in have:
-    raise InputError(f"{workdir} has no run {run!r}, have: {', '.join(have)}")
-  recipe = plan.make_recipe(config, task, [modalities[modality]], main_only=True)
-  models = {
-    name: (recipe, checkpoint.restore_model(workdir / "checkpoints" / name, modality=modality))
-    for name in ([run] if run else whole)
+  context = modalities.pop(CONTEXT).bands if CONTEXT in modalities else ()
+  if sensor not in modalities:
+    raise InputError(f"{workdir} has no modality {sensor!r}, have: {', '.join(modalities)}")
+  architecture = _architecture(config, task, modalities, len(context))
+  function, part = one_sensor(_method(config), architecture, sensor)
+  have = {path.name: path for path in sorted((workdir / "checkpoints").iterdir())}
+  whole = [run for run in have if re.fullmatch(r"seed\d+_fold\d+", run)]  # others are ablations
+  paths = chosen(have, whole if runs is None else runs, workdir)
+  restored = {run: models.restore(path, part) for run, path in paths.items()}
+  about = {
+    "method": results.method,
+    "unit": described["task"].get("unit"),
+    "metrics": results.scores.modalities.get(sensor, {}),
+    "normalisation": {run: model["values"]["inputs"] for run, model in restored.items()},
+    "dataset": {
+      "name": results.dataset,
+      "sha256": sha256((workdir / "dataset.json").read_bytes()),
+      "samples": described.get("samples"),
+    },
+    "configuration": config_lib.to_json(config),
   }
-  return Predictor(modalities[modality], task, models)
+  weights = {run: flat(model) for run, model in restored.items()}
+  return Model(function, weights, modalities[sensor], task, context, jsonable(about))
+
+
+def one_sensor(
+  method: Method, architecture: Architecture, sensor: str
+) -> tuple[Callable[..., jax.Array], dict[str, Any]]:
+  """What predicts from one sensor alone, as a pure function; it holds nothing of another sensor.
+
+  Returns:
+    The function as `Model` takes it, of weights by the names that `flat` gives; and the tree of what it needs
+    of a finished model, `{"params", "stats", "values"}`, with shapes at the leaves.
+  """
+  build = lambda: method.build(architecture, only=sensor, rngs=nnx.Rngs(0))
+  graphdef, params, stats = nnx.split(nnx.eval_shape(build), nnx.Param, nnx.BatchStat)
+  names = [CONTEXT, sensor] if architecture.context else [sensor]
+  width = {sensor: architecture.shapes[sensor][-1], CONTEXT: architecture.context}
+  bands = lambda m: jax.ShapeDtypeStruct((width[m],), np.float32)
+  part = {
+    "params": nnx.to_pure_dict(params),
+    "stats": nnx.to_pure_dict(stats),
+    "values": {"inputs": {m: {"offset": bands(m), "scale": bands(m)} for m in names}},
+  }
+  order, tree = list(flat(part)), jax.tree.structure(part)
+
+  def function(weights, x, *context):
+    own = jax.tree.unflatten(tree, [weights[name] for name in order])
+    model = nnx.merge(graphdef, own["params"], own["stats"])
+    inputs = {sensor: x} | dict(zip((CONTEXT,), context))
+    predicted = predict(method, model, architecture.task.kind, own["values"]["inputs"], inputs)
+    return predicted["prediction"][sensor]
+
+  return function, part
+
+
+def flat(tree: Mapping[str, Any]) -> dict[str, Any]:
+  """The leaves of nested dicts by their names joined with `/`, in the order of `jax.tree.leaves`."""
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  return {"/".join(str(key.key) for key in path): leaf for path, leaf in leaves}
+
+
+def _method(config: ConfigDict) -> Method:
+  """The method of a configuration. What predicts does not depend on the weights of an ablation."""
+  plain = {k: v.to_dict() if isinstance(v, ConfigDict) else v for k, v in config.loss.items()}
+  return methods.find(config.method)(**{name: plain[name] for name in methods.settings(config.method)})
+
+
+def _architecture(
+  config: ConfigDict, task: Task, modalities: Mapping[str, Modality], context: int
+) -> Architecture:
+  return Architecture(
+    shapes={name: m.shape for name, m in modalities.items()},
+    encoders={name: config_lib.encoder_settings(config, name, m.shape) for name, m in modalities.items()},
+    task=task,
+    emb_dim=config.model.emb_dim,
+    head_layers=tuple(config.model.head_layers),
+    context=context,
+    dtype=jnp.dtype(config.model.dtype),
+  )

@@ -1,4 +1,4 @@
-"""Scores of predictions, on the host: NumPy arrays in, plain Python numbers out, by scikit-learn."""
+"""Scores of predictions, computed on the host by scikit-learn: NumPy arrays in, plain Python numbers out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sklearn import metrics as sk
 
 from colearn_jax.types import InputError, Task
 
-# What a table shows first, in this order; the first of each is the one the field compares by.
+# The columns of the table. The first of each is the score that the field compares by.
 HEADLINE = {
   "regression": ("r2", "rmse", "mae"),
   "binary": ("f1_macro", "average_accuracy", "accuracy"),
@@ -23,8 +23,9 @@ _EACH = ("precision", "recall", "f1", "support")  # in the order that scikit-lea
 def scores(task: Task, prediction: np.ndarray, target: np.ndarray) -> dict:
   """Every score of one set of predictions.
 
-  What is undefined (R² or Pearson's r of a constant, kappa of a single class, a class that occurs neither
-  in the target nor in the prediction) is NaN; a 0/0 inside precision, recall or F1 is 0.
+  What is undefined (R² or Pearson's r of a constant, MAPE of a target that is 0 somewhere, kappa of a single
+  class, a class that occurs neither in the target nor in the prediction) is NaN; a 0/0 inside precision,
+  recall or F1 is 0.
 
   Args:
     task: its kind says what is computed, its outputs name the columns.
@@ -65,7 +66,8 @@ def scores(task: Task, prediction: np.ndarray, target: np.ndarray) -> dict:
     wrong = target[~np.isin(target, choices)][0]
     raise InputError(f"{task.kind} target has the value {wrong}, allowed: {min(choices)} to {max(choices)}")
   with warnings.catch_warnings():
-    # Some versions of scikit-learn take many classes in few samples for numbers, or miss a second class.
+    # Some versions of scikit-learn warn that many classes in few samples may be a regression target, or that
+    # there is one class only.
     warnings.simplefilter("ignore", UserWarning)
     if task.kind == "regression":
       return _regression(task, prediction.astype(np.float64), target.astype(np.float64))
@@ -88,7 +90,7 @@ def _regression(task: Task, prediction: np.ndarray, target: np.ndarray) -> dict:
       "rrmse": rmse / abs(float(mean)) if mean else np.nan,
       "mae": float(sk.mean_absolute_error(y, p)),
       "median_ae": float(sk.median_absolute_error(y, p)),
-      "mape": float(sk.mean_absolute_percentage_error(y, p)),
+      "mape": float(sk.mean_absolute_percentage_error(y, p)) if y.all() else np.nan,
       "bias": float(np.mean(p - y)),
       "pearson_r": float(np.corrcoef(p, y)[0, 1]) if defined else np.nan,
     }
@@ -107,7 +109,7 @@ def _classification(task: Task, predicted: np.ndarray, target: np.ndarray) -> di
     "accuracy": float(sk.accuracy_score(target, predicted)),
     "kappa": float(sk.cohen_kappa_score(target, predicted)) if len(occur) > 1 else np.nan,
   }
-  # A class of which a fold has neither a sample nor a prediction would count as a 0 that nobody earned.
+  # A class that a fold has neither as target nor as prediction would count as 0 and lower the mean.
   out |= _averages(target, predicted, occur, ("macro", "weighted"))
   each = np.array(sk.precision_recall_fscore_support(target, predicted, labels=labels, zero_division=0))
   out["average_accuracy"] = float(each[1][each[3] > 0].mean())
@@ -160,14 +162,14 @@ def _named(task: Task, each: np.ndarray) -> dict:
 
 
 def ensemble(predictions: Mapping[str, np.ndarray]) -> np.ndarray:
-  """Mean over the sensors of what they predict for the same samples.
+  """Mean over several sensors' predictions for the same samples.
 
   Args:
-    predictions: for each sensor `[N K]`, regression outputs or probabilities; a row that is NaN
-      throughout is a sample that the sensor has not seen, and takes no part in that sample's mean.
+    predictions: for each sensor `[N K]`, regression outputs or probabilities. A row that is all NaN means
+      that the sensor is absent; it is left out of that sample's mean.
 
   Returns:
-    `[N K]` in the inputs' dtype; a row is NaN where no sensor has it.
+    `[N K]` in the inputs' dtype; a row is NaN where all sensors are absent.
 
   Raises:
     InputError: no sensors, or shapes that differ.
@@ -176,7 +178,7 @@ def ensemble(predictions: Mapping[str, np.ndarray]) -> np.ndarray:
   if len(set(shapes.values())) != 1:
     raise InputError(f"an ensemble needs one shape of all sensors, have: {shapes or 'no sensors'}")
   stack = np.stack(list(predictions.values()))
-  # Only whole rows are absence; a NaN beside numbers is a fault and has to stay visible.
+  # Only a row of NaN alone means absence; a NaN beside numbers is an error and has to stay visible.
   there = ~np.isnan(stack).all(-1, keepdims=True)
   total = np.where(there, stack, 0).sum(0, dtype=np.float64)
   count = there.sum(0)

@@ -1,1 +1,30 @@
-"""Co-learning methods: what is built, computed and minimised."""
+"""Co-learning methods: what is built, computed and minimised. One file each, one line in `METHODS`.
+
+`base.Method` says what a method is. The training, the data path, checkpoints and deployment know no method by
+name.
+"""
+
+from __future__ import annotations
+
+from colearn_jax.methods.base import Method
+from colearn_jax.methods.individual import Individual
+from colearn_jax.methods.mdico import MDiCo
+from colearn_jax.rules import Setting, settings_of
+from colearn_jax.types import InputError
+
+METHODS: dict[str, type[Method]] = {
+  "individual": Individual,
+  "mdico": MDiCo,
+}
+
+
+def find(name: str) -> type[Method]:
+  """The class of a method; InputError if there is none of this name."""
+  if name not in METHODS:
+    raise InputError(f"unknown method {name!r}, have: {', '.join(sorted(METHODS))}")
+  return METHODS[name]
+
+
+def settings(name: str) -> dict[str, Setting]:
+  """The settings of a method, which a configuration has in its group `loss`."""
+  return settings_of(find(name))

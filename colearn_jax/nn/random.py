@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+import zlib
+from types import ModuleType
+
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+Array = jax.Array | np.ndarray
+
+# Every random draw of a run comes from one of these: initial values, the order of samples, augmentation,
+# dropout, sensors that a method hides, and whatever else a method draws.
+STREAMS = ("init", "order", "augment", "dropout", "sensors", "method")
 
 
 def hashed_bits(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
@@ -27,8 +37,60 @@ def hashed_bits(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
   for axis in reversed(range(len(shape))):
     position += jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * jnp.uint32(stride)
     stride *= shape[axis]
-  bits = (position * jnp.uint32(0x9E3779B9)) ^ words[0]
-  bits = (bits ^ (bits >> 16)) * jnp.uint32(0x21F0AAAD)
-  bits = ((bits ^ (bits >> 15)) + words[1]) * jnp.uint32(0x735A2D97)
-  bits = (bits ^ (bits >> 15)) * jnp.uint32(0x9E3779B1)
+  return _hash(position, words[0], words[1], jnp)
+
+
+def stream(key: jax.Array, name: str, number: jax.Array | int | None = None) -> jax.Array:
+  """The key of one named stream of a run, so that no key serves two purposes.
+
+  Args:
+    key: of the run.
+    name: one of `STREAMS`.
+    number: of the step or epoch, for a stream that is drawn from again and again.
+  """
+  if name not in STREAMS:
+    raise ValueError(f"unknown random stream {name!r}, have: {', '.join(STREAMS)}")
+  key = jax.random.fold_in(key, zlib.crc32(name.encode()))
+  return key if number is None else jax.random.fold_in(key, number)
+
+
+def run_key(seed: jax.Array | int, fold: jax.Array | int) -> jax.Array:
+  """The key that every random value of a run comes from."""
+  return jax.random.fold_in(jax.random.key(seed), fold)
+
+
+def shuffled(words: Array, epoch: Array | int, rows: Array, xp: ModuleType = jnp) -> Array:
+  """Rows in the random order of an epoch, with padding (-1) behind them.
+
+  The same whether JAX computes it on a device or NumPy on the host, so that the order of samples does not
+  depend on where they are kept.
+
+  Args:
+    words: `[2]` uint32, the data of the stream's key (`jax.random.key_data`).
+    epoch: number of the epoch, scalar.
+    rows: `[n]` int.
+    xp: `jax.numpy` or `numpy`.
+  """
+  epoch = xp.asarray(epoch).astype(xp.uint32).reshape(1)
+  first, second = (_hash(epoch + xp.uint32(half), words[0], words[1], xp) for half in (0, 2**31))
+  bits = _hash(xp.arange(len(rows)).astype(xp.uint32), first, second, xp)
+  return rows[xp.lexsort((bits, rows < 0))]
+
+
+def epoch_rows(words: Array, epoch: Array | int, rows: Array, blocks: int = 1, xp: ModuleType = jnp) -> Array:
+  """The rows of every step of an epoch, `[S blocks·B]`, of the rows `[S B]` with padding (-1) at their end.
+
+  Every block of a batch has an order of its own; of a method whose sensors come from different samples
+  there is one block for each sensor. See `shuffled` for the other arguments.
+  """
+  draw = lambda block: shuffled(words, epoch * blocks + block, rows.reshape(-1), xp)
+  return xp.concatenate([draw(block).reshape(rows.shape) for block in range(blocks)], axis=1)
+
+
+def _hash(position: Array, first: Array, second: Array, xp: ModuleType) -> Array:
+  """Keyed bits `[...]` of positions `[...]`, all uint32."""
+  bits = (position * xp.uint32(0x9E3779B9)) ^ first
+  bits = (bits ^ (bits >> 16)) * xp.uint32(0x21F0AAAD)
+  bits = ((bits ^ (bits >> 15)) + second) * xp.uint32(0x735A2D97)
+  bits = (bits ^ (bits >> 15)) * xp.uint32(0x9E3779B1)
   return bits ^ (bits >> 16)

@@ -9,6 +9,11 @@ from jax.sharding import Mesh
 from colearn_jax.parallel import sharding
 
 
+def devices(mesh: Mesh) -> int:
+  """How many devices of a mesh share a batch."""
+  return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
 def contrastive(
   mesh: Mesh,
   za: jax.Array,
@@ -33,8 +38,8 @@ def contrastive(
     mask: `[B]`.
     negatives: `both` or `cross`.
   """
-  devices = mesh.shape["data"] * mesh.shape["fsdp"]
-  hand_on = [(i, (i + 1) % devices) for i in range(devices)]
+  size = devices(mesh)
+  to_next = [(i, (i + 1) % size) for i in range(size)]
 
   def local(za, zb, mask):
     rows = len(za)
@@ -60,11 +65,11 @@ def contrastive(
       above, more = compare(z, block, counts, step == 0)
       new = jnp.maximum(top, above)
       total = total * jnp.exp(top - new) + more * jnp.exp(above - new)
-      block, counts = jax.lax.ppermute((block, counts), sharding.BATCH, hand_on)
+      block, counts = jax.lax.ppermute((block, counts), sharding.BATCH, to_next)
       return (new, total, block, counts), None
 
     begin = jnp.full(2 * rows, -1.0 / temperature), jnp.zeros(2 * rows), z, mask
-    (top, total, *_), _ = jax.lax.scan(turn, begin, jnp.arange(devices))
+    (top, total, *_), _ = jax.lax.scan(turn, begin, jnp.arange(size))
     logsum = top + jnp.log(jnp.where(mask > 0, total, 1.0))
     losses = jnp.where(mask > 0, (logsum - jnp.tile(positive, 2)) * mask, 0.0)
     total, count = jax.lax.psum((losses.sum(), mask.sum()), sharding.BATCH)

@@ -1,4 +1,4 @@
-"""What a run tells while it trains: metrics.jsonl, TensorBoard events, and its progress."""
+"""The scalars of every epoch as metrics.jsonl and TensorBoard events, and the progress on standard error."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO, Self, TextIO
 
@@ -17,17 +17,19 @@ from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.record_writer import masked_crc32c
 from tqdm import tqdm
 
-from colearn_jax.evaluation.results import jsonable, replacing
+from colearn_jax.storage.files import jsonable, replacing
 from colearn_jax.types import InputError
 
 
 class Log:
-  """Scalars of every epoch, to `metrics.jsonl` and to TensorBoard events under `tensorboard/<run>/`.
+  """Writes scalars to `metrics.jsonl` and to TensorBoard events under `tensorboard/<run>/`.
 
-  To leave what an undisturbed run leaves, write an epoch's scalars before its checkpoint is saved: a line
-  that is too much is dropped at the resumption, one that is missing is not written again.
-  The event files are written here rather than by tensorboardX's writer, which keeps two threads a run and
-  loses at a kill what they have not yet written.
+  Write an epoch's scalars before its checkpoint is saved. On resuming, lines later than the checkpoint are
+  dropped, but missing lines are not written again; in this order a resumed run leaves the same file as a run
+  that was never stopped.
+
+  The event files are written here because tensorboardX's own writer keeps two threads for each run and loses
+  its queue when the process is killed.
   """
 
   def __init__(
@@ -36,16 +38,16 @@ class Log:
     resume_at: Mapping[str, float] | None = None,
     enabled: bool = True,
   ):
-    """Opens the log, and drops what is later than the checkpoint that the program goes on from.
+    """Opens the log and drops every line later than the checkpoint of its run.
 
     Args:
-      workdir: is made where it does not exist.
-      resume_at: for each run the last epoch that its checkpoint holds (`math.inf` for one that has
-        ended); lines of a run that is not named are all dropped. None: a fresh start.
+      workdir: is created if it does not exist.
+      resume_at: for each run the last epoch in its checkpoint (`math.inf` for a finished run). All lines of
+        other runs are dropped. None: a fresh start.
       enabled: False on all processes but the first; then nothing is read or written.
 
     Raises:
-      InputError: a line of metrics.jsonl, other than a cut last one, that is none of ours.
+      InputError: metrics.jsonl has a line, other than an incomplete last one, that this class did not write.
     """
     self._path, self._events = Path(workdir) / "metrics.jsonl", Path(workdir) / "tensorboard"
     self._resume_at = dict(resume_at or {})
@@ -54,16 +56,16 @@ class Log:
     self._enabled = enabled
     if enabled:
       self._path.parent.mkdir(parents=True, exist_ok=True)
-      self._keep(lambda run, epoch: epoch <= self._resume_at.get(run, -1))
+      self._drop_later_lines()
 
   def write(self, run: str, epoch: int, scalars: Mapping) -> None:
-    """Adds one epoch of one run, on disk when it returns.
+    """Writes the scalars of one epoch of one run; they are in the file when it returns.
 
     Args:
       run: e.g. `seed10_fold0`.
-      epoch: counts from 0 or 1, as the caller likes.
-      scalars: floats (also 0-d arrays) by name, e.g. `train/main/S1`; the names of inner dicts are
-        joined with `/`. What is not finite is null in metrics.jsonl.
+      epoch: its number.
+      scalars: floats (also 0-d arrays) by name, e.g. `train/main/S1`; the names of nested dicts are
+        joined with `/`. NaN and infinities are null in metrics.jsonl.
     """
     if not self._enabled:
       return
@@ -73,15 +75,6 @@ class Log:
       self._writers[run] = self._open_events(run)
     values = [Summary.Value(tag=tag, simple_value=value) for tag, value in flat.items()]
     _write_event(self._writers[run], Event(step=epoch, summary=Summary(value=values)))
-
-  def rewind(self, run: str, epoch: float) -> None:
-    """Drops the lines of one run after `epoch` (-1: all of them), and such points in TensorBoard."""
-    if not self._enabled:
-      return
-    self._resume_at[run] = epoch
-    if run in self._writers:
-      self._writers.pop(run).close()
-    self._keep(lambda r, e: r != run or e <= epoch)
 
   def close(self) -> None:
     """Closes all files."""
@@ -95,29 +88,27 @@ class Log:
   def __exit__(self, *exc) -> None:
     self.close()
 
-  def _keep(self, wanted: Callable[[str, int], bool]) -> None:
-    """Rewrites metrics.jsonl with the lines whose run and epoch are wanted, and opens it for more."""
-    if self._lines:
-      self._lines.close()
+  def _drop_later_lines(self) -> None:
+    """Rewrites metrics.jsonl without the lines after each run's checkpoint, and opens it for appending."""
     lines = self._path.read_bytes().split(b"\n") if self._path.exists() else []
     with replacing(self._path) as file:
       for number, line in enumerate(lines, 1):
         try:
           row = json.loads(line)
-          keep = wanted(row["run"], row["epoch"])
+          keep = row["epoch"] <= self._resume_at.get(row["run"], -1)
         except (ValueError, KeyError, TypeError):
           if number < len(lines):
             raise InputError(f"{self._path}:{number}: not a line of this program's log") from None
-          continue  # empty after the last newline, or cut by a kill
+          continue  # the empty text after the last newline, or a line cut when the process was killed
         if keep:
           file.write(line.decode() + "\n")
-    self._lines = open(self._path, "a", encoding="utf-8", buffering=1)  # each line goes out with its newline
+    self._lines = open(self._path, "a", encoding="utf-8", buffering=1)  # flushed at each newline
 
   def _open_events(self, run: str) -> BinaryIO:
-    """A new event file, which tells TensorBoard to forget the points it will get again."""
+    """A new event file. Its start event makes TensorBoard drop the points after the checkpoint."""
     folder = self._events / run
     folder.mkdir(parents=True, exist_ok=True)
-    number = sum(1 for _ in folder.iterdir())  # two files of one second must differ, and keep their order
+    number = sum(1 for _ in folder.iterdir())  # two files of one second need different names, in order
     name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{number:04d}"
     file = open(folder / name, "xb", buffering=0)
     after = int(max(self._resume_at.get(run, -1), -1)) + 1
@@ -127,7 +118,7 @@ class Log:
 
 
 def _write_event(file: BinaryIO, event: Event) -> None:
-  """One TFRecord: length, its checksum, the event, its checksum."""
+  """Writes one TFRecord: length, its checksum, the event, its checksum."""
   event.wall_time = time.time()
   data = event.SerializeToString()
   length = struct.pack("<Q", len(data))
@@ -144,11 +135,11 @@ def _flat(tree: Mapping, prefix: str = "") -> Iterator[tuple[str, float]]:
 
 
 class _Bar(tqdm):
-  monitor_interval = 0  # no watching thread: epochs come steadily enough
+  monitor_interval = 0  # tqdm's monitor thread only helps where updates come at very uneven intervals
 
 
 class Progress:
-  """How far one run is: a bar where standard error is a terminal, else a plain line every few seconds."""
+  """Shows the progress of one run: a bar on a terminal, else a plain line every few seconds."""
 
   def __init__(
     self,
@@ -163,51 +154,50 @@ class Progress:
 
     Args:
       run: its name.
-      max_epochs: where it ends unless it stops early.
+      max_epochs: the total, reached unless the run stops early.
       enabled: False on all processes but the first.
-      every: seconds between plain lines, at least; the run's last line always appears.
-      stream: where to, standard error by default.
+      every: least number of seconds between plain lines; the last update is always shown.
+      stream: standard error by default.
     """
     self._run, self._max_epochs, self._every = run, max_epochs, every
-    self._stream = stream or sys.stderr
-    self._enabled, self._terminal = enabled, self._stream.isatty()
+    self._enabled, self._stream = enabled, stream or sys.stderr
     self._bar: tqdm | None = None
-    self._shown, self._pending = -float("inf"), None
+    self._shown, self._pending = -float("inf"), ""
 
   def update(self, epoch: int, objective: float, best: float, samples_per_second: float) -> None:
-    """Tells that `epoch` epochs are done, the last and the best validation objective, and the speed."""
+    """Reports that `epoch` epochs are done, with the last and the best validation objective."""
     if not self._enabled:
       return
-    figures = f"objective {objective:.4f}  best {best:.4f}  {samples_per_second:,.0f} samples/s"
-    if self._terminal:
-      if self._bar is None:
-        self._bar = _Bar(
-          desc=self._run,
-          total=self._max_epochs,
-          initial=epoch - 1,  # a resumed run has not done the earlier ones just now
-          unit="epoch",
-          file=self._stream,
-          dynamic_ncols=True,
-        )
-      self._bar.set_postfix_str(figures, refresh=False)
+    if self._bar is None:
+      self._bar = _Bar(
+        desc=self._run,
+        total=self._max_epochs,
+        initial=epoch - 1,  # the epochs before a resumption do not count in the speed
+        unit="epoch",
+        file=self._stream,
+        dynamic_ncols=True,
+        disable=None,  # where the stream is not a terminal
+      )
+    text = f"objective {objective:.4f}  best {best:.4f}  {samples_per_second:,.0f} samples/s"
+    if not self._bar.disable:
+      self._bar.set_postfix_str(text, refresh=False)
       self._bar.update(epoch - self._bar.n)
       return
-    self._pending = f"{self._run}  epoch {epoch}/{self._max_epochs}  {figures}"
+    self._pending = f"{self._run}  epoch {epoch}/{self._max_epochs}  {text}"
     if time.monotonic() - self._shown >= self._every:
       self._print()
 
   def close(self) -> None:
-    """Shows the run's last state."""
+    """Shows the last update."""
     if self._bar is not None:
       self._bar.refresh()
       self._bar.close()
-      self._bar = None
     if self._pending:
       self._print()
 
   def _print(self) -> None:
     print(self._pending, file=self._stream, flush=True)
-    self._shown, self._pending = time.monotonic(), None
+    self._shown, self._pending = time.monotonic(), ""
 
   def __enter__(self) -> Self:
     return self

@@ -3,223 +3,271 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import filelock
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from colearn_jax import config as config_lib
-from colearn_jax.data import dataset as data
+from colearn_jax import schema
+from colearn_jax.data.dataset import describe, fingerprint, open_dataset, read_index
 from colearn_jax.data.splits import Run
 from colearn_jax.evaluation import evaluate, results
-from colearn_jax.parallel import processes as distributed
-from colearn_jax.training import checkpoint, steps
-from colearn_jax.training import setup as plan
-from colearn_jax.training.feed import OnDevice, Streamed
+from colearn_jax.evaluation.results import Results
+from colearn_jax.parallel import processes
+from colearn_jax.storage import files, models
+from colearn_jax.training import checkpoint, setup
 from colearn_jax.training.log import Log, Progress
+from colearn_jax.training.on_device import OnDevice
+from colearn_jax.training.state import Tree, finished_model
+from colearn_jax.training.streaming import Streamed
 from colearn_jax.types import InputError
 
 
-def run(config: ConfigDict, workdir: str | Path) -> dict:
+def run(config: ConfigDict, workdir: str | Path) -> Results:
   """Trains what a configuration says, its baseline beside it, and prints the table; returns the results.
 
-  Going on in a work directory that was stopped ends with the same parameters and results, bit for bit, as if
-  it had not been.
+  Resuming in the work directory of a stopped run ends with the same parameters and results, bit for bit, as
+  an undisturbed run.
 
   Raises:
     InputError: the configuration does not fit the data, or the work directory holds another run.
   """
   workdir = Path(workdir).expanduser().absolute()
   workdir.mkdir(parents=True, exist_ok=True)
-  _keep_programs(config.train.compilation_cache, workdir)
-  with _alone(workdir):
-    alone = None
+  _use_compilation_cache(config.train.compilation_cache, workdir)
+  with _locked(workdir):
+    baseline = None
     trained = train(config, workdir)
     if config.baseline and config.method != "individual":
-      alone = train(individual(config), workdir / "individual")
-  if distributed.first():
-    print(results.table(trained, alone))
+      baseline = train(schema.with_method(config, "individual"), workdir / "individual")
+  if processes.first():
+    print(results.table(trained, baseline))
     print(f"\nEverything is in {workdir}")
   return trained
 
 
-def individual(config: ConfigDict) -> ConfigDict:
-  """The same configuration for each sensor by itself: the main loss alone."""
-  config = ConfigDict(config.to_dict())
-  config.method, config.baseline, config.loss.ablations = "individual", False, ()
-  return config
-
-
-def train(config: ConfigDict, workdir: Path) -> dict:
-  """Trains every seed and fold, evaluates, and leaves the work directory complete; returns results.json."""
+def train(config: ConfigDict, workdir: Path) -> Results:
+  """Trains every seed and fold, evaluates, and leaves the work directory complete."""
   began = time.monotonic()
   config_lib.validate(config, begun=(workdir / "config.json").is_file())
   _claim(config, workdir)
 
-  # The data: built if need be, indexed, and cut into trainings.
-  dataset = data.open_dataset(plan.prepare(config), config_lib.series_settings(config))
-  modalities = [dataset.modality(name) for name in config.data.modalities]
-  index = data.read_index(dataset)
-  runs = plan.make_runs(config, dataset, index)
-  _keep_description(workdir, data.describe(dataset, modalities), data.fingerprint(dataset, index))
+  # The data: built if need be, indexed, and cut into runs.
+  dataset = open_dataset(setup.prepare(config), config_lib.series_settings(config))
+  modalities = setup.make_modalities(config, dataset)
+  index = read_index(dataset)
+  runs = setup.make_runs(config, dataset, index)
+  _keep_description(workdir, describe(dataset, modalities), fingerprint(dataset, index))
 
-  # The model, its programs, and where its samples come from.
-  recipe = plan.make_recipe(config, dataset.task, modalities)
-  feed = plan.make_feed(config, recipe, dataset, modalities, index)
+  # Methods that have to be trained first, on the same runs.
+  teachers = {name: schema.with_method(config, name) for name in setup.make_method(config).requires}
+  for name, teacher in teachers.items():
+    train(teacher, workdir / "teachers" / name)
+  frozen = functools.partial(_frozen, workdir, tuple(teachers))
 
-  # Every training that is not over yet: all at once, or one after another.
+  # The model, its programs, and where its samples are kept.
+  networks = {
+    name: setup.make_network(teacher, dataset.task, modalities) for name, teacher in teachers.items()
+  }
+  recipe = setup.make_recipe(config, dataset.task, modalities, networks)
+  samples = setup.make_samples(config, recipe, dataset, modalities, index)
+
+  # Every run that is not over yet: all at once, or one after another.
   stacks = [runs] if config.train.replicas else [[run] for run in runs]
   if len(stacks[0]) % recipe.mesh.shape["replica"]:
     raise InputError(_uneven(config, len(stacks[0]), recipe.mesh.shape["replica"]))
-  models = lambda run: workdir / "checkpoints" / run.name
-  finished = {run.name: checkpoint.progress(models(run)) for run in runs}
-  pretrained = functools.cache(lambda: plan.load_pretrained(config, modalities))  # read once, if at all
-  with Log(workdir, _positions(workdir, stacks, finished), enabled=distributed.first()) as log:
+  finished = {run.name: models.progress(_model(workdir, run)) for run in runs}
+  pretrained = functools.cache(lambda: setup.load_pretrained(recipe.network))  # read once, if at all
+  with Log(workdir, _positions(workdir, stacks, finished), enabled=processes.first()) as log:
     for stack in stacks:
       if any(finished[run.name] is None for run in stack):
-        finished |= fit(config, recipe, feed, stack, workdir, log, pretrained)
+        finished |= fit(config, samples, stack, workdir, log, frozen, pretrained)
 
-  # Every sensor alone, with the best epoch's parameters, on the test part.
-  predictions = [feed.predict(checkpoint.restore_model(models(run)), run.test) for run in runs]
-  summary = {
-    "dataset": dataset.name,
-    "task": dataset.task.kind,
-    "method": config.method,
-    "variant": config.model.variant,
-    "protocol": config.protocol.name,
-    "split": config.protocol.split,
-    "group_by": config.protocol.group_by,
-    "seeds": list(config.protocol.seeds),
-    "folds": len({run.fold for run in runs}),
-    **evaluate.write(workdir / "predictions", dataset.task, index, runs, predictions),
-    "timing": {"seconds": time.monotonic() - began, "runs": finished},
-  }
-  if distributed.first():
-    results.write_results(workdir / "results.json", summary)
-  distributed.wait("results")
+  # Predictions for the test part, with the parameters of the epoch that was kept.
+  predictions = [samples.predict(models.restore(_model(workdir, run)), run.test) for run in runs]
+  predictors = recipe.method.predictors(config.data.modalities)
+  summary = Results(
+    dataset=dataset.name,
+    task=dataset.task.kind,
+    method=config.method,
+    variant=config.loss.get("variant"),
+    protocol=config.protocol.name,
+    split=config.protocol.split,
+    group_by=config.protocol.group_by,
+    seeds=tuple(config.protocol.seeds),
+    folds=len({run.fold for run in runs}),
+    timing={"seconds": time.monotonic() - began, "runs": finished},
+    **evaluate.write(workdir / "predictions", dataset.task, index, runs, predictions, predictors),
+  )
+  if processes.first():
+    summary.write(workdir / "results.json")
+  processes.wait("results")
   return summary
 
 
 def fit(
   config: ConfigDict,
-  recipe: steps.Recipe,
-  feed: OnDevice | Streamed,
+  samples: OnDevice | Streamed,
   runs: Sequence[Run],
   workdir: Path,
   log: Log,
-  pretrained: Callable[[], dict],
+  frozen: Callable[[Run], Tree],
+  pretrained: Callable[[], Tree],
 ) -> dict[str, dict]:
   """Trains a stack of runs, each to its early stop, from their last checkpoint if they have one.
 
   Args:
     config: of the training.
-    recipe: what it describes.
-    feed: of the samples.
+    samples: that the runs train on.
     runs: of the stack.
     workdir: where checkpoints are.
     log: of every epoch.
-    pretrained: gives what encoders begin with, if they begin.
+    frozen: gives a run its teachers' arrays.
+    pretrained: gives what encoders begin with.
 
   Returns:
     Where each of them ended, by name.
   """
-  directory = _training(workdir, runs)
-  state = feed.init(runs, pretrained() if checkpoint.latest(directory) < 0 else {})
-  seconds, active = np.zeros(len(runs)), np.ones(len(runs), bool)
-  begun, fetched, pending = 0, 0.0, None
-
+  directory, first, max_epochs = _training(workdir, runs), processes.first(), config.train.max_epochs
+  begins = models.latest(directory) < 0
+  state = samples.init(runs, frozen=[frozen(run) for run in runs], pretrained=pretrained() if begins else {})
   with (
-    checkpoint.open_manager(directory) as manager,
-    Progress(_called(runs), config.train.max_epochs, enabled=distributed.first()) as progress,
+    models.open_manager(directory) as manager,
+    Progress(_title(runs), max_epochs, enabled=first) as progress,
   ):
+    history, begun = _History(runs, log, progress), 0
     if manager.latest_step() is not None:
-      begun, seconds = manager.latest_step(), np.array(checkpoint.progress(directory)["seconds"])
-      state = checkpoint.restore(manager, state)
-      active = ~jax.device_get(feed.watch(state)["done"])
+      begun, state = manager.latest_step(), checkpoint.restore(manager, state)
+      done = jax.device_get(samples.status(state)["done"])
+      history.resume(done, models.progress(directory)["seconds"])
 
-    def fetch() -> bool:
-      """Waits for the pending epoch, writes down what it gave, and says whether it was the last."""
-      nonlocal pending, seconds, fetched, active
-      epoch, began, *arrays = pending
-      pending = None
-      terms, now = jax.device_get(arrays)
-      took, fetched = time.monotonic() - max(began, fetched), time.monotonic()
-      seconds = seconds + took * active
-      for k in np.flatnonzero(active):
-        scalars = {f"{part}/{name}": float(v[k]) for part in terms for name, v in terms[part].items()}
-        for part in ("train", "validation"):
-          if not np.isfinite(objective := scalars[f"{part}/objective"]):
-            raise InputError(
-              f"{runs[k].name} diverged: its {part} objective is {objective} in epoch {epoch}; "
-              f"a train.learning_rate below {config.train.learning_rate} may help"
-            )
-        scalars |= {"learning_rate": config.train.learning_rate}
-        log.write(runs[k].name, epoch, scalars | {"samples_per_second": len(runs[k].train) / took})
-      if active.any():
-        rate = sum(len(runs[k].train) for k in np.flatnonzero(active)) / took
-        objective = terms["validation"]["objective"][active].mean()
-        progress.update(epoch, objective, now["best_objective"][active].mean(), rate)
-      active = ~now["done"]
-      return not active.any()
-
-    # Metrics are fetched one epoch late, so that the device never waits for the host. The epoch that is
-    # begun after the last one changes nothing: a state that is done stays as it is.
-    with feed.epochs(runs, state) as one_epoch:
-      for epoch in range(begun + 1, config.train.max_epochs + 1):
+    # Metrics are fetched one epoch late, so that the device never waits for the host. The epoch that is begun
+    # after the last one changes nothing: a run that is done stays as it is.
+    with samples.epochs(runs, state) as train_epoch:
+      for epoch in range(begun + 1, max_epochs + 1):
         began = time.monotonic()
-        state, terms = one_epoch(state)
-        if pending is not None and fetch():
+        state, terms = train_epoch(state)
+        history.fetch()
+        if history.over:
           break
-        pending = epoch, began, terms, feed.watch(state)
+        history.pending = epoch, began, terms, samples.status(state)
         if epoch % config.checkpoint.every_epochs == 0:
-          if fetch():  # what is saved is also logged: a resumed run writes down only what comes after
+          history.fetch()  # what is saved is also logged: a resumed run logs only what comes after
+          if history.over:
             break
-          checkpoint.save(manager, epoch, state, {"seconds": seconds.tolist()})
-      if pending is not None:
-        fetch()
+          checkpoint.save(manager, epoch, state, {"seconds": history.seconds.tolist()})
+      history.fetch()
 
-  # What predicts is left, a directory a run; what going on needed can go.
-  now, ended = jax.device_get(feed.watch(state)), {}
+  # Save the model of each run that is kept, then delete the checkpoints for resuming.
+  status, ended = jax.device_get(samples.status(state)), {}
   for k, run in enumerate(runs):
-    ended[run.name] = {"seed": run.seed, "fold": run.fold, "setting": run.setting, "seconds": seconds[k]}
-    ended[run.name] |= {name: now[name][k].item() for name in ("epoch", "best_epoch", "best_objective")}
-    model = feed.pick(checkpoint.best_model(state), k)
-    checkpoint.save_model(workdir / "checkpoints" / run.name, model, ended[run.name])
+    ended[run.name] = {"seed": run.seed, "fold": run.fold, "ablation": run.ablation}
+    ended[run.name] |= {name: status[name][k].item() for name in ("epoch", "best_epoch", "best_objective")}
+    ended[run.name] |= {"seconds": float(history.seconds[k])}
+    models.save(_model(workdir, run), samples.pick(finished_model(state), k), ended[run.name])
   checkpoint.remove(directory)
   return ended
 
 
+class _History:
+  """Writes down what each epoch of a stack of runs gave, and knows which runs are still active.
+
+  Attributes:
+    seconds: that each run has taken.
+    pending: the epoch that was begun last: its number, when it began, its terms, and the runs' status after
+      it.
+  """
+
+  def __init__(self, runs: Sequence[Run], log: Log, progress: Progress):
+    self.seconds, self.pending = np.zeros(len(runs)), None
+    self._runs, self._log, self._progress = runs, log, progress
+    self._active, self._fetched = np.ones(len(runs), bool), 0.0
+
+  @property
+  def over(self) -> bool:
+    """Whether all runs are done."""
+    return not self._active.any()
+
+  def resume(self, done: np.ndarray, seconds: Sequence[float]) -> None:
+    """Begins where a checkpoint was."""
+    self._active, self.seconds = ~done, np.array(seconds)
+
+  def fetch(self) -> None:
+    """Waits for the pending epoch, if there is one, and logs it.
+
+    Raises:
+      InputError: an objective is not finite.
+    """
+    if self.pending is None:
+      return
+    epoch, began, *arrays = self.pending
+    self.pending = None
+    terms, status = jax.device_get(arrays)
+    took, self._fetched = time.monotonic() - max(began, self._fetched), time.monotonic()
+    self.seconds = self.seconds + took * self._active
+    active = [(k, self._runs[k]) for k in np.flatnonzero(self._active)]
+    for k, run in active:
+      scalars = {f"{part}/{name}": float(v[k]) for part in terms for name, v in terms[part].items()}
+      for part in ("train", "validation"):
+        if not np.isfinite(objective := scalars[f"{part}/objective"]):
+          raise InputError(
+            f"{run.name} diverged: its {part} objective is {objective} in epoch {epoch}; a lower "
+            "train.learning_rate, or train.clip_norm, may help"
+          )
+      scalars["learning_rate"] = scalars.pop("train/learning_rate")
+      self._log.write(run.name, epoch, scalars | {"samples_per_second": len(run.train) / took})
+    if active:
+      rate = sum(len(run.train) for _, run in active) / took
+      mean = lambda values: float(values[self._active].mean())
+      objective, best = terms["validation"]["objective"], status["best_objective"]
+      self._progress.update(epoch, mean(objective), mean(best), rate)
+    self._active = ~status["done"]
+
+
+def _frozen(workdir: Path, teachers: Sequence[str], run: Run) -> Tree:
+  """The arrays of a run's teachers, which an ablation shares with the configuration itself."""
+  own = f"seed{run.seed}_fold{run.fold}"
+  read = lambda name: models.restore(workdir / "teachers" / name / "checkpoints" / own)
+  return {name: {part: read(name)[part] for part in ("params", "stats")} for name in teachers}
+
+
+def _model(workdir: Path, run: Run) -> Path:
+  """Where a run's finished model is."""
+  return workdir / "checkpoints" / run.name
+
+
 def _training(workdir: Path, runs: Sequence[Run]) -> Path:
-  """Where the checkpoints of a stack stand while it trains."""
+  """Where the checkpoints of a stack are while it is trained."""
   return workdir / "training" / ("stack" if len(runs) > 1 else runs[0].name)
 
 
-def _called(runs: Sequence[Run]) -> str:
-  return runs[0].name if len(runs) == 1 else f"{len(runs)} trainings"
+def _title(runs: Sequence[Run]) -> str:
+  return runs[0].name if len(runs) == 1 else f"{len(runs)} runs"
 
 
 def _positions(workdir: Path, stacks: Sequence[Sequence[Run]], finished: Mapping) -> dict[str, float]:
-  """The last epoch of each run whose log is to be kept: all of one that ended, else up to its checkpoint."""
+  """The last epoch of each run whose log is kept: all of a run that ended, else up to its checkpoint."""
   out = {}
   for runs in stacks:
-    saved = checkpoint.latest(_training(workdir, runs))
+    saved = models.latest(_training(workdir, runs))
     out |= {run.name: saved if finished[run.name] is None else float("inf") for run in runs}
   return out
 
 
 def _uneven(config: ConfigDict, runs: int, replicas: int) -> str:
   if not config.train.replicas:
-    return f"mesh.replica: {replicas} is of no use to trainings one after another; train.replicas=True"
+    return f"mesh.replica: {replicas} is of no use to runs one after another; train.replicas=True"
   sizes = ", ".join(str(n) for n in range(1, runs + 1) if runs % n == 0)
-  return f"mesh.replica: {runs} trainings do not divide over {replicas} replicas; {sizes} would"
+  return f"mesh.replica: {runs} runs do not divide over {replicas} replicas; {sizes} would"
 
 
-def _keep_programs(cache: str, workdir: Path) -> None:
+def _use_compilation_cache(cache: str, workdir: Path) -> None:
   """Turns on the cache of compiled programs, unless JAX was told of one already."""
   if cache != "off" and not jax.config.jax_compilation_cache_dir:
     directory = workdir.parent / ".jax_cache" if cache == "auto" else Path(cache).expanduser()
@@ -227,43 +275,45 @@ def _keep_programs(cache: str, workdir: Path) -> None:
 
 
 @contextlib.contextmanager
-def _alone(workdir: Path):
+def _locked(workdir: Path):
   """Holds the work directory's lock, which dies with the process; the first process does it for all."""
-  if not distributed.first():
+  if not processes.first():
     yield
     return
-  with open(workdir / ".lock", "w") as lock:
-    try:
-      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      raise InputError(f"another run is at work in {workdir}") from None
+  lock = filelock.FileLock(workdir / ".lock", blocking=False)
+  try:
+    lock.acquire()
+  except filelock.Timeout:
+    raise InputError(f"another run is at work in {workdir}") from None
+  try:
     yield
+  finally:
+    lock.release()
 
 
 def _keep_description(workdir: Path, described: Mapping, samples: Mapping) -> None:
   """Writes dataset.json, or checks that the samples are still those that the run was begun with."""
   path = workdir / "dataset.json"
-  if path.exists() and results.read_results(path).get("samples", samples) != samples:
+  if path.exists() and files.read_json(path).get("samples", samples) != samples:
     raise InputError(
       f"{workdir} was begun with other samples than data set {described['name']} has now: "
       "put them back, or take another workdir"
     )
-  distributed.wait("samples")
-  if distributed.first():
-    results.write_results(path, {**described, "samples": samples})
+  processes.wait("samples")
+  if processes.first():
+    files.write_json(path, {**described, "samples": samples})
 
 
 def _claim(config: ConfigDict, workdir: Path) -> None:
   """Writes config.json, or checks that the one there is of the same run."""
   path, wanted = workdir / "config.json", config_lib.to_json(config)
   if path.exists():
-    if differences := config_lib.differences(results.read_results(path), wanted):
+    if differences := config_lib.differences(files.read_json(path), wanted):
       raise InputError(
         f"{workdir} holds a run with another configuration ({'; '.join(differences)}): "
         "take another workdir, or these values"
       )
-  distributed.wait("configuration")
-  if distributed.first() and not path.exists():
-    workdir.mkdir(parents=True, exist_ok=True)
-    results.write_results(path, wanted)
-  distributed.wait("work directory")
+  processes.wait("configuration")
+  if processes.first() and not path.exists():
+    files.write_json(path, wanted)
+  processes.wait("work directory")

@@ -1,44 +1,53 @@
-"""What a configuration asks for: the prepared data, the trainings, their recipe, and what feeds them."""
+"""From a configuration to the parts of a training: prepared data, runs, recipe and samples."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
-import optax
+from flax import nnx
 from ml_collections import ConfigDict
 
-from colearn_jax import config as config_lib
 from colearn_jax.data import dataset as data
-from colearn_jax.data import splits as protocols
+from colearn_jax.data import splits
 from colearn_jax.data.augment import make_augment
+from colearn_jax.data.dataset import Dataset, Index
 from colearn_jax.data.splits import Run
 from colearn_jax.data.statistics import make_normalisation
 from colearn_jax.datasets import build
-from colearn_jax.methods import mdico
-from colearn_jax.parallel import processes as distributed
-from colearn_jax.parallel import sharding
-from colearn_jax.training import steps
-from colearn_jax.training.feed import OnDevice, Streamed
+from colearn_jax.methods.base import Method, Samples
+from colearn_jax.methods.configured import ablations, make_architecture, make_method, weights
+from colearn_jax.parallel import processes, sharding
+from colearn_jax.training.on_device import OnDevice
+from colearn_jax.training.optimizer import Average, make_optimizer
+from colearn_jax.training.state import Network, Recipe, Tree
+from colearn_jax.training.streaming import Streamed
 from colearn_jax.types import InputError, Modality, Task
-from colearn_jax.weights import imagenet as images
+from colearn_jax.weights import imagenet
 
 
 def prepare(config: ConfigDict) -> Path:
-  """The prepared data set, which the first process builds if need be."""
+  """The directory of the prepared data set, which the first process builds if it is not there."""
   data_dir = config.data.data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
   make = functools.partial(build.build, config.data.name, data_dir, manual_dir=config.data.manual_dir or None)
-  prepared = make() if distributed.first() else None
-  distributed.wait("data")
-  return prepared or make()  # for the others it is there by now
+  prepared = make() if processes.first() else None
+  processes.wait("data")
+  return prepared or make()  # for the other processes it is there by now
 
 
-def make_runs(config: ConfigDict, dataset: data.Dataset, index: data.Index) -> list[Run]:
-  """The trainings that the protocol asks for.
+def make_modalities(config: ConfigDict, dataset: Dataset) -> list[Modality]:
+  """The sensors of a configuration, and behind them the context, if there is one."""
+  sensors = [dataset.modality(name) for name in config.data.modalities]
+  if not config.data.context:
+    return sensors
+  return [*sensors, data.context_modality(dataset, config.data.context, config.data.fourier)]
+
+
+def make_runs(config: ConfigDict, dataset: Dataset, index: Index) -> list[Run]:
+  """The runs that the protocol asks for, for the configuration itself and for each ablation.
 
   Raises:
     InputError: the data set has no such group or split, or is too small for the folds.
@@ -47,119 +56,120 @@ def make_runs(config: ConfigDict, dataset: data.Dataset, index: data.Index) -> l
   if group_by and group_by not in dataset.groups:
     have = ", ".join(dataset.groups) or "none"
     raise InputError(f"protocol.group_by: {dataset.name} has no group {group_by!r}, have: {have}")
-  # Samples without a label are there for the terms that need none; without those they would only cost.
-  unsupervised = config.method != "individual" and config.loss.contrastive + config.loss.discriminative > 0
-  settings = ("",) if config.method == "individual" else ("", *config.loss.ablations)
-  runs = protocols.runs(
+  runs = splits.runs(
     config.protocol.name,
     config.protocol.seeds,
     dataset.parts,
     labelled=index.labelled,
-    unsupervised=unsupervised,
+    # Samples without a label are for the terms that need none; without those terms they would only cost time.
+    unsupervised=make_method(config).uses_unlabelled,
     folds=config.protocol.folds if config.protocol.split == "kfold" else None,
     groups=index.groups[group_by] if group_by else None,
     validation_fraction=config.protocol.validation_fraction,
   )
-  return [dataclasses.replace(run, setting=setting) for setting in settings for run in runs]
+  return [dataclasses.replace(run, ablation=ablation) for ablation in ablations(config) for run in runs]
 
 
-def weights(config: ConfigDict, setting: str = "") -> dict[str, float]:
-  """The weight of every term of the objective, in a setting of `loss.ablations`."""
-  own = {term: config.loss[term] for term in mdico.TERMS} | (config_lib.ablation(setting) if setting else {})
-  return own | (dict.fromkeys(mdico.TERMS[1:], 0.0) if config.method == "individual" else {})
-
-
-def wanted_terms(config: ConfigDict) -> tuple[str, ...]:
-  """The terms of the objective that count in any setting."""
-  settings = ("",) if config.method == "individual" else ("", *config.loss.ablations)
-  return tuple(t for t in mdico.TERMS if any(weights(config, setting)[t] > 0 for setting in settings))
+def make_network(config: ConfigDict, task: Task, modalities: Sequence[Modality]) -> Network:
+  """The method and the architecture of a configuration."""
+  return Network(make_method(config), make_architecture(config, task, modalities))
 
 
 def make_recipe(
-  config: ConfigDict, task: Task, modalities: list[Modality], *, main_only: bool = False
-) -> steps.Recipe:
-  """The training that a configuration describes; `main_only` leaves out what predicting does not need."""
-  terms = wanted_terms(config) if not main_only else ("main",)
-  settings = {m.name: config_lib.encoder_settings(config, m.name) for m in modalities}
-  build_model = functools.partial(
-    mdico.MDiCo,
-    {m.name: m.shape for m in modalities},
-    settings,
-    len(task.outputs),
-    emb_dim=config.model.emb_dim,
-    head_layers=tuple(config.model.head_layers),
-    variant=config.model.variant,
-    terms=terms,
-    remat=config.model.remat,
-    dtype=jnp.dtype(config.model.dtype),
-  )
-  optimizer = optax.adam(config.train.learning_rate)
-  if config.train.clip_norm > 0:
-    optimizer = optax.chain(optax.clip_by_global_norm(config.train.clip_norm), optimizer)
-  size, parts = config.train.batch_size, config.train.microbatches
-  if main_only:  # wherever it was trained, it predicts on one device
-    mesh = sharding.make_mesh(dict.fromkeys(sharding.AXES, 1), 1, jax.local_devices()[:1])
-  else:
-    if size % parts:
-      raise InputError(f"train.microbatches: {parts} parts of train.batch_size={size} would not be equal")
-    mesh = sharding.make_mesh(config.mesh.to_dict(), size // parts)
-  return steps.Recipe(
-    build=lambda rngs: build_model(rngs=rngs),
-    task=task,
-    temperature=config.loss.temperature,
-    negatives=config.loss.negatives,
-    similarity=_similarity(config, mesh),
-    optimizer=optimizer,
+  config: ConfigDict,
+  task: Task,
+  modalities: Sequence[Modality],
+  teachers: Mapping[str, Network] | None = None,
+) -> Recipe:
+  """The training that a configuration describes.
+
+  Args:
+    config: of the training.
+    task: of the data set.
+    modalities: of the samples, a context among them.
+    teachers: the networks of the methods that this one requires.
+
+  Raises:
+    InputError: the batch does not divide over devices or microbatches.
+  """
+  train, size, parts = config.train, config.train.batch_size, config.train.microbatches
+  if size % parts:
+    raise InputError(f"train.microbatches: {parts} parts of train.batch_size={size} would not be equal")
+  average = Average(train.average, train.average_decay, int(train.average_start * train.max_epochs))
+  return Recipe(
+    network=make_network(config, task, modalities),
+    teachers=dict(teachers or {}),
+    optimizer=make_optimizer(
+      train.optimizer,
+      learning_rate=train.learning_rate,
+      max_epochs=train.max_epochs,
+      momentum=train.momentum,
+      weight_decay=train.weight_decay,
+      clip_norm=train.clip_norm,
+      schedule=train.schedule,
+      warmup=train.warmup,
+      schedule_unit=train.schedule_unit,
+      rates=train.rates.to_dict(),
+    ),
+    average=None if train.average == "none" else average,
+    augment=make_augment(config.augment.to_dict()),
     batch_size=size,
     microbatches=parts,
-    patience=config.train.patience,
-    min_delta=config.train.min_delta,
-    mesh=mesh,
-    augment=make_augment(config.augment.to_dict()),
+    max_epochs=train.max_epochs,
+    patience=train.patience,
+    min_delta=train.min_delta,
+    keep_last=train.keep == "last",
+    mesh=sharding.make_mesh(config.mesh.to_dict(), size // parts),
   )
 
 
-def _similarity(config: ConfigDict, mesh: jax.sharding.Mesh) -> str:
-  """`loss.similarity`, or what suits the batch: a ring pays once the whole matrix, [2B 2B], is large."""
-  if config.loss.similarity != "auto":
-    return config.loss.similarity
-  split = mesh.shape["data"] * mesh.shape["fsdp"] > 1
-  return "ring" if split and config.train.batch_size >= 4096 else "dense"
-
-
-def load_pretrained(config: ConfigDict, modalities: list[Modality]) -> dict:
-  """What encoders begin with that was trained elsewhere, for `steps.init`; a modality's two alike."""
-  out = {"params": {"unique": {}, "common": {}}, "stats": {"unique": {}, "common": {}}}
-  for m in modalities:
-    for kind, backbone in images.load(config_lib.encoder_settings(config, m.name), m.shape).items():
-      for branch in out[kind].values():
-        branch[m.name] = {"backbone": backbone}
+def load_pretrained(network: Network) -> Tree:
+  """Variables of encoders whose settings name a file of `weights`, for `state.init`."""
+  sensors, out = network.architecture, {"params": {}, "stats": {}}
+  model = nnx.eval_shape(lambda: network.method.build(sensors, rngs=nnx.Rngs(0)))
+  params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+  for sensor, shape in sensors.shapes.items():
+    for kind, backbone in imagenet.load(sensors.encoders[sensor], shape).items():
+      for group, named in params.items():
+        if isinstance(named.get(sensor), dict) and "backbone" in named[sensor]:
+          out[kind].setdefault(group, {})[sensor] = {"backbone": backbone}
   return out
 
 
-def make_feed(
-  config: ConfigDict,
-  recipe: steps.Recipe,
-  dataset: data.Dataset,
-  modalities: list[Modality],
-  index: data.Index,
+def make_samples(
+  config: ConfigDict, recipe: Recipe, dataset: Dataset, modalities: Sequence[Modality], index: Index
 ) -> OnDevice | Streamed:
-  """Places the samples on the device if they fit there, else streams them."""
-  wanted = wanted_terms(config)
+  """Keeps the samples on the device if they fit there, else streams them from the disk."""
+  wanted = [term for term in recipe.method.terms if getattr(recipe.method, term) > 0]
+  reader = data.make_reader(dataset, modalities)
+  small = data.table_bytes(reader) <= config.data.device_bytes
+  on_device = config.data.placement == "device" or (config.data.placement == "auto" and small)
+  table = data.read_table(reader) if on_device else None
+  group_by = config.protocol.group_by
+  groups = index.groups[group_by] if group_by else None
+  own_arrays = type(recipe.method).arrays is not Method.arrays
+
+  def arrays(run: Run) -> dict:
+    if not own_arrays:
+      return {}
+    if table is None:
+      raise InputError(f"method={config.method} needs its samples in memory; data.placement=device")
+    samples = Samples(table["inputs"], table["present"], index.target, index.labelled, groups, dataset.task)
+    return recipe.method.arrays(run.train, samples, run.seed)
+
   options = {
     "class_weights": config.loss.class_weights,
-    "weights": lambda run: {term: w for term, w in weights(config, run.setting).items() if term in wanted},
+    "weights": lambda run: {term: weights(config, run.ablation)[term] for term in wanted},
+    "arrays": arrays,
     "normalisation": make_normalisation(
       config.data.normalisation, config.data.fixed.to_dict(), dataset, modalities
     ),
   }
-  reader = data.make_reader(dataset, modalities)
-  small = data.table_bytes(reader) <= config.data.device_bytes
-  if config.data.placement == "device" or (config.data.placement == "auto" and small):
-    return OnDevice(recipe, modalities, data.read_table(reader), index, **options)
+  if table is not None:
+    return OnDevice(recipe, modalities, table, index, **options)
   if config.train.replicas:
     raise InputError(
-      "train.replicas: trainings beside each other need their samples on the device; "
+      "train.replicas: runs beside each other need their samples on the device; "
       "data.placement=device, or train.replicas=False"
     )
   return Streamed(recipe, modalities, dataset, index, workers=config.data.workers, **options)

@@ -1,0 +1,109 @@
+"""Writes the model of one sensor as a folder that predicts without the training program.
+
+    model.json     what it reads and predicts, its normalisation, its origin, checksums of the files
+    weights.npz    the arrays of each run, `<run>/<name>`
+    function.jax   from weights and raw values to predictions, as StableHLO (jax.export), for any batch size
+
+`deploy.model.load_model` reads it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax import export
+
+from colearn_jax.deploy.model import DESCRIPTION, FORMAT, FUNCTION, WEIGHTS, Model, digest_of, sha256
+from colearn_jax.types import InputError
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+PACKAGES = ("colearn_jax", "jax", "flax", "numpy")  # whose versions are noted
+
+
+def export_sensor(
+  workdir: str | Path, sensor: str, out: str | Path, runs: Sequence[str] | None = None
+) -> Path:
+  """Exports what one sensor needs to predict alone from the work directory of a finished training.
+
+  Args:
+    workdir: of the training.
+    sensor: the modality, e.g. `S2_S2VI`.
+    out: the folder, which must not exist.
+    runs: whose models are exported, e.g. `["seed10_fold3"]`; by default all that are no ablations.
+
+  Returns:
+    The folder.
+
+  Raises:
+    InputError: no such work directory, sensor or run; or the folder exists or cannot be written.
+  """
+  from colearn_jax.deploy.predictor import load
+
+  return save_model(load(workdir, sensor, runs=runs), out)
+
+
+def save_model(model: Model, out: str | Path) -> Path:
+  """Writes a model as a folder, which appears complete or not at all.
+
+  Args:
+    model: whose runs share one function: their weights have the same names, shapes and dtypes.
+    out: the folder, which must not exist.
+
+  Returns:
+    The folder.
+
+  Raises:
+    InputError: the folder exists or cannot be written, or the runs' weights differ in form.
+  """
+  out = Path(out).expanduser().absolute()
+  if out.exists():
+    raise InputError(f"{out} exists already; name another folder, or remove it")
+  weights, context = jax.device_get(model.weights), model.context
+  specs = {
+    run: {name: jax.ShapeDtypeStruct(a.shape, a.dtype) for name, a in own.items()}
+    for run, own in weights.items()
+  }
+  first = next(iter(specs.values()))
+  if odd := [run for run, one in specs.items() if one != first]:
+    raise InputError(f"{', '.join(odd)}: weights of another form than those of {next(iter(specs))}")
+  (rows,) = export.symbolic_shape("rows")
+  shapes = [(rows, *model.modality.shape), *([(rows, len(context))] if context else [])]
+  inputs = [jax.ShapeDtypeStruct(shape, np.float32) for shape in shapes]
+  exported = export.export(jax.jit(model.function), platforms=PLATFORMS)(first, *inputs)
+  buffer = io.BytesIO()
+  np.savez(buffer, **{f"{run}/{name}": a for run, own in weights.items() for name, a in own.items()})
+  files = {FUNCTION: bytes(exported.serialize()), WEIGHTS: buffer.getvalue()}
+  description = {
+    **model.about,
+    "format": FORMAT,
+    "modality": dataclasses.asdict(model.modality) | {"dtype": "float32"},
+    "task": dataclasses.asdict(model.task),
+    "context": list(context),
+    "runs": model.runs,
+    "versions": {name: metadata.version(name) for name in PACKAGES},
+    "files": {name: sha256(data) for name, data in files.items()},
+  }
+  description = json.loads(json.dumps(description, allow_nan=False))  # tuples are lists in the digest
+  description["sha256"] = digest_of(description)
+  files[DESCRIPTION] = json.dumps(description, indent=2, ensure_ascii=False).encode()
+  part = out.with_name(f".{out.name}.part")
+  try:
+    part.mkdir(parents=True, exist_ok=True)
+    for name, data in files.items():
+      with open(part / name, "wb") as file:
+        file.write(data)
+        os.fsync(file.fileno())
+    part.replace(out)
+  except OSError as error:
+    shutil.rmtree(part, ignore_errors=True)
+    raise InputError(f"{out} cannot be written: {error.strerror}") from None
+  return out

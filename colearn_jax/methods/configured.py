@@ -1,0 +1,52 @@
+"""From a configuration to its method, and to the architecture that the method builds from."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from colearn_jax import config as config_lib
+from colearn_jax import methods
+from colearn_jax.methods.architecture import Architecture
+from colearn_jax.methods.base import Method
+from colearn_jax.types import CONTEXT, Modality, Task
+
+
+def make_method(config: ConfigDict) -> Method:
+  """The method with its settings; a loss term has its highest weight of all ablations."""
+  names = methods.settings(config.method)
+  plain = lambda value: value.to_dict() if isinstance(value, ConfigDict) else value
+  method = methods.find(config.method)(**{name: plain(config.loss[name]) for name in names})
+  every = [weights(config, ablation) for ablation in ablations(config)]
+  return dataclasses.replace(method, **{term: max(w[term] for w in every) for term in method.terms})
+
+
+def ablations(config: ConfigDict) -> tuple[str, ...]:
+  """What is trained: "" for the configuration itself, then the names in `loss.ablations`."""
+  return ("", *config.loss.ablations)
+
+
+def weights(config: ConfigDict, ablation: str = "") -> dict[str, float]:
+  """The weight of every loss term, in an ablation."""
+  own = {term: float(config.loss[term]) for term in methods.find(config.method).terms}
+  return own | (dict(config.loss.ablations[ablation]) if ablation else {})
+
+
+def make_architecture(config: ConfigDict, task: Task, modalities: Sequence[Modality]) -> Architecture:
+  """The parts that a method builds its model from; `modalities` are the sensors and maybe a context."""
+  sensors: Mapping[str, Modality] = {m.name: m for m in modalities if m.name != CONTEXT}
+  context: Any = next((m.shape[-1] for m in modalities if m.name == CONTEXT), 0)
+  return Architecture(
+    shapes={name: m.shape for name, m in sensors.items()},
+    encoders={name: config_lib.encoder_settings(config, name, m.shape) for name, m in sensors.items()},
+    task=task,
+    emb_dim=config.model.emb_dim,
+    head_layers=tuple(config.model.head_layers),
+    context=context,
+    remat=config.model.remat,
+    dtype=jnp.dtype(config.model.dtype),
+  )

@@ -1,0 +1,79 @@
+"""The task's loss: pure functions of arrays; float32 scalars out (float64 for float64 inputs).
+
+`mask` is `[B]`, 1.0 for rows that count and 0.0 for rows that do not (padding, absent sensors, no label). A
+loss over no row is 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+def masked_mean(values: jax.Array, mask: jax.Array) -> jax.Array:
+  """Mean of values `[B]` weighted by `mask` `[B]`; values of rows with weight 0 may be NaN."""
+  return jnp.where(mask > 0, values * mask, 0.0).sum() / jnp.maximum(mask.sum(), 1e-12)
+
+
+def squared_error(
+  prediction: jax.Array, target: jax.Array, mean: jax.Array, std: jax.Array, mask: jax.Array
+) -> jax.Array:
+  """Mean squared error of the standardised target, ((p - mean) / std - (y - mean) / std)².
+
+  Args:
+    prediction: `[B K]`, in the target's unit.
+    target: `[B K]`.
+    mean: `[K]`, of the training part's target.
+    std: `[K]`, the same.
+    mask: `[B]`.
+  """
+  error = (prediction - mean) / std - (target - mean) / std
+  return masked_mean(jnp.square(error).mean(-1), mask)
+
+
+def cross_entropy(
+  logits: jax.Array, label: jax.Array, class_weights: jax.Array, mask: jax.Array
+) -> jax.Array:
+  """Class-weighted cross entropy, Σ_b w[y_b] nll_b / Σ_b w[y_b].
+
+  Args:
+    logits: `[B C]`.
+    label: `[B]` int.
+    class_weights: `[C]`.
+    mask: `[B]`.
+  """
+  nll = optax.softmax_cross_entropy_with_integer_labels(logits, label)
+  return masked_mean(nll, mask * class_weights[label])
+
+
+def binary_cross_entropy(logits: jax.Array, target: jax.Array, mask: jax.Array) -> jax.Array:
+  """Binary cross entropy on logits, mean over rows and labels.
+
+  Args:
+    logits: `[B K]`.
+    target: `[B K]` of 0 and 1.
+    mask: `[B]`.
+  """
+  return masked_mean(optax.sigmoid_binary_cross_entropy(logits, target).mean(-1), mask)
+
+
+def task_loss(
+  kind: str, output: jax.Array, target: jax.Array, constants: Mapping[str, jax.Array], mask: jax.Array
+) -> jax.Array:
+  """The loss ℓ of METHOD's objectives for a task of this kind.
+
+  Args:
+    kind: one of `types.KINDS`.
+    output: `[B outputs]`, what a head returns.
+    target: `[B K]` float for regression and multi-label, `[B]` int for classes.
+    constants: `mean`, `std` of a regression's target, `class_weights` of classes; of the training part.
+    mask: `[B]`.
+  """
+  if kind == "regression":
+    return squared_error(output, target, constants["mean"], constants["std"], mask)
+  if kind == "multilabel":
+    return binary_cross_entropy(output, target, mask)
+  return cross_entropy(output, target, constants["class_weights"], mask)

@@ -1,0 +1,212 @@
+"""Epochs: of one run, and of a stack of runs as one program. Pure functions, to be jitted.
+
+A table holds all samples on the device: the tree of a batch (see `step.py`) with leaves `[N ...]`. Rows
+pick from it, -1 being padding.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding
+
+from colearn_jax.methods.base import Predictions
+from colearn_jax.nn import random
+from colearn_jax.parallel import sharding
+from colearn_jax.training.state import Best, Recipe, Stop, TrainState, Tree
+from colearn_jax.training.step import Terms, eval_step, predict_step, present_rows, train_step
+
+
+def take(table: Tree, rows: jax.Array, *, one_sensor_each: bool = False) -> Tree:
+  """The batch of these rows of a table; -1 gives a row that is present nowhere.
+
+  Args:
+    table: leaves `[N ...]`.
+    rows: `[B]`.
+    one_sensor_each: whether the rows are M blocks of the same size, of which the m-th shows its samples' m-th
+      sensor alone (in the order of their sorted names).
+  """
+  batch = jax.tree.map(lambda a: a[jnp.maximum(rows, 0)], table)
+  there = (rows >= 0).astype(jnp.float32)
+  names = sorted(batch["present"])
+  shown = lambda m: show_one(names.index(m), len(names), len(rows)) if one_sensor_each else 1.0
+  present = {m: batch["present"][m] * there * shown(m) for m in names}
+  return batch | {"present": present, "row": rows}
+
+
+def show_one(sensor: int, sensors: int, rows: int) -> np.ndarray:
+  """Which of `rows` rows in `sensors` equal blocks show the sensor of this number, `[rows]` float32."""
+  return (np.arange(rows) // (rows // sensors) == sensor).astype(np.float32)
+
+
+def batched(rows: np.ndarray, batch_size: int) -> np.ndarray:
+  """Row numbers `[N]` as batches `[S B]` in their order, the last one padded with -1."""
+  padded = np.full(-(-len(rows) // batch_size) * batch_size, -1, np.int32)
+  padded[: len(rows)] = rows
+  return padded.reshape(-1, batch_size)
+
+
+def train_epoch(
+  recipe: Recipe,
+  state: TrainState,
+  table: Tree,
+  train_rows: jax.Array,
+  validation_rows: jax.Array,
+  *,
+  uneven: bool = False,
+) -> tuple[TrainState, dict[str, Terms]]:
+  """One epoch over a table on the device as one program: shuffled steps, validation, early stopping.
+
+  A run that is done stays as it is, and its epoch costs nothing.
+
+  Args:
+    recipe: of the training.
+    state: before the epoch.
+    table: leaves `[N ...]`.
+    train_rows: `[S B]`, see `batched`; every epoch draws a new order.
+    validation_rows: `[V B]`, taken in their order.
+    uneven: whether batches at the end may be padding throughout; they are no steps then.
+
+  Returns:
+    The state and the means over rows of every term, `{"train": ..., "validation": ...}`.
+  """
+  split = NamedSharding(sharding.current(recipe.mesh), jax.P(sharding.BATCH))
+  over_devices = lambda rows: jax.lax.with_sharding_constraint(rows, split)
+
+  @functools.partial(jax.jit, inline=True)  # traced once, though its shape is asked for as well
+  def run(state):
+    words = jax.random.key_data(random.stream(state.key, "order"))
+
+    def step(state, rows):
+      batch = take(table, over_devices(rows), one_sensor_each=not recipe.method.paired)
+      new, terms = train_step(recipe, state, batch)
+      if uneven:
+        new = keep_where((rows >= 0).any(), new, state)
+      return new, (terms, present_rows(batch))
+
+    def validate(_, rows):
+      batch = take(table, over_devices(rows))
+      return None, (eval_step(recipe, state, batch), present_rows(batch))
+
+    order = random.epoch_rows(words, state.epoch, train_rows, recipe.blocks)
+    state, train = jax.lax.scan(step, state, order)
+    state = average_epoch(recipe, state)
+    _, validation = jax.lax.scan(validate, None, validation_rows)
+    train, validation = _mean(*train), _mean(*validation)
+    state = end_epoch(recipe, state, validation["objective"])
+    return state, {"train": train, "validation": validation}
+
+  return _unless(state.stop.done, run, state)
+
+
+def average_epoch(recipe: Recipe, state: TrainState) -> TrainState:
+  """Takes the end of an epoch into the average of the weights, where there is one over epochs."""
+  if recipe.average is None:
+    return state
+  new = {"params": state.params, "stats": state.stats}
+  return state.replace(average=recipe.average.after_epoch(state.average, new, state.epoch))
+
+
+def end_epoch(recipe: Recipe, state: TrainState, objective: jax.Array) -> TrainState:
+  """Counts the epoch, keeps its model if it is the best one, and decides whether the run is done.
+
+  Args:
+    recipe: of the training.
+    state: after the epoch's last step.
+    objective: of the validation part, scalar.
+  """
+  epoch = state.epoch + 1
+  model = state.average or {"params": state.params, "stats": state.stats}
+  new = Best(objective=objective, epoch=epoch, **model)
+  best = new if recipe.keep_last else keep_where(objective < state.best.objective, new, state.best)
+  enough = objective < state.stop.reference - recipe.min_delta
+  wait = jnp.where(enough, 0, state.stop.wait + 1)
+  reference = jnp.where(enough, objective, state.stop.reference)
+  done = epoch >= recipe.max_epochs
+  if recipe.patience:
+    done |= wait >= recipe.patience
+  return state.replace(epoch=epoch, best=best, stop=Stop(reference, wait, done))
+
+
+def train_stack(
+  recipe: Recipe,
+  states: TrainState,
+  table: Tree,
+  train_rows: jax.Array,
+  validation_rows: jax.Array,
+  *,
+  uneven: bool = False,
+) -> tuple[TrainState, dict[str, Terms]]:
+  """`train_epoch` for a stack of runs, each as if it were alone, split over the mesh's replicas.
+
+  Runs on one device are vmapped. A finished run is masked out. Once all runs of a device have finished, its
+  epoch is skipped. Devices do not wait for each other.
+
+  Args:
+    recipe: of the runs.
+    states: leaves `[R ...]`.
+    table: leaves `[N ...]`, of all runs.
+    train_rows: `[R S B]`.
+    validation_rows: `[R V B]`.
+    uneven: see `train_epoch`.
+  """
+
+  def stack(states, table, *rows):
+    one = functools.partial(train_epoch, recipe, uneven=uneven)
+    if len(rows[0]) == 1:
+      return stacked(one(only(states), table, *only(rows)))
+    run = lambda states: jax.vmap(one, in_axes=(0, None, 0, 0))(states, table, *rows)
+    return _unless(states.stop.done.all(), run, states)
+
+  if recipe.mesh.shape["replica"] == 1:
+    return stack(states, table, train_rows, validation_rows)
+  each = jax.P("replica")
+  split = jax.shard_map(
+    stack,
+    mesh=recipe.mesh,
+    in_specs=(each, jax.P(), each, each),
+    out_specs=each,
+    axis_names={"replica"},
+    check_vma=False,
+  )
+  return split(states, table, train_rows, validation_rows)
+
+
+def predict_rows(recipe: Recipe, model: Tree, table: Tree, rows: jax.Array) -> Predictions:
+  """`predict_step` for rows `[S B]` of a table: leaves `[S B C]`; those of padding mean nothing."""
+
+  def of(rows):
+    batch = take(table, rows)
+    return predict_step(recipe, model, batch["inputs"], batch["present"])
+
+  return jax.lax.map(of, rows)
+
+
+def keep_where(condition: jax.Array, new: Tree, old: Tree) -> Tree:
+  """The one tree or the other, by a scalar condition."""
+  return jax.tree.map(lambda n, o: jnp.where(condition, n, o), new, old)
+
+
+def only(stack: Tree) -> Tree:
+  """The one run of a stack of one."""
+  return jax.tree.map(lambda leaf: leaf[0], stack)
+
+
+def stacked(run: Tree) -> Tree:
+  """A stack of one run."""
+  return jax.tree.map(lambda leaf: leaf[None], run)
+
+
+def _unless(done: jax.Array, run, state: TrainState):
+  """Runs an epoch unless `done`; then the state stays and all terms are 0."""
+  nothing = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(run, state)[1])
+  return jax.lax.cond(done, lambda state: (state, nothing), run, state)
+
+
+def _mean(terms: Terms, weights: jax.Array) -> Terms:
+  mean = lambda values: (values * weights).sum() / weights.sum()
+  last = {"learning_rate": terms["learning_rate"][-1]} if "learning_rate" in terms else {}
+  return {name: mean(values) for name, values in terms.items()} | last

@@ -1,0 +1,70 @@
+"""Samples that fit on the device: a table of all of them stays there, and batches are picked from it."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from colearn_jax.data import statistics
+from colearn_jax.data.dataset import Index, Table
+from colearn_jax.data.splits import Run
+from colearn_jax.parallel import sharding
+from colearn_jax.training.epoch import batched, predict_rows, train_stack
+from colearn_jax.training.samples import Epoch, SamplesOf
+from colearn_jax.training.state import Recipe, TrainState, Tree
+from colearn_jax.types import Modality
+
+
+class OnDevice(SamplesOf):
+  """All samples are kept on every device.
+
+  Args:
+    recipe: of the runs.
+    modalities: that samples have, a context among them.
+    table: of all samples on the host, see `data.dataset.read_table`.
+    index: of all samples.
+    **options: see `SamplesOf`.
+  """
+
+  def __init__(
+    self, recipe: Recipe, modalities: Sequence[Modality], table: Table, index: Index, **options: Any
+  ):
+    super().__init__(recipe, modalities, index, **options)
+    self._host = table
+    self._table = jax.device_put({**table, **self._labels}, self._whole)
+    self._predict = jax.jit(functools.partial(predict_rows, recipe), out_shardings=self._whole)
+
+  def _moments(self, rows: np.ndarray) -> dict[str, statistics.Moments]:
+    return statistics.of_table(self._host, rows)
+
+  @contextlib.contextmanager
+  def epochs(self, runs: Sequence[Run], state: TrainState) -> Iterator[Epoch]:
+    """A function that trains these runs, whose state this is, for one epoch."""
+    del state
+    size, split = self.recipe.batch_size, sharding.by_replica(self.recipe.mesh)
+    parts = [[batched(getattr(run, part), size) for run in runs] for part in ("train", "validation")]
+    uneven = len({len(batches) for batches in parts[0]}) > 1
+
+    def padded(batches):
+      out = np.full((len(batches), max(map(len, batches)), size), -1, np.int32)
+      for row, rows in zip(out, batches):
+        row[: len(rows)] = rows
+      return jax.device_put(out, split)
+
+    if uneven not in self._programs:
+      program = functools.partial(train_stack, self.recipe, uneven=uneven)
+      outputs = self._placed, self._whole
+      self._programs[uneven] = jax.jit(program, donate_argnums=0, out_shardings=outputs)
+    rows = [padded(batches) for batches in parts]
+    yield lambda state: self._programs[uneven](state, self._table, *rows)
+
+  def predict(self, model: Tree, rows: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
+    """What every head predicts for these rows, `{head: {predictor: [n C]}}`; `model` is on the host."""
+    placed = jax.device_put((model, batched(rows, self.recipe.batch_size)), self._whole)
+    got = jax.device_get(self._predict(placed[0], self._table, placed[1]))
+    return jax.tree.map(lambda a: a.reshape(-1, a.shape[-1])[: len(rows)], got)

@@ -1,0 +1,105 @@
+"""What both places of samples share, the device and the disk: how a stack of runs begins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import numpy as np
+
+from colearn_jax.data import statistics
+from colearn_jax.data.dataset import Index, labels
+from colearn_jax.data.splits import Run
+from colearn_jax.nn import random
+from colearn_jax.parallel import sharding
+from colearn_jax.training.state import Recipe, TrainState, Tree, init
+from colearn_jax.types import Modality
+
+Epoch = Callable[[TrainState], tuple[TrainState, dict]]
+Weights = Callable[[Run], Mapping[str, float]]
+Arrays = Callable[[Run], Mapping[str, np.ndarray]]
+
+
+class SamplesOf:
+  """The samples of a data set for the runs of one recipe.
+
+  Args:
+    recipe: of the runs.
+    modalities: that samples have, a context among them.
+    index: of all samples.
+    class_weights: see `statistics.task_constants`.
+    weights: of each run's loss terms.
+    arrays: of each run, see `Method.arrays`.
+    normalisation: of the inputs.
+  """
+
+  def __init__(
+    self,
+    recipe: Recipe,
+    modalities: Sequence[Modality],
+    index: Index,
+    *,
+    class_weights: str,
+    weights: Weights,
+    arrays: Arrays,
+    normalisation: statistics.Normalisation,
+  ):
+    self.recipe, self.modalities, self.index = recipe, tuple(modalities), index
+    self._labels, self._class_weights = labels(index), class_weights
+    self._weights, self._arrays, self._normalisation = weights, arrays, normalisation
+    self._whole = sharding.whole(recipe.mesh)
+    self._init, self._placed, self._programs = None, None, {}
+    pick = lambda stack, at: jax.tree.map(lambda leaf: leaf[at], stack)
+    self.pick = jax.jit(pick, out_shardings=self._whole)  # one run of a stack, on every device
+    status = lambda state: {
+      "done": state.stop.done,
+      "epoch": state.epoch,
+      "best_epoch": state.best.epoch,
+      "best_objective": state.best.objective,
+    }
+    self.status = jax.jit(status, out_shardings=self._whole)  # copies, for an epoch donates the state
+
+  def init(
+    self, runs: Sequence[Run], *, frozen: Sequence[Tree] | None = None, pretrained: Tree | None = None
+  ) -> TrainState:
+    """The states of these runs before their first step, each as if it were alone.
+
+    Args:
+      runs: of the stack.
+      frozen: for each run its teachers' arrays, see `TrainState`.
+      pretrained: see `state.init`; the same for all runs.
+    """
+
+    def begin(seed, fold, values, frozen, pretrained):
+      key = random.run_key(seed, fold)
+      return init(self.recipe, key, values, frozen=frozen, pretrained=pretrained)
+
+    one = jax.vmap(begin, in_axes=(0, 0, 0, 0, None))
+    stack = lambda trees: jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
+    arguments = (
+      np.array([run.seed for run in runs], np.uint32),
+      np.array([run.fold for run in runs], np.uint32),
+      stack([self._values(run) for run in runs]),
+      stack(frozen) if frozen else {},
+      pretrained or {},
+    )
+    if self._init is None:  # with all of this training's programs, made once for however many stacks
+      self._placed = sharding.of_stack(self.recipe.mesh, jax.eval_shape(one, *arguments))
+      self._init = jax.jit(one, out_shardings=self._placed)
+    return self._init(*jax.device_put(arguments, self._whole))
+
+  def _values(self, run: Run) -> Tree:
+    """What a run decides, see `TrainState`."""
+    labelled = run.train[self.index.labelled[run.train]]
+    task = self.recipe.network.architecture.task
+    found = {} if self._normalisation.how == "fixed" else self._moments(run.train)
+    return {
+      "inputs": {m.name: self._normalisation.constants(m, found.get(m.name)) for m in self.modalities},
+      "task": statistics.task_constants(task, self.index.target[labelled], self._class_weights),
+      "weights": {term: np.float32(weight) for term, weight in self._weights(run).items()},
+      "arrays": dict(self._arrays(run)),
+      "steps_per_epoch": np.float32(-(-len(run.train) // self.recipe.batch_size)),
+    }
+
+  def _moments(self, rows: np.ndarray) -> dict[str, statistics.Moments]:
+    raise NotImplementedError

@@ -1,0 +1,135 @@
+"""One step of training and of evaluation on a batch: pure functions, to be jitted and vmapped.
+
+A batch of samples is `{"inputs": {m: [B *shape] raw, NaN = missing}, "present": {m: [B]}, "target": [B K]
+or [B], "labelled": [B], "row": [B]}`. `present` is 1.0 where the sample has the sensor, `labelled` where it
+has a target. Rows of padding are present nowhere and have the row number -1.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from colearn_jax.methods.base import Batch, Predictions, Values
+from colearn_jax.methods.predict import normalise, predict
+from colearn_jax.nn import random
+from colearn_jax.training.state import Recipe, TrainState, Tree
+
+Terms = dict[str, jax.Array]
+
+
+def train_step(recipe: Recipe, state: TrainState, batch: Tree) -> tuple[TrainState, Terms]:
+  """One step of the optimizer on one global batch; returns the new state and every term of the objective."""
+  if recipe.augment is not None:
+    key = random.stream(state.key, "augment", state.step)
+    batch = batch | {"inputs": recipe.augment(key, batch["inputs"], state.values["inputs"])}
+  given, values = _given(recipe, state, batch), _values(recipe, state)
+
+  def loss_of(params):
+    stats, outputs = _in_training(recipe, recipe.optimizer.trained(params), state, given)
+    loss, terms = recipe.method.loss(outputs, given, values)
+    return loss, (terms, stats)
+
+  grads, (terms, stats) = jax.grad(loss_of, has_aux=True)(state.params)
+  rate = recipe.optimizer.schedule(state.step, state.values["steps_per_epoch"])
+  params, opt_state = recipe.optimizer.update(grads, state.opt_state, state.params, rate)
+  stats, average = recipe.optimizer.moving(stats, state.stats), state.average
+  if recipe.average is not None:
+    average = recipe.average.after_step(average, {"params": params, "stats": stats}, state.step)
+  new = state.replace(step=state.step + 1, params=params, stats=stats, opt_state=opt_state, average=average)
+  return new, terms | {"learning_rate": rate}
+
+
+def _in_training(recipe: Recipe, params: Tree, state: TrainState, given: Batch) -> tuple[Tree, Any]:
+  """New running statistics, and the outputs for a whole batch, which goes through the model in microbatches.
+
+  The loss is that of the whole batch in any case: of each microbatch only the outputs are kept, and the rest
+  is computed again in the backward pass (Gao et al. 2021, arXiv 2101.06983). So microbatches change what
+  BatchNorm sees, one microbatch at a time, and which values dropout takes, and nothing else.
+  """
+
+  def forward(stats, part):
+    inputs, present, number = part
+    draw = lambda name: jax.random.fold_in(random.stream(state.key, name, state.step), number)
+    model = recipe.network.model(params, stats)
+    outputs = recipe.method.forward(
+      model,
+      inputs,
+      present,
+      train=True,
+      progress=_progress(recipe, state),
+      rngs=nnx.Rngs(**{name: draw(name) for name in ("dropout", "sensors", "method")}),
+    )
+    return nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)), outputs
+
+  count = recipe.microbatches
+  if count == 1:
+    return forward(state.stats, (given.inputs, given.present, 0))
+  # Every part takes a share of every device's rows.
+  split = lambda x: jnp.moveaxis(x.reshape(-1, count, *x.shape[1:]), 1, 0)
+  join = lambda x: jnp.moveaxis(x, 0, 1).reshape(-1, *x.shape[2:])
+  parts = jax.tree.map(split, (given.inputs, given.present))
+  stats, outputs = jax.lax.scan(jax.checkpoint(forward), state.stats, (*parts, jnp.arange(count)))
+  return stats, jax.tree.map(join, outputs)
+
+
+def eval_step(recipe: Recipe, state: TrainState, batch: Tree) -> Terms:
+  """Every term of the objective on one batch, without dropout, with running statistics.
+
+  Where weights are averaged, it is the average that is evaluated.
+  """
+  given = _given(recipe, state, batch)
+  evaluated = state.average or {"params": state.params, "stats": state.stats}
+  model = recipe.network.model(**evaluated)
+  outputs = recipe.method.forward(model, given.inputs, given.present, progress=_progress(recipe, state))
+  return recipe.method.loss(outputs, given, _values(recipe, state))[1]
+
+
+def predict_step(
+  recipe: Recipe, model: Tree, inputs: dict[str, jax.Array], present: dict[str, jax.Array]
+) -> Predictions:
+  """What every head of a finished model predicts, see `methods.predict.predict`.
+
+  Args:
+    recipe: of the training.
+    model: see `state.finished_model`.
+    inputs: raw `[B *shape]` by sensor.
+    present: `[B]` by sensor.
+  """
+  network = recipe.network.model(model["params"], model["stats"])
+  kind = recipe.network.architecture.task.kind
+  return predict(recipe.method, network, kind, model["values"]["inputs"], inputs, present)
+
+
+def _given(recipe: Recipe, state: TrainState, batch: Tree) -> Batch:
+  """The batch as methods see it: normalised, and with what the teachers make of it."""
+  inputs, teachers = normalise(batch["inputs"], state.values["inputs"]), {}
+  for name, network in recipe.teachers.items():
+    model = network.model(**state.frozen[name])
+    teachers[name] = jax.lax.stop_gradient(network.method.forward(model, inputs, batch["present"]))
+  given = {name: batch[name] for name in ("present", "target", "labelled", "row")}
+  return Batch(inputs=inputs, teachers=teachers, **given)
+
+
+def _values(recipe: Recipe, state: TrainState) -> Values:
+  return Values(
+    constants=state.values["task"],
+    weights=state.values["weights"],
+    arrays=state.values["arrays"],
+    progress=_progress(recipe, state),
+    task=recipe.network.architecture.task,
+    mesh=recipe.mesh,
+  )
+
+
+def _progress(recipe: Recipe, state: TrainState) -> jax.Array:
+  return state.epoch / recipe.max_epochs
+
+
+def present_rows(batch: Tree) -> jax.Array:
+  """How many rows of a batch hold any sensor: the weight of the batch's terms in an epoch's mean."""
+  return functools.reduce(jnp.maximum, batch["present"].values()).sum()

@@ -1,0 +1,293 @@
+"""Models of one sensor: the format, against a small function; and exported models, against the program."""
+
+import json
+import subprocess
+import sys
+import textwrap
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from colearn_jax.deploy import model as deploy
+from colearn_jax.deploy.export import save_model
+from colearn_jax.deploy.model import Model, load_model
+from colearn_jax.types import InputError, Modality, Task
+
+S2 = Modality("S2", ("S2",), (3, 2), ("red", "nir"))
+TASK = Task("multiclass", ("crop", "tree", "water"))
+RUNS = ["seed10_fold0", "seed10_fold1"]
+
+
+def function(weights, x, *context):
+  """Linear after normalisation, missing values 0; NaN where a sample has no value."""
+  there = ~jnp.isnan(x).all((1, 2))
+  x = (x - weights["offset"]) / weights["scale"]
+  y = jnp.where(jnp.isnan(x), 0.0, x).reshape(x.shape[0], -1) @ weights["head/kernel"]
+  y = sum((jnp.where(jnp.isnan(c), 0.0, c) @ weights["context"] for c in context), y)
+  return jnp.where(there[:, None], jax.nn.softmax(y), jnp.nan)
+
+
+def weights(columns=0):
+  rng = np.random.default_rng(0)
+  draw = lambda *shape: rng.normal(size=shape).astype(np.float32)
+  one = lambda: {"offset": draw(2), "scale": np.float32([2, 3]), "head/kernel": draw(6, 3)}
+  more = lambda: {"context": draw(columns, 3)} if columns else {}
+  return {run: one() | more() for run in RUNS}
+
+
+def by_hand(own, x):
+  z = (np.asarray(x, np.float64) - own["offset"]) / own["scale"]
+  z = np.exp(np.nan_to_num(z).reshape(len(z), 6) @ own["head/kernel"].astype(np.float64))
+  return z / z.sum(1, keepdims=True)
+
+
+def values(n, seed=1):
+  return np.random.default_rng(seed).normal(size=(n, 3, 2)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  about = {"method": "mdico", "metrics": {"f1_macro": 0.5}}
+  return save_model(Model(function, weights(), S2, TASK, (), about), tmp_path_factory.mktemp("deploy") / "s2")
+
+
+@pytest.fixture
+def copy(folder, tmp_path):
+  for file in folder.iterdir():
+    (tmp_path / file.name).write_bytes(file.read_bytes())
+  return tmp_path
+
+
+def test_a_model_tells_what_it_is(folder):
+  model = load_model(folder)
+  assert (model.modality, model.task, model.runs) == (S2, TASK, RUNS)
+  assert (model.bands, model.outputs, model.context) == (("red", "nir"), ("crop", "tree", "water"), ())
+  assert model.about["method"] == "mdico" and model.about["metrics"] == {"f1_macro": 0.5}
+  assert model.about["versions"]["jax"] == jax.__version__
+  assert sorted(file.name for file in folder.iterdir()) == ["function.jax", "model.json", "weights.npz"]
+
+
+def test_predictions_are_the_mean_over_the_runs(folder):
+  model, x = load_model(folder), values(5)
+  x[1, :, 0] = np.nan
+  each = np.stack([by_hand(own, x) for own in weights().values()])
+  got = model.predict(x)
+  assert got.dtype == np.float32 and got.shape == (5, 3)
+  np.testing.assert_allclose(model.predict_runs(x), each, atol=1e-6)
+  np.testing.assert_allclose(got, each.mean(0), atol=1e-6)
+  np.testing.assert_allclose(model.spread(x), np.abs(each[0] - each[1]) / 2**0.5, atol=1e-6)
+  second = load_model(folder, runs=[RUNS[1]])
+  np.testing.assert_allclose(second.predict(x), each[1], atol=1e-6)
+  assert np.isnan(second.spread(x)).all() and second.runs == [RUNS[1]]
+
+
+@pytest.mark.parametrize("n", [0, 1, 7, 1000])
+def test_any_number_of_samples(folder, n):
+  x = values(n)
+  want = np.mean([by_hand(own, x) for own in weights().values()], 0)
+  for batch_size in (None, 1000, 64):
+    got = load_model(folder).predict(x, batch_size=batch_size)
+    assert got.shape == (n, 3)
+    np.testing.assert_allclose(got, want, atol=1e-6)
+
+
+ODD = {
+  "bytes": lambda: np.random.default_rng(0).integers(0, 255, (4, 3, 2)).astype(np.uint8),
+  "integers": lambda: np.arange(24).reshape(4, 3, 2) - 12,
+  "16 bits": lambda: np.arange(24, dtype=np.int16).reshape(4, 3, 2),
+  "float64": lambda: values(4).astype(np.float64),
+  "lists": lambda: values(4).tolist(),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_every_dtype_is_read_by_its_values(folder, kind):
+  x = ODD[kind]()
+  want = np.mean([by_hand(own, x) for own in weights().values()], 0)
+  np.testing.assert_allclose(load_model(folder).predict(x), want, atol=1e-5)
+
+
+def test_missing_and_infinite_values(folder):
+  """NaN throughout is an absent sensor; an infinity is not hidden; a masked value is NaN."""
+  x = values(4)
+  x[0], x[1, 0, 0], x[2, 0, 0] = np.nan, np.nan, np.inf
+  model, given = load_model(folder), Model(function, weights(), S2, TASK)
+  got = model.predict(x)
+  np.testing.assert_array_equal(np.isnan(got).all(1), [True, False, True, False])
+  np.testing.assert_allclose(got, given.predict(x), atol=1e-6)
+  masked = np.ma.masked_array(np.where(np.isnan(x), 9, x), np.isnan(x))
+  np.testing.assert_array_equal(model.predict(masked), got)
+  np.testing.assert_array_equal(model.predict(x.astype(np.float64) * 1e300)[2], np.full(3, np.nan))
+
+
+def test_images_stay_bytes_up_to_the_device(monkeypatch):
+  """Also the weights are placed once: the compiled call moves nothing."""
+  seen, placed = [], []
+  model = Model(function, weights(), S2, TASK)
+  inner, put = model._compiled, jax.device_put
+
+  def guarded(weights, x):
+    seen.append(x.dtype)
+    with jax.transfer_guard("disallow_explicit"):
+      return inner(weights, x)
+
+  monkeypatch.setattr(jax, "device_put", lambda tree: placed.append(jax.tree.leaves(tree)) or put(tree))
+  monkeypatch.setattr(model, "_compiled", guarded)
+  model.predict(ODD["bytes"](), batch_size=2)
+  assert seen == [np.uint8] * 4  # two batches, two runs
+  assert [[a.shape for a in leaves] for leaves in placed] == [[(2, 3, 2)]] * 2  # inputs alone
+
+
+def test_few_programs_are_compiled():
+  traced = []
+
+  def counted(weights, x):
+    traced.append(x.shape[0])
+    return function(weights, x)
+
+  model = Model(counted, weights(), S2, TASK)
+  for n in range(1, 70):
+    model.predict(values(n), batch_size=48)
+  assert sorted(traced) == [1, 2, 4, 8, 16, 32, 48]
+
+
+def test_the_default_batch_is_bounded_by_bytes():
+  of = lambda *shape: Model(None, {}, Modality("a", ("a",), shape, ()), TASK)._batch_size
+  assert (
+    of(304, 304, 4),
+    of(
+      2,
+    ),
+    of(4096, 4096, 4),
+  ) == (16, 4096, 1)
+
+
+def test_context(tmp_path):
+  columns = ("date sine", "date cosine")
+  model = load_model(save_model(Model(function, weights(2), S2, TASK, columns), tmp_path / "s2"))
+  x, context = values(3), np.array([[0.5, 0.1], [np.nan, 0.2], [1, 0]])
+  want = np.mean([function(w, x, context.astype(np.float32)) for w in weights(2).values()], 0)
+  assert model.context == columns
+  np.testing.assert_allclose(model.predict(x, context), want, atol=1e-6)
+  with pytest.raises(InputError, match=r"needs a context \[3 2\], the columns date sine, date cosine"):
+    model.predict(x)
+  with pytest.raises(InputError, match=r"has shape \[2, 2\], needed: \[3 2\]"):
+    model.predict(x, context[:2])
+
+
+@pytest.mark.parametrize(
+  ("x", "message"),
+  [
+    (np.zeros((4, 3, 3)), r"S2 reads samples of shape \(3, 2\), got \(3, 3\); .* red, nir"),
+    (np.zeros((3, 2)), r"got \(2,\)"),
+    (np.zeros((4, 3, 2), complex), "dtype complex128, needed: real numbers"),
+    ([["a"]], "needed: real numbers"),
+    (1.0, "a single number"),
+  ],
+)
+def test_wrong_inputs(folder, x, message):
+  with pytest.raises(InputError, match=message) as e:
+    load_model(folder).predict(x)
+  assert "\n" not in str(e.value)
+
+
+def test_what_a_model_does_not_take(folder):
+  with pytest.raises(InputError, match="takes no context"):
+    load_model(folder).predict(values(1), np.zeros((1, 2)))
+  with pytest.raises(InputError, match="no run 'seed1_fold0', have: seed10_fold0, seed10_fold1"):
+    load_model(folder, runs=["seed1_fold0"])
+  with pytest.raises(InputError, match="of modality 'S2', not of 'S1'"):
+    load_model(folder, "S1")
+
+
+@pytest.mark.parametrize("name", ["model.json", "weights.npz", "function.jax"])
+@pytest.mark.parametrize("place", [0.02, 0.5, 0.97])
+def test_a_flipped_byte_is_noticed(copy, name, place):
+  data = bytearray((copy / name).read_bytes())
+  data[int(place * len(data))] ^= 1
+  (copy / name).write_bytes(data)
+  with pytest.raises(InputError, match=f"{name} (was altered|is damaged)") as e:
+    load_model(copy)
+  assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("name", ["weights.npz", "function.jax"])
+def test_a_missing_file(copy, name):
+  (copy / name).unlink()
+  with pytest.raises(InputError, match=f"{name} cannot be read: No such file"):
+    load_model(copy)
+
+
+def altered(folder, **changes):
+  about = json.loads((folder / "model.json").read_text()) | changes
+  about["sha256"] = deploy.digest_of(about)
+  (folder / "model.json").write_text(json.dumps(about))
+
+
+def test_a_newer_format(copy):
+  altered(copy, format=99)
+  with pytest.raises(InputError, match="has format 99, this version of colearn_jax reads up to 1: update"):
+    load_model(copy)
+
+
+def test_a_function_of_another_jax(copy):
+  (copy / "function.jax").write_bytes(b"none")
+  altered(copy, files={"function.jax": deploy.sha256(b"none")}, versions={"jax": "9.9"})
+  with pytest.raises(InputError, match="exported with jax 9.9, cannot be read by jax") as e:
+    load_model(copy)
+  assert "\n" not in str(e.value)
+
+
+def test_no_model(tmp_path):
+  with pytest.raises(InputError, match="no exported model: there is no model.json"):
+    load_model(tmp_path)
+
+
+def test_what_cannot_be_written(tmp_path, folder):
+  with pytest.raises(InputError, match="exists already"):
+    save_model(load_model(folder), folder)
+  other = weights()
+  other[RUNS[1]]["offset"] = np.zeros(3, np.float32)
+  with pytest.raises(InputError, match="seed10_fold1: weights of another form than those of seed10_fold0"):
+    save_model(Model(function, other, S2, TASK), tmp_path / "new")
+  assert not list(tmp_path.iterdir())
+
+
+BARE = """
+import sys, importlib.abc
+from importlib.metadata import packages_distributions
+
+# What jax and numpy need; colearn_jax itself is checked module by module.
+allowed = {"numpy", "jax", "jaxlib", "ml_dtypes", "opt_einsum", "scipy", "flatbuffers", "colearn_jax"}
+installed = set(packages_distributions()) - allowed
+own = {"colearn_jax", "colearn_jax.types", "colearn_jax.deploy", "colearn_jax.deploy.model"}
+
+class Blocked(importlib.abc.MetaPathFinder):
+  def find_spec(self, name, path=None, target=None):
+    if name.split(".")[0] in installed or name.startswith("colearn_jax") and name not in own:
+      raise ModuleNotFoundError(f"blocked: {name}")
+
+sys.meta_path.insert(0, Blocked())
+import numpy as np
+from colearn_jax.deploy.model import load_model
+model = load_model(sys.argv[1])
+np.save(sys.argv[3], model.predict(np.load(sys.argv[2])))
+for name in ("flax", "optax", "tensorflow_datasets", "grain", "sklearn", "orbax", "ml_collections"):
+  assert name not in sys.modules
+"""
+
+
+def predict_bare(folder, x, tmp_path):
+  """Predictions of a process that can import numpy, jax, flatbuffers and two modules of the package."""
+  np.save(tmp_path / "x.npy", x)
+  command = [sys.executable, "-c", textwrap.dedent(BARE), folder, tmp_path / "x.npy", tmp_path / "y.npy"]
+  done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+  assert done.returncode == 0, done.stderr
+  return np.load(tmp_path / "y.npy")
+
+
+def test_jax_and_numpy_are_enough(folder, tmp_path):
+  x = values(7)
+  np.testing.assert_allclose(predict_bare(folder, x, tmp_path), load_model(folder).predict(x), atol=1e-6)
