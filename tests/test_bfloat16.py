@@ -1,19 +1,18 @@
-"""Computation in bfloat16: what stays in float32 all the same, and how far the results are from float32."""
+"""Computation in bfloat16: which parts stay in float32, and how far the results are from float32."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from test_encoders import SMALL_SHAPES, make, series, split
-from test_resnet import TINY
 
 from colearn_jax.encoders import resnet
 from colearn_jax.methods import mdico
+from tests.helpers import SMALL_SHAPES, TINY_RESNETS, make, series, split
 
 HALF, SINGLE = jnp.dtype("bfloat16"), jnp.dtype("float32")
-# Of each encoder the one first, whose results are compared; then what its other options are. All of them are
-# looked through for types, which takes no compilation.
+# For each encoder the settings whose results are compared first, then settings with its other options. The
+# types are checked for all of them, which needs no compilation.
 CASES = {
   "convtran": [
     {"position": "tape", "relative_position": "erpe"},
@@ -41,7 +40,7 @@ CASES = {
 
 
 def cases(*marks):
-  """Encoders and settings, all but the first of each encoder with these marks."""
+  """Parametrises a test by encoder and settings. Marks apply to all settings of an encoder but the first."""
   return pytest.mark.parametrize(
     "name, settings",
     [
@@ -54,18 +53,18 @@ def cases(*marks):
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
-  for depth, stages in TINY.items():
+  for depth, stages in TINY_RESNETS.items():
     monkeypatch.setitem(resnet.STAGES, depth, stages)
 
 
 def given(name, settings, seed=0):
-  """A batch; of encoders that know missing values, with some."""
+  """Makes a batch, with missing values for encoders that mask them."""
   x = series(8, *((8, 8, 3) if name == "resnet" else SMALL_SHAPES[name]), seed=seed)
   return x.at[0, 2].set(jnp.nan) if name == "pse_ltae" or settings.get("mask_nans") else x
 
 
 def differentiable(name, settings, shape, dtype, train):
-  """An encoder's parameters; a function of them and a batch: a sum of the outputs, (these, statistics)."""
+  """Returns parameters, and a function of them and a batch to a sum of the outputs, (outputs, statistics)."""
   graphdef, params, stats = split(make(name, shape=shape, dtype=dtype, **settings))
   weights = series(8, 4, seed=1)
 
@@ -78,7 +77,7 @@ def differentiable(name, settings, shape, dtype, train):
 
 
 def equations(jaxpr):
-  """Every operation of a program, inner ones too."""
+  """Yields every operation of a program, including those of inner programs."""
   for eqn in jaxpr.eqns:
     yield eqn
     for inner in jax.tree.leaves(list(eqn.params.values()), is_leaf=lambda p: hasattr(p, "jaxpr")):
@@ -88,34 +87,37 @@ def equations(jaxpr):
 
 
 def read_by(operations, program):
-  """The types of what these operations of a program read."""
+  """Returns the types of the operands of these operations."""
   found = [eqn for eqn in equations(program.jaxpr) if eqn.primitive.name in operations]
   return {operand.aval.dtype for eqn in found for operand in eqn.invars}
 
 
 PRODUCTS = "dot_general", "conv_general_dilated"
-# What softmax, means, variances and losses are made of. Gates and activations (logistic, tanh, erf) are not.
+# Operations of softmax, means, variances and losses, but not of gates and activations (logistic, tanh, erf).
 PRECISE = "exp", "log", "log1p", "rsqrt", "sqrt", "reduce_sum", "reduce_max", "cumsum"
 
 
-@cases()
-@pytest.mark.parametrize("train", [False, True])
-def test_what_is_computed_in_which_type(name, settings, train):
-  """As programs say, before anything is compiled."""
-  x = given(name, settings)
-  params, loss = differentiable(name, settings, x.shape[1:], jnp.bfloat16, train)
-  assert {p.dtype for p in jax.tree.leaves(params)} == {SINGLE}
-  forward, (_, (y, stats)) = jax.make_jaxpr(loss, return_shape=True)(params, x)
-  backward, (grads, _) = jax.make_jaxpr(jax.grad(loss, has_aux=True), return_shape=True)(params, x)
-  assert y.dtype == SINGLE
-  assert {a.dtype for a in jax.tree.leaves((stats, grads))} <= {SINGLE, jnp.dtype("int32")}
-  assert read_by(PRODUCTS, forward) == read_by(PRODUCTS, backward) == {HALF}
-  # On the way back there are others: a bias gets a sum of bfloat16, and GELU's derivative is an exp.
-  assert HALF not in read_by(PRECISE, forward)
+@pytest.mark.parametrize("name", CASES)
+def test_what_is_computed_in_which_type(name):
+  """Reads the traced programs; nothing is compiled."""
+  context = series(8, 3, seed=2)
+  for settings in [*CASES[name], CASES[name][0] | {"context": 3}]:
+    for train in (False, True):
+      x = given(name, settings)
+      params, loss = differentiable(name, settings, x.shape[1:], jnp.bfloat16, train)
+      batch = (x, context) if "context" in settings else x
+      assert {p.dtype for p in jax.tree.leaves(params)} == {SINGLE}
+      forward, (_, (y, stats)) = jax.make_jaxpr(loss, return_shape=True)(params, batch)
+      backward, (grads, _) = jax.make_jaxpr(jax.grad(loss, has_aux=True), return_shape=True)(params, batch)
+      assert y.dtype == SINGLE
+      assert {a.dtype for a in jax.tree.leaves((stats, grads))} <= {SINGLE, jnp.dtype("int32")}
+      assert read_by(PRODUCTS, forward) == read_by(PRODUCTS, backward) == {HALF}
+      # The backward pass has others: a bias gets a sum of bfloat16, and GELU's derivative is an exp.
+      assert HALF not in read_by(PRECISE, forward)
 
 
 def test_what_a_model_computes_in_which_type():
-  """Behind the encoders nothing is less than float32: features, heads, terms of the objective."""
+  """After the encoders everything is float32: features, heads, terms of the objective."""
   settings = {"model_type": "tempcnn", "layer_size": 8}
   build = lambda: mdico.MDiCo(
     {"S1": (6, 3), "S2": (6, 3)}, dict.fromkeys(("S1", "S2"), settings), 3, emb_dim=8, dtype=jnp.bfloat16,
@@ -140,20 +142,22 @@ def test_what_a_model_computes_in_which_type():
   assert read_by(PRODUCTS, forward) == {HALF, SINGLE} and HALF not in read_by(PRECISE, forward)
   products = [eqn for eqn in equations(forward.jaxpr) if eqn.primitive.name in PRODUCTS]
   wide = [eqn for eqn in products if eqn.invars[0].aval.dtype == SINGLE]
-  # Of each sensor: shared features, its head, the auxiliary head and the modality heads twice; and the pair.
+  # For each sensor: shared features, its head, the auxiliary head twice, the modality heads twice. And one
+  # pair.
   assert len(wide) == 2 * (1 + 1 + 2 + 2) + 1
   grads, _ = jax.eval_shape(jax.grad(loss, has_aux=True), params, *given)
   assert {g.dtype for g in jax.tree.leaves(grads)} == {SINGLE}
 
 
-# The median relative differences may be this; two bytes keep 8 bits, a rounding is up to 0.004.
+# Allowed median relative differences. bfloat16 keeps 8 bits, so that one rounding changes a value by up to
+# 0.004.
 BOUNDS = {"evaluation": 0.03, "outputs": 0.03, "statistics": 0.01, "gradients": 0.1}
-DEEP = {"gradients": 0.25}  # of ResNets, whose gradients come through many norms of few values
+DEEP = {"gradients": 0.25}  # ResNets: their gradients pass through many norms of few values
 
 
 @cases(pytest.mark.slow)
 def test_results_are_near_those_of_float32(name, settings):
-  """In the median over batches: of a single one gradients jump where rounding moves a ReLU's input over 0."""
+  """Compares medians over batches: single gradients jump where rounding moves a ReLU's input across 0."""
 
   def results(x):
     found = []

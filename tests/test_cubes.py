@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from test_encoders import SERIES, make, program, series
 
 from colearn_jax import encoders
 from colearn_jax.encoders import pse_ltae
 from colearn_jax.types import InputError
+from tests.helpers import SERIES, make, program, series
 
 TREESAT = (146, 6, 6, 12)
 

@@ -7,11 +7,10 @@ import pytest
 from flax import nnx
 
 from colearn_jax import encoders
-from colearn_jax.nn import layers
+from colearn_jax.encoders import convtran, resnet
 from colearn_jax.types import InputError
+from tests.helpers import SERIES, SMALL, SMALL_SHAPES, TINY_RESNETS, make, program, series, split
 
-SERIES = sorted(set(encoders.ENCODERS) - set(encoders.SPATIAL))
-SMALL_SHAPES = dict.fromkeys(SERIES, (6, 3)) | {"pse_ltae": (4, 2, 2, 3)}  # for resnet see test_resnet
 RADAR, OPTICAL = (12, 2), (12, 12)  # CropHarvest's sensors
 WIDTH = 128
 
@@ -27,62 +26,6 @@ PARAMETERS = {
   "tempcnn": (937_600, 944_000),
   "transformer": (281_984, 283_264),
 }
-SMALL = {
-  "convtran": {"layer_size": 8, "feedforward_size": 8},
-  "gru": {"layer_size": 8},
-  "lstm": {"layer_size": 8},
-  "ltae": {"d_model": 16, "num_heads": 4, "d_k": 4, "n_neurons": (16, 8)},
-  "mlp": {"layer_sizes": (8, 8)},
-  "pse_ltae": {
-    "pixel_sizes": (8,),
-    "step_sizes": (16,),
-    "d_model": 16,
-    "num_heads": 4,
-    "d_k": 4,
-    "n_neurons": (16, 8),
-  },
-  "resnet": {},
-  "rnn": {"layer_size": 8},
-  "tae": {"d_model": 8, "num_heads": 2, "d_k": 4, "n_neurons": (16, 8)},
-  "tempcnn": {"layer_size": 8},
-  "transformer": {"layer_size": 8, "num_heads": 2, "feedforward_size": 8},
-}
-
-
-def series(*shape, seed=0):
-  return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
-
-
-def make(name, shape=None, width=4, dtype=jnp.float32, dropout=0.0, **settings):
-  """A small encoder with arbitrary values, which NumPy makes at once; JAX would compile for each shape."""
-  rates = {"dropout", "attention_dropout"} & encoders.arguments(name).keys()
-  settings = {"model_type": name, **dict.fromkeys(rates, dropout), **SMALL[name], **settings}
-  build = lambda: encoders.make_encoder(
-    settings, shape or SMALL_SHAPES[name], width, rngs=nnx.Rngs(0), dtype=dtype
-  )
-  module, rng = nnx.eval_shape(build), np.random.default_rng(0)
-  for path, variable in nnx.iter_graph(module):
-    if isinstance(variable, nnx.Variable):
-      value = rng.normal(size=variable.shape) * 0.4 + (path[-1] in ("scale", "var"))
-      variable.set_value(jnp.asarray(np.abs(value) if path[-1] == "var" else value, variable.dtype))
-  return module
-
-
-def program(module, **kwargs):
-  """A module as one program of inputs, to its outputs and its batch statistics after them."""
-  graphdef, params, stats = split(module)
-
-  @jax.jit
-  def call(x):
-    m = nnx.merge(graphdef, params, stats)
-    return m(x, **kwargs), nnx.to_pure_dict(nnx.state(m, nnx.BatchStat))
-
-  return call
-
-
-def split(module):
-  graphdef, params, stats = nnx.split(module, nnx.Param, nnx.BatchStat)
-  return graphdef, nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
 
 
 @pytest.mark.parametrize("name", SERIES)
@@ -158,6 +101,57 @@ def test_masked_time_steps(name):
   assert np.isfinite(grads).all()
 
 
+@pytest.mark.parametrize("name", [*SMALL_SHAPES, "resnet"])
+def test_context_reaches_the_output_and_the_gradient(name, monkeypatch):
+  monkeypatch.setitem(resnet.STAGES, 10, TINY_RESNETS[10])
+  own = {"depth": 10} if name == "resnet" else {}
+  shape = SMALL_SHAPES.get(name, (8, 8, 3))
+  module = make(name, shape, context=3, **own)
+  x, context = series(4, *shape), series(4, 3, seed=1)
+  graphdef, params, stats = split(module)
+  encode = lambda params, x, context: nnx.merge(graphdef, params, stats)((x, context))
+
+  @jax.jit
+  def results(x, context):
+    loss = lambda params, context: jnp.square(encode(params, x, context)).sum()
+    grads = jax.grad(loss, (0, 1))(params, context)
+    return encode(params, x, context), encode(params, jnp.zeros_like(x), context), *grads
+
+  y, y_of_zeros, grads, of_context = results(x, context)
+  other, other_of_zeros, *_ = results(x, context[::-1])
+  difference = np.abs(y - other)
+  assert difference.max() > 1e-3 and np.abs(of_context).min(0).max() > 0
+  assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
+  # What the context changes depends on the features: the two interact.
+  assert np.abs((y - other) - (y_of_zeros - other_of_zeros)).max() > 1e-3
+  # An unknown value counts as zero.
+  np.testing.assert_array_equal(
+    results(x, context.at[0, 1].set(jnp.nan))[0], results(x, context.at[0, 1].set(0))[0]
+  )
+  if "join" in params:
+    assert all(np.abs(grads["join"][layer]["kernel"]).max() > 0 for layer in ("context", "both"))
+
+
+@pytest.mark.parametrize("name", SERIES)
+def test_number_of_parameters_with_context(name):
+  """`mlp` reads K more inputs. In others, a layer of 64 units reads K values and joins the features."""
+  build = lambda: encoders.make_encoder({"model_type": name}, RADAR, WIDTH, context=5, rngs=nnx.Rngs(0))
+  module = nnx.eval_shape(build)
+  count = sum(p.size for p in jax.tree.leaves(nnx.state(module, nnx.Param)))
+  width = module.backbone.width
+  more = 5 * 128 if name == "mlp" else 5 * 64 + 64 + (width + 64) * width + width
+  assert count == PARAMETERS[name][0] + more
+
+
+def test_context_has_to_be_what_the_encoder_was_built_for():
+  x, context = series(2, *SMALL_SHAPES["gru"]), series(2, 3)
+  with pytest.raises(ValueError, match="a context of 0 values and is given an array of shape .2, 3."):
+    make("gru")((x, context))
+  for given in (x, (x, context[:, :2])):
+    with pytest.raises(ValueError, match="a context of 3 values and is given"):
+      make("gru", context=3)(given)
+
+
 def recurrence(cell, weights, x):
   """A recurrent layer as its equations have it, one step after the other, in float64: outputs `[T B D]`."""
   sigmoid = lambda a: 1.0 / (1.0 + np.exp(-a))
@@ -215,15 +209,16 @@ def test_convtran_narrows_over_further_layers():
 
 @pytest.mark.parametrize("steps", [5, 12])
 def test_convtran_convolution_keeps_the_length(steps):
-  """Against XLA's own 'same' convolution, which also pads the end of an even kernel by one more."""
-  size = min(8, steps)
-  conv = layers.TemporalConv(2, 3, size, rngs=nnx.Rngs(0))
-  x = series(2, steps, 2)
-  pad = ((size - 1) // 2, size // 2)
-  expected = jax.lax.conv_general_dilated(
-    x, conv.kernel[...], (1,), [pad], dimension_numbers=("NWC", "WIO", "NWC")
-  )
-  np.testing.assert_allclose(conv(x)[:, -steps:], expected + conv.bias[...], rtol=0, atol=1e-5)
+  """Both with a kernel of 5 and with one of 8, which is padded by one more zero behind the series."""
+  module = make("convtran", shape=(steps, 3)).backbone
+  conv, x = module.convs[0], series(2, steps, 3, 1)
+  weights = np.asarray(conv.kernel[...], np.float64)[:, 0]  # [k D], of one channel
+  size = len(weights)
+  before = (size - 1) // 2
+  padded = np.pad(np.asarray(x[..., 0], np.float64), ((0, 0), (before, size // 2), (0, 0)))
+  windows = np.lib.stride_tricks.sliding_window_view(padded, size, axis=1)  # [B T bands k]
+  expected = windows @ weights + np.asarray(conv.bias[...])
+  np.testing.assert_allclose(convtran._over_time(conv, x), expected, rtol=0, atol=1e-5)
 
 
 def attention_with_vectors(x, weights, vectors, heads):
@@ -294,21 +289,16 @@ def test_wrong_settings_are_one_line(settings, message):
   assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("name", SERIES)
-def test_sizes_of_the_data_may_be_said(name):
-  features = 18 if name == "mlp" else 3
-  make(name, seq_len=6, num_features=features)
-  make(name, seq_len=None)
-  with pytest.raises(InputError, match="seq_len=5, but data of shape"):
-    make(name, seq_len=5)
-  with pytest.raises(InputError, match="num_features=4, but data of shape"):
-    make(name, num_features=4)
+def test_only_mlp_reads_vectors():
+  for name in set(SERIES) - {"mlp"}:
+    with pytest.raises(InputError, match=rf"encoder {name} reads series of shape \(T, C\), got \(4,\)"):
+      make(name, shape=(4,))
 
 
-@pytest.mark.parametrize("name", sorted(set(SERIES) - {"mlp"}))
-def test_only_series_are_read(name):
-  with pytest.raises(InputError, match=rf"encoder {name} reads series of shape \(T, C\), got \(4,\)"):
-    make(name, shape=(4,))
+def test_sizes_of_the_data_may_be_given():
+  make("gru", seq_len=6, num_features=3)
+  make("mlp", seq_len=6, num_features=18)
+  make("gru", seq_len=None)
 
 
 def test_mlp_reads_static_values():
@@ -322,3 +312,4 @@ def test_interface(name):
   assert {"train", "present", "rngs"} <= set(inspect.signature(backbone.__call__).parameters)
   assert ("dropout" in encoders.arguments(name)) == (name != "resnet")
   assert backbone.__doc__ and inspect.getmodule(backbone).__doc__
+  assert backbone.context_joins in ("inputs", "features")

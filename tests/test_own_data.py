@@ -6,8 +6,6 @@ import jax
 import numpy as np
 import pytest
 from colearn_jax.datasets.folder.dummy import write_dummy
-from test_released import save
-from test_resnet import tensors
 
 from colearn_jax import config
 from colearn_jax.deploy import predictor as predict
@@ -17,6 +15,7 @@ from colearn_jax.parallel import sharding
 from colearn_jax.training import log
 from colearn_jax.training import run as train
 from colearn_jax.types import InputError
+from tests.helpers import resnet_state_dict, save_torch_file
 
 TINY = (1,), 2  # one block of a ResNet
 
@@ -27,7 +26,7 @@ def own(tmp_path, monkeypatch):
   monkeypatch.setattr(sharding, "make_mesh", lambda *_: one)
   monkeypatch.setitem(resnet.STAGES, 6, TINY)
   written = write_dummy(tmp_path / "fields")
-  weights = save(tmp_path / "weights.pth", tensors(TINY))
+  weights = save_torch_file(tmp_path / "weights.pth", resnet_state_dict(TINY))
   image = {"model_type": "resnet", "depth": 6, "weights": str(weights)}
   settings = {
     "data.manual_dir": tmp_path / "fields",

@@ -1,5 +1,4 @@
 import json
-import struct
 import zipfile
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from colearn_jax.interop import released
 from colearn_jax.interop import yaml_settings as settings
 from colearn_jax.types import InputError
 from colearn_jax.weights import torch_file as torchfile
+from tests.helpers import save_torch_file
 
 GOLDEN = Path(__file__).parent / "golden"
 SMALL = {"model_type": "TempCNN", "layer_size": 8, "n_layers": 2, "kernel_size": 5, "dropout": 0.2}
@@ -30,47 +30,6 @@ LFMC = {
     "encoder": {**SMALL, "seq_len": 4, "use_norm": True},
   },
 }  # fmt: skip
-
-
-def emitted(value, storages, keys=None):
-  """What pickle's second protocol has for a value; arrays as tensors of torch.save."""
-  emit = lambda v: emitted(v, storages)
-  if value is None:
-    return b"N"
-  if isinstance(value, bool):
-    return b"\x88" if value else b"\x89"
-  if isinstance(value, int):
-    return b"J" + struct.pack("<i", value)
-  if isinstance(value, str):
-    return b"X" + struct.pack("<I", len(value.encode())) + value.encode()
-  if isinstance(value, tuple):
-    return b"(" + b"".join(map(emit, value)) + b"t"
-  if isinstance(value, dict):
-    return b"}(" + b"".join(emit(k) + emit(v) for k, v in value.items()) + b"u"
-  if isinstance(value, bytes):
-    return value  # operations as they are
-  key, kind = str(len(storages)), {"float32": "Float", "int64": "Long"}[str(value.dtype)]
-  storages[key] = value.tobytes()
-  storage = b"(" + emit("storage") + f"ctorch\n{kind}Storage\n".encode() + emit(key) + emit("cpu")
-  storage += emit(value.size) + b"tQ"
-  strides = tuple(s // value.itemsize for s in value.strides)
-  args = (
-    storage + emit(0) + emit(value.shape) + emit(strides) + emit(False) + b"ccollections\nOrderedDict\n)R"
-  )
-  return b"ctorch._utils\n_rebuild_tensor_v2\n(" + args + b"tR"
-
-
-def save(path, content, *, storages=None, compression=zipfile.ZIP_STORED, **more):
-  """Writes a file as torch.save does."""
-  kept = {}
-  pickled = b"\x80\x02" + emitted(content, kept) + b"."
-  entries = {"data.pkl": pickled, "version": b"3\n", "byteorder": b"little"} | more
-  entries |= {f"data/{k}": v for k, v in (kept | (storages or {})).items()}
-  with zipfile.ZipFile(path, "w", compression) as archive:
-    for name, data in entries.items():
-      if data is not None:
-        archive.writestr(f"archive/{name}", data)
-  return path
 
 
 def test_a_file_that_pytorch_wrote():
@@ -142,7 +101,7 @@ VIEW = b"ctorch._utils\n_rebuild_tensor_v2\n(" + STORED
 )
 def test_nothing_but_data_is_read(content, message, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
-  path = save(tmp_path / "file.ckpt", content, storages={"0": b"\0" * 4})
+  path = save_torch_file(tmp_path / "file.ckpt", content, storages={"0": b"\0" * 4})
   with pytest.raises(InputError, match=message) as error:
     torchfile.read(path)
   assert "\n" not in str(error.value)
@@ -159,7 +118,7 @@ def test_damaged_and_other_files_are_one_line(tmp_path):
 
   tensors = {"a": np.ones((3, 2), np.float32)}
   refused("No such file")
-  whole = save(path, tensors).read_bytes()
+  whole = save_torch_file(path, tensors).read_bytes()
   np.testing.assert_array_equal(torchfile.read(path)["a"], tensors["a"])
   for size in (len(whole) - 10, len(whole) // 2, 20, 0):
     path.write_bytes(whole[:size])
@@ -168,17 +127,17 @@ def test_damaged_and_other_files_are_one_line(tmp_path):
   refused("Bad CRC-32")
   path.write_bytes(b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M")
   refused("before PyTorch 1.6; load it there and save it again")
-  save(path, tensors, byteorder=b"big")
+  save_torch_file(path, tensors, byteorder=b"big")
   refused("in big endian order")
-  save(path, tensors, compression=zipfile.ZIP_DEFLATED)
+  save_torch_file(path, tensors, compression=zipfile.ZIP_DEFLATED)
   refused("is compressed")
-  save(path, tensors, **{"data.pkl": None})
+  save_torch_file(path, tensors, **{"data.pkl": None})
   refused("without its data.pkl")
-  save(path, tensors, storages={"0": b"\0" * 20})
+  save_torch_file(path, tensors, storages={"0": b"\0" * 20})
   refused("storage 0 has 20 bytes for 6 values of float32")
-  save(path, tensors, **{"data.pkl": b"\x80\x02}q\x00"})
+  save_torch_file(path, tensors, **{"data.pkl": b"\x80\x02}q\x00"})
   refused("is damaged")
-  save(path, b"]q\x00h\x00a")
+  save_torch_file(path, b"]q\x00h\x00a")
   looped = torchfile.read(path)  # a list within itself is read as that
   assert looped[0] is looped
 
@@ -320,7 +279,7 @@ def imported(folder, name, *, prefix="", more=None, wrap=True, run="seed10_fold0
   write(folder / "a.yaml", {"architecture": constructor, "dataset": "mine"})
   tensors = {prefix + k: a for k, a in tensors.items()} | (more or {})
   content = {"epoch": 7, "state_dict": tensors, "hyper_parameters": {"lr": None}} if wrap else tensors
-  save(folder / "model.ckpt", content)
+  save_torch_file(folder / "model.ckpt", content)
   notes = released.import_checkpoint(
     folder / "a.yaml", folder / "model.ckpt", folder / "run", folder / "stats.json", run=run
   )
@@ -376,7 +335,7 @@ def test_checkpoints_that_do_not_fit_leave_nothing(tmp_path):
   def refused(message, *, state=tensors, stats=stats, tree=None, **more):
     write(yaml_path, {"architecture": constructor, "dataset": "mine"} | (tree or {}))
     (tmp_path / "stats.json").write_text(json.dumps(stats))
-    save(tmp_path / "m.pt", state)
+    save_torch_file(tmp_path / "m.pt", state)
     with pytest.raises(InputError, match=message) as error:
       released.import_checkpoint(
         yaml_path, tmp_path / "m.pt", tmp_path / "run", tmp_path / "stats.json", **more

@@ -8,26 +8,24 @@ import optax
 import pytest
 from flax import nnx
 from ml_collections import ConfigDict
-from test_released import save
 
 from colearn_jax import config as config_lib
 from colearn_jax import encoders
 from colearn_jax.encoders import resnet
 from colearn_jax.methods import mdico
-from colearn_jax.nn import layers
 from colearn_jax.training import setup as plan
 from colearn_jax.training import steps
 from colearn_jax.types import InputError, Modality
-from colearn_jax.weights import imagenet as images
+from colearn_jax.weights import imagenet
+from tests.helpers import TINY_RESNETS, resnet_state_dict, save_torch_file, split
 
 # torchvision's numbers without the classifier, for three bands.
 PARAMETERS = {18: 11_176_512, 34: 21_284_672, 50: 23_508_032, 101: 42_500_160, 152: 58_143_808}
-TINY = {10: ((1, 1), 2), 14: ((1, 1), 3)}  # of basic blocks, of bottlenecks; projected and not
 
 
 @pytest.fixture
 def tiny(monkeypatch):
-  for depth, stages in TINY.items():
+  for depth, stages in TINY_RESNETS.items():
     monkeypatch.setitem(resnet.STAGES, depth, stages)
 
 
@@ -36,23 +34,11 @@ def make(depth, bands=3, **settings):
   return lambda: encoders.make_encoder(settings, (32, 32, bands), 8, rngs=nnx.Rngs(0))
 
 
-def split(module):
-  graphdef, params, stats = nnx.split(module, nnx.Param, nnx.BatchStat)
-  return graphdef, nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
-
-
 @pytest.mark.parametrize("depth", PARAMETERS)
 def test_number_of_parameters(depth):
   backbone = nnx.eval_shape(make(depth)).backbone
   assert sum(p.size for p in jax.tree.leaves(nnx.state(backbone, nnx.Param))) == PARAMETERS[depth]
   assert backbone.width == (512 if depth < 50 else 2048)
-
-
-def test_initial_values_are_he_et_al_s():
-  kernel = np.asarray(layers.he_normal(50)(jax.random.key(0), (3, 3, 40, 200)))
-  spread = kernel / 0.2
-  np.testing.assert_allclose([spread.mean(), spread.std()], [0.0, 1.0], atol=0.01)
-  np.testing.assert_allclose(np.quantile(spread, [0.0013, 0.1587, 0.8413]), [-3, -1, 1], atol=0.05)
 
 
 def test_absent_images_change_nothing(tiny):
@@ -81,54 +67,6 @@ def test_absent_images_change_nothing(tiny):
   jax.tree.map(near, one, other)
   assert one[1][0].shape == (3, 8)
   assert all(np.isfinite(leaf).all() and np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(one))
-
-
-def test_batchnorm_of_images_is_over_present_pixels():
-  rng = np.random.default_rng(1)
-  x, present = (
-    rng.normal(3.0, 2.0, size=(4, 3, 2, 5)).astype(np.float32),
-    np.array([1.0, 0, 1, 1], np.float32),
-  )
-  x[1] = np.nan
-  norm = layers.BatchNorm(5)
-  y = norm(jnp.asarray(x), train=True, present=jnp.asarray(present))
-  rows = x[present > 0].reshape(-1, 5).astype(np.float64)
-  np.testing.assert_allclose(norm.mean[...], 0.1 * rows.mean(0), rtol=1e-5)
-  np.testing.assert_allclose(norm.var[...], 0.9 + 0.1 * rows.var(0, ddof=1), rtol=1e-5)
-  expected = (rows - rows.mean(0)) / np.sqrt(rows.var(0) + 1e-5)
-  np.testing.assert_allclose(np.asarray(y)[present > 0].reshape(-1, 5), expected, rtol=0, atol=1e-5)
-  assert int(norm.batches[...]) == 1
-
-
-def tensors(stages, bands=3, seed=0):
-  """A state dict of a ResNet with random values, by torchvision's names and in PyTorch's layouts."""
-  rng, out = np.random.default_rng(seed), {}
-  blocks, convs = stages
-
-  def unit(conv, norm, i, o, k):
-    out[f"{conv}.weight"] = rng.normal(size=(o, i, k, k)) * (2.0 / (i * k * k)) ** 0.5
-    out[f"{norm}.weight"], out[f"{norm}.bias"] = rng.uniform(0.5, 1.5, o), rng.normal(size=o) * 0.1
-    out[f"{norm}.running_mean"], out[f"{norm}.running_var"] = rng.normal(size=o), rng.uniform(0.5, 2.0, o)
-    out[f"{norm}.num_batches_tracked"] = np.array(7)
-
-  unit("conv1", "bn1", bands, 64, 7)
-  features = 64
-  for number, count in enumerate(blocks):
-    width = 64 * 2**number
-    for b in range(count):
-      where, last = f"layer{number + 1}.{b}", width * (4 if convs == 3 else 1)
-      if convs == 3:
-        unit(f"{where}.conv1", f"{where}.bn1", features, width, 1)
-        unit(f"{where}.conv2", f"{where}.bn2", width, width, 3)
-        unit(f"{where}.conv3", f"{where}.bn3", width, last, 1)
-      else:
-        unit(f"{where}.conv1", f"{where}.bn1", features, width, 3)
-        unit(f"{where}.conv2", f"{where}.bn2", width, width, 3)
-      if b == 0 and (number > 0 or features != last):
-        unit(f"{where}.downsample.0", f"{where}.downsample.1", features, last, 1)
-      features = last
-  out["fc.weight"], out["fc.bias"] = rng.normal(size=(10, features)), rng.normal(size=10)
-  return {k: v.astype(np.int64 if k.endswith("tracked") else np.float32) for k, v in out.items()}
 
 
 def reference(state, x, train):
@@ -184,17 +122,17 @@ def ours(depth, loaded, x, train):
 def assert_same_statistics(depth, stats, expected):
   net = nnx.eval_shape(make(depth)).backbone
   nnx.update(net, stats)
-  named = dict(images._names(net))
+  named = dict(imagenet._names(net))
   for name, value in expected.items():
     np.testing.assert_allclose(named[name][...], value, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("depth", TINY)
+@pytest.mark.parametrize("depth", TINY_RESNETS)
 @pytest.mark.parametrize("train", [False, True])
 def test_imported_weights_give_what_numpy_gives(tiny, tmp_path, depth, train):
-  state = tensors(TINY[depth])
-  file = save(tmp_path / "weights.pth", state)
-  loaded = images.load({"weights": str(file), "depth": depth}, (32, 32, 3))
+  state = resnet_state_dict(TINY_RESNETS[depth])
+  file = save_torch_file(tmp_path / "weights.pth", state)
+  loaded = imagenet.load({"weights": str(file), "depth": depth}, (32, 32, 3))
   x = np.random.default_rng(2).normal(size=(3, 32, 32, 3)).astype(np.float32)
   y, stats = ours(depth, loaded, x, train)
   expected, after = reference(state, x.transpose(0, 3, 1, 2).astype(np.float64), train)
@@ -203,37 +141,30 @@ def test_imported_weights_give_what_numpy_gives(tiny, tmp_path, depth, train):
   assert int(stats["stem"]["norm"]["batches"]) == 7 + train
 
 
-@pytest.mark.parametrize("size, stride", [(1, 1), (1, 2), (3, 1), (3, 2), (7, 2)])
-def test_both_ways_to_convolve_are_the_same(size, stride):
-  """One is for CPUs, the other for accelerators."""
-  rng = np.random.default_rng(0)
-  x, kernel = jnp.asarray(rng.normal(size=(2, 9, 8, 3))), jnp.asarray(rng.normal(size=(size, size, 3, 4)))
-  one, other = (f(stride, x, kernel) for f in (resnet._convolution, resnet._shifted_product))
-  np.testing.assert_allclose(one, other, rtol=0, atol=1e-4)
-
-
 def test_safetensors_and_nested_state_dicts_are_the_same(tiny, tmp_path):
   numpy = pytest.importorskip("safetensors.numpy")
-  state = tensors(TINY[10])
+  state = resnet_state_dict(TINY_RESNETS[10])
   numpy.save_file(state, tmp_path / "a.safetensors")
-  save(tmp_path / "b.pth", {"epoch": 3, "state_dict": state})
-  save(tmp_path / "c.pth", {k: v for k, v in state.items() if not k.endswith("tracked")})  # PyTorch 0.4
+  save_torch_file(tmp_path / "b.pth", {"epoch": 3, "state_dict": state})
+  save_torch_file(
+    tmp_path / "c.pth", {k: v for k, v in state.items() if not k.endswith("tracked")}
+  )  # PyTorch 0.4
   one, two, old = (
-    images.load({"weights": str(tmp_path / name), "depth": 10}, (8, 8, 3))
+    imagenet.load({"weights": str(tmp_path / name), "depth": 10}, (8, 8, 3))
     for name in ("a.safetensors", "b.pth", "c.pth")
   )
   jax.tree.map(np.testing.assert_array_equal, one, two)
   assert "batches" in one["stats"]["stem"]["norm"] and "batches" not in old["stats"]["stem"]["norm"]
   (tmp_path / "a.safetensors").write_bytes(b"no tensors")
   with pytest.raises(InputError, match="a.safetensors cannot be read: ") as error:
-    images.load({"weights": str(tmp_path / "a.safetensors"), "depth": 10}, (8, 8, 3))
+    imagenet.load({"weights": str(tmp_path / "a.safetensors"), "depth": 10}, (8, 8, 3))
   assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("bands, kept", [(3, True), (4, False), (1, False)])
 def test_the_first_convolution_is_kept_for_its_number_of_bands(tiny, tmp_path, bands, kept):
-  file = save(tmp_path / "weights.pth", tensors(TINY[10]))
-  loaded = images.load({"weights": str(file), "depth": 10}, (8, 8, bands))
+  file = save_torch_file(tmp_path / "weights.pth", resnet_state_dict(TINY_RESNETS[10]))
+  loaded = imagenet.load({"weights": str(file), "depth": 10}, (8, 8, bands))
   assert ("kernel" in loaded["params"]["stem"]) == kept
   assert "norm" in loaded["params"]["stem"]
 
@@ -275,24 +206,24 @@ WRONG = {
 
 @pytest.mark.parametrize("edit, depth, message", WRONG.values(), ids=WRONG)
 def test_weights_that_do_not_fit_are_one_line(tiny, tmp_path, edit, depth, message):
-  file = save(tmp_path / "weights.pth", edit(tensors(TINY[10])))
+  file = save_torch_file(tmp_path / "weights.pth", edit(resnet_state_dict(TINY_RESNETS[10])))
   with pytest.raises(InputError, match=message) as error:
-    images.load({"weights": str(file), "depth": depth}, (8, 8, 3))
+    imagenet.load({"weights": str(file), "depth": depth}, (8, 8, 3))
   assert "\n" not in str(error.value) and str(file) in str(error.value)
 
 
 def test_another_depth_is_told(tmp_path):
-  names = images._names(nnx.eval_shape(make(34)).backbone)
+  names = imagenet._names(nnx.eval_shape(make(34)).backbone)
   state = {name: np.zeros(1, np.float32) for name, _ in names}
   with pytest.raises(InputError, match="are those of a ResNet-34, the encoder has depth=50"):
-    images.load({"weights": str(save(tmp_path / "weights.pth", state))}, (8, 8, 3))
+    imagenet.load({"weights": str(save_torch_file(tmp_path / "weights.pth", state))}, (8, 8, 3))
 
 
 def test_without_a_file_there_is_nothing_to_load():
-  assert images.load({"model_type": "resnet", "weights": ""}, (8, 8, 3)) == {}
-  assert images.load({"model_type": "tempcnn"}, (8, 3)) == {}
+  assert imagenet.load({"model_type": "resnet", "weights": ""}, (8, 8, 3)) == {}
+  assert imagenet.load({"model_type": "tempcnn"}, (8, 3)) == {}
   with pytest.raises(InputError, match="weights=/none.pth: there is no such file"):
-    images.load({"model_type": "resnet", "weights": "/none.pth"}, (8, 8, 3))
+    imagenet.load({"model_type": "resnet", "weights": "/none.pth"}, (8, 8, 3))
 
 
 def test_a_depth_that_there_is_not():
@@ -304,7 +235,10 @@ def test_a_depth_that_there_is_not():
 
 def test_both_encoders_of_a_sensor_begin_with_the_weights(tiny, tmp_path):
   """And nothing else does; they are given to the program, not written into it."""
-  file, shapes = save(tmp_path / "weights.pth", tensors(TINY[10])), {"nir": (8, 8, 1), "x": (3,)}
+  file, shapes = (
+    save_torch_file(tmp_path / "weights.pth", resnet_state_dict(TINY_RESNETS[10])),
+    {"nir": (8, 8, 1), "x": (3,)},
+  )
   image = {"model_type": "resnet", "depth": 10, "weights": str(file)}
   settings = {"nir": image, "x": {"model_type": "mlp", "layer_sizes": (4,)}}
   config = ConfigDict({"model": {"encoder": settings["x"], "encoders": {"nir": image}}})
@@ -317,7 +251,7 @@ def test_both_encoders_of_a_sensor_begin_with_the_weights(tiny, tmp_path):
   assert all(np.size(constant) < 1000 for constant in jax.make_jaxpr(begin)(loaded).consts)
   drawn, state = jax.jit(lambda loaded: (begin({}), begin(loaded)))(loaded)
   equal = lambda one, other: jax.tree.map(np.testing.assert_array_equal, one, other)
-  for kind, of_file in images.load(image, shapes["nir"]).items():
+  for kind, of_file in imagenet.load(image, shapes["nir"]).items():
     before, after = getattr(drawn, kind), getattr(state, kind)
     equal(after, getattr(state.best, kind))
     for branch in ("unique", "common"):
@@ -342,7 +276,7 @@ def test_weights_are_looked_for_before_anything_is_built(tiny, tmp_path):
     InputError, match="^model.encoders, for modality aerial: weights=.*there is no such file$"
   ):
     load()
-  save(file, tensors(TINY[10]))
+  save_torch_file(file, resnet_state_dict(TINY_RESNETS[10]))
   config = load()
   with pytest.raises(
     InputError, match="^model.encoders, for modality aerial: weights=.* missing layer1.0.conv3"
@@ -366,7 +300,7 @@ def test_imported_weights_give_what_timm_gives(tmp_path, depth):
       torch.nn.init.normal_(module.running_mean, 0.0, 0.1)
       torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
   torch.save(theirs.state_dict(), tmp_path / "weights.pth")
-  loaded = images.load({"weights": str(tmp_path / "weights.pth"), "depth": depth}, (64, 64, 3))
+  loaded = imagenet.load({"weights": str(tmp_path / "weights.pth"), "depth": depth}, (64, 64, 3))
   x = np.random.default_rng(2).normal(size=(4, 64, 64, 3)).astype(np.float32)
   for training in (False, True):
     theirs.train(training)

@@ -1,11 +1,15 @@
-"""Encoders: one file a backbone, one line below for each; the wrapper that brings any of them to width d.
+"""Encoders: one backbone for each kind of network, and a wrapper that gives them the same output width.
 
-A backbone is a class `Backbone(shape, *, <its arguments with defaults>, dtype, rngs)` where `shape` is that
-of one sample without the batch; it has the attribute `width`, the size of what it returns, and `mask_nans`,
-whether it wants to see NaN (missing values) rather than zeros; and it is called as
-`backbone(x, train=..., present=..., rngs=...)` for `[B *shape]` to `[B width]`.
+A backbone is a class `Backbone(shape, *, <its settings with defaults>, dtype, rngs)`, where `shape` is the
+shape of one sample. It is called as `backbone(x, train=..., present=..., rngs=...)` and maps `[B *shape]`
+to `[B width]`. Its attributes:
 
-Series of images (cubes, `[B T H W C]`) are flattened after time for all but those in `SPATIAL`.
+- `width`: the size of its output.
+- `mask_nans`: whether it wants missing values as NaN. Otherwise they are set to zero.
+- `context_joins`: where the context (see `Encoder`) enters: `"inputs"`, beside the values of the sample, or
+  `"features"`, after the backbone.
+
+Series of images `[B T H W C]` are flattened after time for all backbones but those in `SPATIAL`.
 """
 
 from __future__ import annotations
@@ -44,16 +48,29 @@ ENCODERS = {
   "transformer": Transformer,
 }
 
-SPATIAL = ("pse_ltae", "resnet")  # these see rows and columns; to the others a cube is a series of wide steps
+SPATIAL = ("pse_ltae", "resnet")  # these read rows and columns; others get series of images as plain series
 
 NORMS = ("none", "layer", "batch")
-SIZES = ("seq_len", "num_features")  # of the sample: arguments of every encoder that only say what has to be
+SIZES = ("seq_len", "num_features")  # settings of every encoder that are checked against the sample's shape
+CONTEXT_WIDTH = 64  # of the hidden layer of a context that joins the features
 
 
 class Encoder(nnx.Module):
-  """A backbone, a linear layer to width d, and an optional norm: `[B *shape]` to `[B d]`.
+  """A backbone, a linear layer to width d and an optional norm: `[B *shape]` to `[B d]`.
 
-  `flatten` gives the backbone cubes `[B T H W C]` as series `[B T (H W C)]`.
+  With `context=K`, the encoder is called with a pair: the sample and its context `[B K]`, which is what is
+  known without a sensor, such as the date and the location. Where the context joins the inputs, the
+  backbone reads it beside the sample's values. Where it joins the features, one layer reads it, and another
+  reads the result together with the backbone's output, so that the features can depend on both at once.
+
+  Args:
+    backbone: see the module's documentation.
+    width: d, the width of the output.
+    norm: one of `NORMS`.
+    flatten: whether to flatten series of images `[B T H W C]` to series `[B T H*W*C]`.
+    context: K, the number of values of the context. Without context the parameters are the same as ever.
+    rngs: the stream `params` for the initial values.
+    dtype: of the computation. The linear layer's output and the norm are at least float32.
   """
 
   def __init__(
@@ -63,34 +80,78 @@ class Encoder(nnx.Module):
     *,
     norm: str,
     flatten: bool = False,
+    context: int = 0,
     rngs: nnx.Rngs,
     dtype=jnp.float32,
   ):
-    self.backbone, self.flatten = backbone, flatten
+    self.backbone, self.flatten, self.context = backbone, flatten, context
     self.linear = layers.linear(backbone.width, width, rngs=rngs, dtype=dtype)
+    wide = jnp.promote_types(dtype, jnp.float32)
     if norm == "layer":
       self.norm = nnx.LayerNorm(width, epsilon=1e-5, rngs=rngs)
     else:
-      wide = jnp.promote_types(dtype, jnp.float32)
       self.norm = layers.BatchNorm(width, dtype=wide) if norm == "batch" else None
+    joins_features = context > 0 and backbone.context_joins == "features"
+    self.join = Join(backbone.width, context, rngs=rngs, dtype=dtype) if joins_features else None
 
   def __call__(
     self,
-    x: jax.Array,
+    x: jax.Array | tuple[jax.Array, jax.Array],
     *,
     train: bool = False,
     present: jax.Array | None = None,
     rngs: nnx.Rngs | None = None,
   ) -> jax.Array:
-    """Encodes normalised inputs, NaN where a value is missing."""
+    """Encodes normalised inputs; NaN stands for a missing value.
+
+    Args:
+      x: `[B *shape]`, or with context the pair of it and the context `[B K]`, normalised. NaN in the context
+        stands for an unknown value and is set to zero.
+      train: whether to use dropout and the batch's statistics.
+      present: mask `[B]` of the samples that have data.
+      rngs: the stream `dropout`, in training.
+
+    Returns:
+      Features `[B d]`, at least float32.
+
+    Raises:
+      ValueError: there is a context and the encoder was built without, or the other way round.
+    """
+    x, context = x if isinstance(x, tuple) else (x, None)
+    if (0 if context is None else context.shape[-1]) != self.context:
+      given = "none" if context is None else f"an array of shape {context.shape}"
+      raise ValueError(f"the encoder was built for a context of {self.context} values and is given {given}")
     if not self.backbone.mask_nans:
-      x = jnp.where(jnp.isnan(x), 0.0, x)
+      x = _without_nans(x)
     if self.flatten:
       x = x.reshape(*x.shape[:2], -1)
-    y = layers.widened(self.linear(self.backbone(x, train=train, present=present, rngs=rngs)))
+    if context is not None:
+      context = _without_nans(context)
+      if self.join is None:
+        x = jnp.concatenate([x.reshape(len(x), -1), context.astype(x.dtype)], axis=-1)
+    y = self.backbone(x, train=train, present=present, rngs=rngs)
+    if self.join is not None:
+      y = self.join(y, context)
+    y = layers.widened(self.linear(y))
     if isinstance(self.norm, layers.BatchNorm):
       return self.norm(y, train=train, present=present)
     return y if self.norm is None else self.norm(y)
+
+
+class Join(nnx.Module):
+  """Joins features `[B D]` and a context `[B K]` by two layers, so that the two can interact: `[B D]`."""
+
+  def __init__(self, width: int, context: int, *, rngs: nnx.Rngs, dtype):
+    self.context = layers.linear(context, CONTEXT_WIDTH, rngs=rngs, dtype=dtype)
+    self.both = layers.linear(width + CONTEXT_WIDTH, width, rngs=rngs, dtype=dtype)
+
+  def __call__(self, features: jax.Array, context: jax.Array) -> jax.Array:
+    """Joins the two."""
+    return nnx.relu(self.both(jnp.concatenate([features, nnx.relu(self.context(context))], axis=-1)))
+
+
+def _without_nans(x: jax.Array) -> jax.Array:
+  return jnp.where(jnp.isnan(x), 0.0, x)
 
 
 def arguments(model_type: str) -> dict[str, object]:
@@ -111,11 +172,24 @@ def arguments(model_type: str) -> dict[str, object]:
 
 
 def make_encoder(
-  settings: Mapping[str, object], shape: tuple[int, ...], width: int, *, rngs: nnx.Rngs, dtype=jnp.float32
+  settings: Mapping[str, object],
+  shape: tuple[int, ...],
+  width: int,
+  *,
+  context: int = 0,
+  rngs: nnx.Rngs,
+  dtype=jnp.float32,
 ) -> Encoder:
-  """Builds an encoder to width d from its settings, e.g. `{"model_type": "tempcnn", "layer_size": 64}`.
+  """Builds an encoder from its settings, e.g. `{"model_type": "tempcnn", "layer_size": 64}`.
 
-  Arguments left out have their defaults. `use_norm` is the norm behind the linear layer, one of `NORMS`.
+  Args:
+    settings: `model_type`, arguments of its backbone, and `use_norm`, the norm after the linear layer, one of
+      `NORMS`. Arguments that are left out have their defaults.
+    shape: of one sample.
+    width: d, the width of the output.
+    context: number of context values, see `Encoder`.
+    rngs: the stream `params` for the initial values.
+    dtype: of the computation.
 
   Raises:
     InputError: see `make_backbone`; or there is no such norm.
@@ -127,20 +201,27 @@ def make_encoder(
   flatten = len(shape) == 4 and settings.get("model_type") not in SPATIAL
   if flatten:
     shape = shape[0], math.prod(shape[1:])
-  backbone = make_backbone(settings, shape, rngs=rngs, dtype=dtype)
-  return Encoder(backbone, width, norm=norm, flatten=flatten, rngs=rngs, dtype=dtype)
+  backbone = make_backbone(settings, shape, context=context, rngs=rngs, dtype=dtype)
+  return Encoder(backbone, width, norm=norm, flatten=flatten, context=context, rngs=rngs, dtype=dtype)
 
 
 def make_backbone(
-  settings: Mapping[str, object], shape: tuple[int, ...], *, rngs: nnx.Rngs, dtype=jnp.float32
+  settings: Mapping[str, object],
+  shape: tuple[int, ...],
+  *,
+  context: int = 0,
+  rngs: nnx.Rngs,
+  dtype=jnp.float32,
 ) -> nnx.Module:
-  """Builds the part of an encoder in front of the linear layer, for samples of a shape.
+  """Builds the part of an encoder before the linear layer, for samples of one shape.
 
-  `seq_len` and `num_features` have to be a sample's time steps and its bands, for `mlp` all its values.
+  `seq_len` and `num_features`, if given, have to be the sample's numbers of time steps and of bands (for
+  `mlp` of all values). `context` is the number of context values, see `Encoder`.
 
   Raises:
-    InputError: no such encoder; an argument that it does not have, with a value that makes no sense, or that
-      is not the sample's size.
+    InputError: no such encoder; an argument that it does not have, that is out of range, or that
+    contradicts the
+      sample's shape.
   """
   settings = dict(settings)
   model_type = settings.pop("model_type", None)
@@ -157,4 +238,7 @@ def make_backbone(
       raise InputError(f"encoder {model_type}: {name}={value!r} is not allowed; a number >= 0 and < 1")
     if type(known[name]) is int and not (isinstance(value, numbers.Integral) and value >= 1):
       raise InputError(f"encoder {model_type}: {name}={value!r} is not allowed; an integer >= 1")
-  return ENCODERS[model_type](shape, **settings, dtype=dtype, rngs=rngs)
+  backbone = ENCODERS[model_type]
+  if context and backbone.context_joins == "inputs":
+    shape = (math.prod(shape) + context,)
+  return backbone(shape, **settings, dtype=dtype, rngs=rngs)

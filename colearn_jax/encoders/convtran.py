@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from colearn_jax.nn import layers
+from colearn_jax.nn import convolution, layers
 from colearn_jax.types import InputError
 
 POSITIONS = ("tape", "sinusoidal", "learned", "none")
@@ -19,17 +17,19 @@ RELATIVE_POSITIONS = ("erpe", "vector", "none")
 class ConvTran(nnx.Module):
   """Convolutions, one block of attention, the mean over time: series `[B T C]` to `[B layer_size]`.
 
-  A convolution over time widens every band to 4 * layer_size channels, and one over bands collapses them to
-  layer_size; n_layers counts these two and those between them over time, each a layer_size narrower.
+  The first convolution over time maps each band to 4 * layer_size channels, and one over bands and channels
+  maps these to layer_size. `n_layers` counts the two and those between them, which are over time and each
+  narrower by layer_size.
 
-  `position` is added to what attention reads: `tape`, whose frequencies depend on the series' length (the
-  paper's equation 13), `sinusoidal`, `learned` or `none`. `relative_position` is about pairs of time steps:
-  `erpe`, a learned scalar for each difference in time and head, added behind the softmax (equation 17);
-  `vector`, a learned vector for each difference, multiplied with the query before it (Huang et al. 2019); or
-  `none`.
+  `position` is what is added to the input of the attention: `tape`, sines whose frequencies depend on the
+  series' length (equation 13 of the paper), `sinusoidal`, `learned` or `none`. `relative_position` depends
+  on pairs of time steps: `erpe`, a learned scalar for each time difference and head, added after the
+  softmax (equation 17); `vector`, a learned vector for each difference, multiplied with the query before
+  the softmax (Huang et al. 2019); or `none`.
   """
 
   mask_nans = False
+  context_joins = "features"
 
   def __init__(
     self,
@@ -54,7 +54,10 @@ class ConvTran(nnx.Module):
     factors = [4, *(max(3 - i, 1) for i in range(n_layers - 2))]
     widths = [1, *(layer_size * factor for factor in factors)]
     self.convs = nnx.List(
-      [layers.TemporalConv(i, o, kernel_size, rngs=rngs, dtype=dtype) for i, o in zip(widths, widths[1:])]
+      [
+        convolution.TemporalConv(i, o, kernel_size, rngs=rngs, dtype=dtype)
+        for i, o in zip(widths, widths[1:])
+      ]
     )
     self.norms = nnx.List([layers.BatchNorm(width, dtype=dtype) for width in widths[1:]])
     self.collapse = layers.linear(bands * widths[-1], layer_size, rngs=rngs, dtype=dtype)
@@ -62,7 +65,9 @@ class ConvTran(nnx.Module):
     if position == "learned":
       self.table = nnx.Param(nnx.initializers.uniform(0.04)(rngs.params(), (steps, layer_size)) - 0.02)
     elif position != "none":
-      # Not trained, yet part of the state: a model that comes from elsewhere keeps the digits it learnt with.
+      # A fixed table belongs in a constant. It is part of the state, because models of the released program
+      # keep the digits of the table they were trained with. It is a BatchStat, because a variable type of
+      # its own would change the checkpoints, whose parts are parameters and batch statistics.
       factor = layer_size / steps if position == "tape" else 1.0
       self.table = nnx.BatchStat(jnp.asarray(layers.sinusoid(np.arange(steps) * factor, layer_size)))
     self.attention = Attention(steps, layer_size, num_heads, relative_position, rngs=rngs, dtype=dtype)
@@ -85,14 +90,15 @@ class ConvTran(nnx.Module):
     x = x[..., None]
     for conv, norm in zip(self.convs, self.norms):
       x = _gelu(norm(_over_time(conv, x), train=train, present=present))
-    # Over bands and channels as they stand: were they one axis, the kernel's gradient would write x anew. And
-    # without gradients band by band: else the loop that makes x would not be vectorised on the CPU.
+    # Two forms of one product. In training, bands and channels stay two axes, because merging them would
+    # copy x for the kernel's gradient. In evaluation the product is taken band by band, because XLA would
+    # otherwise not vectorise the loop that computes x on CPUs.
     kernel = self.collapse.kernel[...].astype(self.dtype).reshape(*x.shape[2:], -1)
     if train:
       x = jnp.einsum("btcf,cfd->btd", x, kernel)
     else:
       x = jnp.einsum("btcf,cfd->cbtd", x, kernel).sum(0)
-    x = x + self.collapse.bias[...].astype(self.dtype)
+    x = x + self.collapse.bias[...].astype(self.dtype)[None, None]
     x = _gelu(self.collapse_norm(x, train=train, present=present))
     positioned = x if self.position == "none" else drop(x + self.table[...].astype(self.dtype)[None])
     x = self.norm(x + self.attention(positioned))
@@ -101,39 +107,24 @@ class ConvTran(nnx.Module):
 
 
 def _gelu(x: jax.Array) -> jax.Array:
-  """The exact GELU by erf, as PyTorch has it; by erfc, as JAX has it, it is several times slower on a CPU."""
+  """The exact GELU by erf, as in PyTorch. JAX's, by erfc, is several times slower on CPUs."""
   return 0.5 * x * (1.0 + jax.lax.erf(x * 2**-0.5))
 
 
-def _over_time(conv: layers.TemporalConv, x: jax.Array) -> jax.Array:
-  """Convolves every band `[B T C D]` over time; an even kernel has one more zero behind than before.
+def _over_time(conv: convolution.TemporalConv, x: jax.Array) -> jax.Array:
+  """Convolves every band of `[B T C D]` over time and keeps the length.
 
-  Bands stay behind time, as the layer that collapses them wants them.
+  An even kernel gets one more zero behind the series than before it. Bands stay behind time, in the order
+  that the next layer needs.
   """
   kernel = conv.kernel[...].astype(conv.dtype)
-  pad = (len(kernel) - 1) // 2, len(kernel) // 2
-  x = jax.lax.platform_dependent(
-    x.astype(conv.dtype),
-    kernel,
-    cpu=functools.partial(_shifted_product, pad),  # see `layers.TemporalConv`
-    default=functools.partial(_convolution, pad),
-  )
-  return x + conv.bias[...].astype(conv.dtype)
-
-
-def _convolution(pad: tuple[int, int], x: jax.Array, kernel: jax.Array) -> jax.Array:
-  axes = ("NHWC", "HWIO", "NHWC")
-  return jax.lax.conv_general_dilated(x, kernel[:, None], (1, 1), [pad, (0, 0)], dimension_numbers=axes)
-
-
-def _shifted_product(pad: tuple[int, int], x: jax.Array, kernel: jax.Array) -> jax.Array:
-  padded = jnp.pad(x, ((0, 0), pad, (0, 0), (0, 0)))
-  columns = jnp.concatenate([padded[:, k : k + x.shape[1]] for k in range(len(kernel))], axis=-1)
-  return layers.product(columns, kernel.reshape(-1, kernel.shape[-1]))
+  padding = [((len(kernel) - 1) // 2, len(kernel) // 2), (0, 0)]
+  x = convolution.convolve(x.astype(conv.dtype), kernel[:, None], padding)
+  return x + conv.bias[...].astype(conv.dtype)[None, None, None]
 
 
 class Attention(nnx.Module):
-  """Self-attention over time with relative positions, `[B T D]` to the same; a LayerNorm merges its heads."""
+  """Self-attention over time with relative positions and a LayerNorm on the merged heads; keeps `[B T D]`."""
 
   def __init__(self, steps: int, width: int, num_heads: int, relative: str, *, rngs: nnx.Rngs, dtype):
     if width % num_heads:
@@ -152,7 +143,7 @@ class Attention(nnx.Module):
     self.num_heads, self.relative = num_heads, relative
 
   def __call__(self, x: jax.Array) -> jax.Array:
-    """Attends."""
+    """Attends to all steps of `[B T D]`."""
     steps = x.shape[1]
     heads = lambda a: a.reshape(*a.shape[:2], self.num_heads, -1)
     query, key, value = heads(self.query(x)), heads(self.key(x)), heads(self.value(x))
@@ -169,11 +160,12 @@ class Attention(nnx.Module):
 
 
 def _skewed(products: jax.Array) -> jax.Array:
-  """Products of queries and relative vectors `[B H T T]` as scores of pairs of steps (Huang et al. 2019).
+  """Turns products of queries and relative vectors `[B H T T]` into scores of pairs of steps `[B H T T]`.
 
   The last vector belongs to the query's own time step, the one before it to the step before, and so on. The
-  trick was made for attention to the past; as in the authors' program nothing is masked here, and a later
-  step gets what the trick leaves in its place: 0 for the next one, products of the next query beyond that.
+  method (Huang et al. 2019) is meant for masked attention to the past. As in the released program nothing
+  is masked here, so that later steps get the values that the method leaves there: 0 for the next step, and
+  products of the next query for those after it.
   """
   batch, heads, steps, _ = products.shape
   padded = jnp.pad(products, ((0, 0), (0, 0), (0, 0), (1, 0)))

@@ -16,10 +16,12 @@ from colearn_jax.types import InputError
 class LTAE(nnx.Module):
   """Lightweight temporal attention, series `[B T C]` to `[B n_neurons[-1]]`.
 
-  Each head has one learned query and sees its own share of the embedding's channels. `n_neurons` are the
-  widths of the dense layers behind the merged heads, beginning with those heads' own, d_model. With
-  `mask_nans` no head looks at a time step all of whose bands are missing, see `fill_missing`.
+  Each head has one learned query and reads its own slice of the embedding's channels. `n_neurons` lists the
+  width of the merged heads, d_model, and then those of the dense layers after them. With `mask_nans`, time
+  steps without any value get no attention, see `fill_missing`.
   """
+
+  context_joins = "features"
 
   def __init__(
     self,
@@ -68,7 +70,7 @@ class LTAE(nnx.Module):
     present: jax.Array | None = None,
     rngs: nnx.Rngs | None = None,
   ) -> tuple[jax.Array, jax.Array]:
-    """Encodes `[B T C]`; returns `[B width]` and how much each head looks at each time step, `[B H T]`."""
+    """Encodes `[B T C]`; returns `[B width]` and the attention of the heads to the steps, `[B H T]`."""
     x, masked = fill_missing(x, self.mask_nans)
     x = _normed_together(self.embed(self.bands_norm(x)), self.embed_norm)
     table = positions(x.shape[1], x.shape[2] // self.num_heads, self.max_period)
@@ -83,10 +85,12 @@ class LTAE(nnx.Module):
 class TAE(nnx.Module):
   """Temporal attention, series `[B T C]` to `[B n_neurons[-1]]`.
 
-  The queries are the mean over time of a projection of the embedding, missing steps included, and each head
-  sees all of the embedding's channels. `n_neurons` begins with the width of the merged heads,
-  num_heads * d_model. For `mask_nans` see `LTAE`.
+  The queries are the mean over time of a projection of the embedding, including missing steps. Each head
+  reads all channels of the embedding. `n_neurons` begins with the width of the merged heads, num_heads *
+  d_model. For `mask_nans` see `LTAE`.
   """
+
+  context_joins = "features"
 
   def __init__(
     self,
@@ -136,13 +140,13 @@ class TAE(nnx.Module):
     present: jax.Array | None = None,
     rngs: nnx.Rngs | None = None,
   ) -> tuple[jax.Array, jax.Array]:
-    """Encodes `[B T C]`; returns `[B width]` and how much each head looks at each time step, `[B H T]`."""
+    """Encodes `[B T C]`; returns `[B width]` and the attention of the heads to the steps, `[B H T]`."""
     x, masked = fill_missing(x, self.mask_nans)
     x = self.bands_norm(x)
     table = positions(x.shape[1], x.shape[2], self.max_period)
     x = _normed_together(self.embed(x + jnp.asarray(table, self.dtype)[None]), self.embed_norm)
     heads = lambda a: a.reshape(*a.shape[:-1], self.num_heads, -1)
-    # The mean of the projections is the projection of the mean, at a T-th of its cost.
+    # The projection is linear, so it is applied to the mean: T times less work.
     query = self.query_norm(self.query(x.mean(1)), train=train, present=present)
     scores = _scores(heads(self.query_out(query)), self.key, x)
     attention = self.drop(_softmax(scores, query.shape[1] // self.num_heads, masked), train=train, rngs=rngs)
@@ -151,7 +155,7 @@ class TAE(nnx.Module):
 
 
 class Dense(nnx.Module):
-  """The layers behind the merged heads: linear, BatchNorm and ReLU each; then dropout and a LayerNorm."""
+  """The layers after the merged heads: linear, BatchNorm and ReLU; at the end dropout and a LayerNorm."""
 
   def __init__(
     self, encoder: str, merged: int, widths: Sequence[int], dropout: float, *, rngs: nnx.Rngs, dtype
@@ -176,10 +180,10 @@ class Dense(nnx.Module):
 
 
 def fill_missing(x: jax.Array, mask_nans: bool) -> tuple[jax.Array, jax.Array]:
-  """Zeros for what is missing in a series `[B T C]`, and which time steps `[B T]` are not to be looked at.
+  """Sets missing values of a series `[B T C]` to zero and finds the time steps `[B T]` to mask.
 
-  Those are the steps all of whose bands are missing. A sample that is missing throughout has nothing to look
-  at: it is encoded as a series of zeros, none of them masked, so that its output is finite.
+  A step is masked if all its bands are missing. A sample without any value is encoded as zeros without a
+  mask, because a softmax over masked steps alone is not finite.
   """
   if not mask_nans:
     return x, jnp.zeros(x.shape[:2], bool)
@@ -189,7 +193,7 @@ def fill_missing(x: jax.Array, mask_nans: bool) -> tuple[jax.Array, jax.Array]:
 
 
 def positions(steps: int, width: int, max_period: float) -> np.ndarray:
-  """The table `[T D]` of positions, which count from 1."""
+  """Table `[T D]` of encoded positions, counted from 1."""
   return layers.sinusoid(np.arange(1, steps + 1), width, base=max_period)
 
 
@@ -200,7 +204,7 @@ def _series(encoder: str, shape: tuple[int, ...]) -> tuple[int, int]:
 
 
 def _peaked(d_k: int) -> nnx.Initializer:
-  """The papers' initial value of queries and keys: their products begin with a deviation of about 2."""
+  """The papers' initial values of queries and keys; their products have a standard deviation of about 2."""
   return nnx.initializers.normal((2.0 / d_k) ** 0.5)
 
 
@@ -210,9 +214,10 @@ def _projection(features: int, keys: int, d_k: int, *, rngs: nnx.Rngs, dtype) ->
 
 
 def _normed_together(x: jax.Array, norm: nnx.LayerNorm) -> jax.Array:
-  """All T D values of a sample `[B T D]` as one.
+  """Applies a LayerNorm over all T*D values of each sample of `[B T D]`.
 
-  What `norm` does to them side by side; laid so, XLA would not vectorise its loops over them on the CPU.
+  The result is that of `norm` on samples reshaped to T*D values. XLA does not vectorise the loops over that
+  shape on CPUs.
   """
   y = layers.widened(x)
   y = y - y.mean((1, 2), keepdims=True)
@@ -222,18 +227,24 @@ def _normed_together(x: jax.Array, norm: nnx.LayerNorm) -> jax.Array:
 
 
 def _scores(query: jax.Array, key: nnx.Linear, x: jax.Array) -> jax.Array:
-  """Products `[B H T]` of each head's query, `[H K]` or `[B H K]`, with its keys of all time steps `[B T D]`.
+  """Computes the products `[B H T]` of each head's query with its keys of all time steps.
 
-  q (W x) as (q W) x: the keys, a T-th of whose values a query would do with, are never computed.
+  They are computed as (q W) x instead of q (W x), T times less work, so the keys themselves never exist.
+
+  Args:
+    query: `[H K]`, or `[B H K]`.
+    key: the projection from steps to keys, D to H*K.
+    x: the time steps, `[B T D]`.
   """
   kernel = key.kernel[...].astype(x.dtype).reshape(-1, *query.shape[-2:])
   bias = key.bias[...].astype(x.dtype).reshape(query.shape[-2:])
   folded = jnp.einsum("...hk,dhk->...hd", query, kernel)
   scores = jnp.einsum("hd,btd->bht" if query.ndim == 2 else "bhd,btd->bht", folded, x)
-  return scores + (query * bias).sum(-1)[..., None]
+  offset = (query * bias.reshape((1,) * (query.ndim - 2) + bias.shape)).sum(-1)[..., None]
+  return scores + offset.reshape((-1, *offset.shape[-2:]))
 
 
 def _softmax(scores: jax.Array, d_k: int, masked: jax.Array) -> jax.Array:
-  """Attention `[B H T]`, at least float32, of products of queries and keys; masked steps `[B T]` get none."""
+  """Attention `[B H T]`, at least float32, from products of queries and keys; 0 for masked steps `[B T]`."""
   scores = layers.widened(scores) * d_k**-0.5
   return jax.nn.softmax(jnp.where(masked[:, None], -jnp.inf, scores), axis=-1)

@@ -14,12 +14,14 @@ from colearn_jax.types import InputError
 
 
 class MLP(nnx.Module):
-  """Dense layers of `layer_sizes`, with ReLU, BatchNorm and dropout: `[B ...]` to `[B layer_sizes[-1]]`.
+  """Dense layers with ReLU, BatchNorm and dropout: `[B ...]` to `[B layer_sizes[-1]]`.
 
-  It reads samples of any shape, static values too. `batchnorm` switches the norms off.
+  Samples may have any shape, such as static values. `layer_sizes` lists the widths of the layers. BatchNorm
+  is left out if `batchnorm` is False.
   """
 
   mask_nans = False
+  context_joins = "inputs"
 
   def __init__(
     self,

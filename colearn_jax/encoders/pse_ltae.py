@@ -1,4 +1,4 @@
-"""PSE + L-TAE for series of small tiles: pixel-set encoders (Garnot et al. 2020, CVPR) before `ltae.py`."""
+"""PSE + L-TAE: a pixel-set encoder (Garnot et al. 2020, CVPR), then L-TAE, for series of small tiles."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from colearn_jax.types import InputError
 
 
 class PSELTAE(nnx.Module):
-  """Every time step as a set of pixels, then attention over time: `[B T H W C]` to `[B n_neurons[-1]]`.
+  """Encodes time steps as sets of pixels, then attends over time: `[B T H W C]` to `[B n_neurons[-1]]`.
 
-  One network for all time steps: each pixel by itself goes through layers of `pixel_sizes`, the mean and the
-  deviation over the step's pixels through layers of `step_sizes`. Where in the tile a pixel lies makes no
-  difference. The other arguments are those of `ltae.LTAE`.
+  Layers of `pixel_sizes` are applied to each pixel, then layers of `step_sizes` to the mean and the
+  standard deviation over the pixels of each time step. All steps share these layers. The position of a
+  pixel in the tile makes no difference. The other arguments are those of `ltae.LTAE`.
 
-  Missing values are left out rather than filled: a pixel without one of its bands does not count in its step,
-  unless no pixel of the step has them all, when those count that have any; and a step without any value, be
-  it clouded or padding, is not looked at and not among the statistics of the norms.
+  Missing values are left out instead of filled. Pixels with a missing band do not count, unless all pixels
+  of the step have one. Then the pixels with any value count. A step without any value (clouds, padding)
+  gets no attention and is not part of the norms' statistics.
   """
 
   mask_nans = True
+  context_joins = "features"
 
   def __init__(
     self,
@@ -81,16 +82,16 @@ class PSELTAE(nnx.Module):
     present: jax.Array | None = None,
     rngs: nnx.Rngs | None = None,
   ) -> tuple[jax.Array, jax.Array]:
-    """Encodes `[B T H W C]`; returns `[B width]` and how much heads look at time steps, `[B heads T]`."""
+    """Encodes `[B T H W C]`; returns `[B width]` and the attention of the heads to the steps, `[B H T]`."""
     x = x.reshape(*x.shape[:2], -1, x.shape[-1])
     finite = jnp.isfinite(x)
     whole = finite.all(-1)
     counted = jnp.where(whole.any(-1, keepdims=True), whole, finite.any(-1))  # [B T P]
     seen = counted.any(-1)
-    here = 1.0 if present is None else present.reshape(-1, 1)
+    here = jnp.ones((1, 1)) if present is None else present.reshape(-1, 1)
     pixels = self.pixels(jnp.where(finite, x, 0.0), counted * jnp.expand_dims(here, -1), train=train)
     features = self.steps(mean_and_deviation(pixels, counted), seen * here, train=train)
-    # Steps as L-TAE knows them to be missing.
+    # L-TAE recognises missing steps by NaN.
     features = jnp.where(seen[..., None], features, jnp.nan)
     return self.over_time.attend(features, train=train, present=present, rngs=rngs)
 
@@ -106,7 +107,7 @@ class Rows(nnx.Module):
     self.width, self.dtype = widths[-1], dtype
 
   def __call__(self, x: jax.Array, counted: jax.Array, *, train: bool) -> jax.Array:
-    """Encodes every row of `[... C]`; `counted`, `[...]`, says which are part of the batch's statistics."""
+    """Encodes every row of `[... C]`; the mask `counted` `[...]` selects rows for the batch's statistics."""
     shape, x, counted = x.shape[:-1], x.reshape(-1, x.shape[-1]), counted.reshape(-1)
     for kernel, norm in zip(self.kernels, self.norms):
       x = nnx.relu(norm(x.astype(self.dtype) @ kernel[...].astype(self.dtype), train=train, present=counted))
@@ -114,10 +115,10 @@ class Rows(nnx.Module):
 
 
 def mean_and_deviation(x: jax.Array, counted: jax.Array) -> jax.Array:
-  """Mean and deviation over the pixels of `[B T P D]` that count, side by side: `[B T 2D]`, float32."""
+  """Mean and standard deviation over the counted pixels of `[B T P D]`, side by side: `[B T 2D]`, float32."""
   x, weight = x.astype(jnp.float32), counted.astype(jnp.float32)[..., None]
   weight /= jnp.maximum(weight.sum(2, keepdims=True), 1.0)
   mean = (weight * x).sum(2, keepdims=True)
   variance = (weight * jnp.square(x - mean)).sum(2)
-  # The root of zero has no gradient, and tiles of one value are common.
+  # Tiles with a single value are common, and the square root has no gradient at zero.
   return jnp.concatenate([mean[:, :, 0], jnp.sqrt(variance + 1e-5)], axis=-1)

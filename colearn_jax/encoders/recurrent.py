@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 
 import jax
@@ -14,7 +13,7 @@ from colearn_jax.types import InputError
 
 
 class Direction(nnx.Module):
-  """The weights of one layer in one direction of time; its gates stand side by side on the last axis."""
+  """The weights of one layer in one direction of time, with the gates side by side on the last axis."""
 
   def __init__(self, features: int, width: int, gates: int, *, rngs: nnx.Rngs):
     init = layers.uniform_fan_in(width)
@@ -24,20 +23,22 @@ class Direction(nnx.Module):
 
 
 class Recurrent(nnx.Module):
-  """Layers of a recurrent unit, series `[B T C]` to `[B layer_size]`; a subclass says which unit.
+  """Layers of a recurrent unit, series `[B T C]` to `[B layer_size]`. Subclasses define the unit.
 
-  Each layer is one scan over time; what its gates get of the input is one matrix product before it. With two
-  directions a layer's output is both side by side, the top layer's is their mean.
+  Each layer is one scan over time. The product of all inputs with the layer's weights is computed before
+  the scan. With two directions, the output of a layer is both side by side, and that of the top layer is
+  their mean.
 
-  `output` says what is returned: `last_output`, the top layer's at the last time step, or `last_state`, what
-  its directions end with, the backward one at the first time step. As in the authors' program, the state is
-  the mean over directions by their number among all layers' directions: with several layers that is the top
-  layer's backward state and, beside it, the one that stands as many places before it as there are layers.
+  `output` is `last_output`, the top layer's output at the last time step, or `last_state`, the state in
+  which the scans end (that of the backward direction belongs to the first time step). With two directions
+  `last_state` reproduces a peculiarity of the released program: of the 2L states in the order (layer,
+  direction) it averages those of index L-1 and 2L-1, instead of the two of the top layer.
   """
 
   mask_nans = False
-  gates = 1  # of the unit
-  states = 1  # arrays that the unit carries from one time step to the next, its output first
+  context_joins = "features"
+  gates = 1  # number of gates of the unit
+  states = 1  # number of arrays that the unit carries to the next time step; the first is its output
 
   def __init__(
     self,
@@ -71,12 +72,12 @@ class Recurrent(nnx.Module):
     present: jax.Array | None = None,
     rngs: nnx.Rngs | None = None,
   ) -> jax.Array:
-    """Encodes `[B T C]`; dropout is between layers."""
+    """Encodes `[B T C]`, with dropout between layers."""
     ends = []
     for number, layer in enumerate(self.layers):
       if number > 0:
         x = self.drop(x, train=train, rngs=rngs)
-      outputs, last = self._run(layer, x, 1 if train else _pieces(len(x)))
+      outputs, last = self._run(layer, x, 1 if train else _sub_batches(len(x)))
       x = jnp.concatenate(outputs, axis=-1)
       ends += last
     if self.output == "last_output":
@@ -85,37 +86,46 @@ class Recurrent(nnx.Module):
       returned = ends[len(self.layers) - 1 :: len(self.layers)]
     return (sum(returned) / len(returned)).astype(self.dtype)
 
-  def _run(self, layer: nnx.List, x: jax.Array, pieces: int) -> tuple[list[jax.Array], list[jax.Array]]:
-    """One layer over time: each direction's outputs `[B T D]` and what it ends with `[B D]`."""
+  def _run(self, layer: nnx.List, x: jax.Array, sub_batches: int) -> tuple[list[jax.Array], list[jax.Array]]:
+    """Runs one layer; returns the outputs `[B T D]` and last states `[B D]` of each direction."""
     cast = lambda weight: weight[...].astype(self.dtype)
     flipped = lambda i, a: a if i == 0 else a[::-1]  # time is the first axis within a layer
-    split = lambda a: jnp.moveaxis(a.reshape(len(a), -1, pieces, a.shape[-1]), 2, 0)
+    split = lambda a: jnp.moveaxis(a.reshape(len(a), -1, sub_batches, a.shape[-1]), 2, 0)
     join = lambda parts: jnp.stack(parts, -2).reshape(*parts[0].shape[:-2], -1, self.width)
     x = x.astype(self.dtype).transpose(1, 0, 2)
     projected = []
     for i, d in enumerate(layer):
-      # Gates are cut apart before the scan: slices of the slice of a time step keep XLA from vectorising the
-      # unit on the CPU, which then takes longer than the matrix products.
-      gates = _cut(layers.product(x, cast(d.kernel_input)) + cast(d.bias_input), self.gates)
-      gates = self.add_bias(gates, _cut(cast(d.bias_hidden), self.gates))
+      # Gates are split before the scan. If they were slices of one time step's array, XLA would not vectorise
+      # the unit on a CPU, and it would take longer than the matrix products.
+      gates = _cut(layers.product(x, cast(d.kernel_input)) + cast(d.bias_input)[None, None], self.gates)
+      gates = self.add_bias(gates, [bias[None, None] for bias in _cut(cast(d.bias_hidden), self.gates)])
       projected.append(list(zip(*[split(flipped(i, gate)) for gate in gates])))
-    zeros = layers.widened(jnp.zeros((x.shape[1] // pieces, self.width), self.dtype))
-    begin = [[(zeros,) * self.states] * pieces] * len(layer)
+    zeros = layers.widened(jnp.zeros((x.shape[1] // sub_batches, self.width), self.dtype))
+    begin = [[(zeros,) * self.states] * sub_batches] * len(layer)
     last, outputs = _over_time(self.unit, [cast(d.kernel_hidden) for d in layer], projected, begin)
     outputs = [flipped(i, join(parts)).transpose(1, 0, 2) for i, parts in enumerate(outputs)]
     return outputs, [join([states[0] for states in parts]) for parts in last]
 
   def add_bias(self, projected: list[jax.Array], bias: list[jax.Array]) -> list[jax.Array]:
-    """What `unit` is given: first, for each gate, the array that its product with the old output is added to.
+    """Adds the biases of the recurrent products; the result is the input of `unit`.
 
     Args:
-      projected: what each gate gets of the inputs, `[T B D]`.
-      bias: of each gate's product with the old output, `[D]`.
+      projected: for each gate the product of the inputs with its weights, `[T B D]`.
+      bias: for each gate the bias of its product with the old output, `[1 1 D]`.
+
+    Returns:
+      Arrays `[T B D]`. The first ones, one for each gate, are those that `unit` gets with the gate's
+      recurrent product added. `unit` gets any further arrays as they are.
     """
     return [p + b for p, b in zip(projected, bias)]
 
   def unit(self, given: list[jax.Array], *states: jax.Array) -> tuple[jax.Array, ...]:
-    """The states after a time step, of the old ones and of what there is of `add_bias` with the products."""
+    """Computes the states after a time step.
+
+    Args:
+      given: the arrays of `add_bias` at this step, `[B D]`, with the recurrent products added.
+      *states: the states before the step, `[B D]`.
+    """
     raise NotImplementedError
 
 
@@ -123,32 +133,29 @@ def _cut(gates: jax.Array, number: int) -> list[jax.Array]:
   return jnp.split(gates, number, axis=-1)
 
 
-def _pieces(rows: int) -> int:
-  """How many pieces of a batch go through an evaluation's scan beside each other, each of every so many rows.
+def _sub_batches(rows: int) -> int:
+  """Number of sub-batches that are evaluated side by side in one scan.
 
-  XLA runs the product of one time step on a single core of a CPU; what is ready at the same time it shares
-  out among the cores once that are more than eight things.
+  XLA runs the small product of one time step on a single core of a CPU. It shares out independent operations
+  among the cores if there are more than eight of them.
   """
   return 16 if rows % 64 == 0 and jax.default_backend() == "cpu" else 1
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _over_time(
+def _scan(
   unit: Callable, kernels: list[jax.Array], projected: list[list], begin: list[list[tuple]]
 ) -> tuple[list[list[tuple]], list[list[jax.Array]]]:
-  """Scans over time, several directions and pieces of the batch side by side.
-
-  It has a gradient of its own, in which that of a kernel is one product behind the scan: the one that JAX
-  derives would add to it in every step, which makes the way back half as long again.
+  """Scans over time, several directions and sub-batches side by side.
 
   Args:
-    unit: see `Recurrent`.
-    kernels: of the old output, of each direction, `[D gates·D]`.
-    projected: of each direction and piece what `add_bias` gives, `[T B D]` each.
-    begin: of each direction and piece the states before the first step, `[B D]`.
+    unit: see `Recurrent.unit`.
+    kernels: for each direction the weights of the old output, `[D gates*D]`.
+    projected: for each direction and sub-batch the arrays of `add_bias`, `[T B D]`.
+    begin: for each direction and sub-batch the states before the first step, `[B D]`.
 
   Returns:
-    Of each direction and piece, the states after the last step and the outputs of all steps, `[T B D]`.
+    For each direction and sub-batch the states after the last step `[B D]`, and the outputs of all steps
+    `[T B D]`.
   """
 
   def one(kernel, given, states):
@@ -157,30 +164,35 @@ def _over_time(
     return unit([*sums, *given[len(sums) :]], *states)
 
   def step(states, given):
-    states = [[one(k, *of) for of in zip(*pieces)] for k, *pieces in zip(kernels, given, states)]
-    return states, [[s[0] for s in pieces] for pieces in states]
+    states = [[one(k, *of) for of in zip(*parts)] for k, *parts in zip(kernels, given, states)]
+    return states, [[s[0] for s in parts] for parts in states]
 
   return jax.lax.scan(step, begin, projected)
 
 
+# The gradient is written by hand. It computes a kernel's gradient as one product after the scan. The gradient
+# that JAX derives adds to it in every time step, which makes the backward pass half as long again.
+_over_time = jax.custom_vjp(_scan, nondiff_argnums=(0,))
+
+
 def _forward(unit, kernels, projected, begin):
-  run = lambda projected, begin: _over_time.fun(unit, kernels, projected, begin)
+  run = lambda projected, begin: _scan(unit, kernels, projected, begin)
   (last, outputs), back = jax.vjp(run, projected, begin)
   return (last, outputs), (back, kernels, begin, outputs)
 
 
-def _backward(unit, kept, cotangents):
-  back, kernels, begin, outputs = kept
+def _backward(unit, residuals, cotangents):
+  back, kernels, begin, outputs = residuals
   of_projected, of_begin = back(cotangents)
 
   def of_kernel(kernel, projected, begin, outputs):
-    """What a gate's product is added to has the product's gradient."""
+    """A gate's recurrent product has the same gradient as the array that it is added to."""
     old = jnp.concatenate([begin[0][None], outputs[:-1]]).astype(kernel.dtype)
     gates = jnp.concatenate(projected[: kernel.shape[1] // kernel.shape[0]], axis=-1)
     return old.reshape(-1, old.shape[-1]).T @ gates.reshape(-1, gates.shape[-1])
 
   directions = zip(kernels, of_projected, begin, outputs)
-  of_kernels = [sum(of_kernel(k, *of) for of in zip(*pieces)) for k, *pieces in directions]
+  of_kernels = [sum(of_kernel(k, *of) for of in zip(*parts)) for k, *parts in directions]
   return of_kernels, of_projected, of_begin
 
 
@@ -191,7 +203,7 @@ class RNN(Recurrent):
   """The plain recurrent unit, h' = tanh(W x + U h)."""
 
   def unit(self, given, h):
-    """See `Recurrent`."""
+    """See `Recurrent.unit`."""
     return (jnp.tanh(given[0]),)
 
 
@@ -201,12 +213,12 @@ class GRU(Recurrent):
   gates = 3
 
   def add_bias(self, projected, bias):
-    """See `Recurrent`; the last one's product is not added to what it gets of the input."""
+    """See `Recurrent`. The product of n is kept apart from its input, because r multiplies it alone."""
     (r, z, n), (r_bias, z_bias, n_bias) = projected, bias
     return [r + r_bias, z + z_bias, jnp.broadcast_to(n_bias, n.shape), n]
 
   def unit(self, given, h):
-    """See `Recurrent`."""
+    """See `Recurrent.unit`."""
     r, z, hidden, n = given
     r, z = nnx.sigmoid(r), nnx.sigmoid(z)
     n = jnp.tanh(n + r * hidden)
@@ -220,7 +232,7 @@ class LSTM(Recurrent):
   states = 2
 
   def unit(self, given, h, c):
-    """See `Recurrent`."""
+    """See `Recurrent.unit`."""
     i, f, g, o = given
     c = nnx.sigmoid(f) * c + nnx.sigmoid(i) * jnp.tanh(g)
     return nnx.sigmoid(o) * jnp.tanh(c), c

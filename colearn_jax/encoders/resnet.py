@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from colearn_jax.nn import layers
+from colearn_jax.nn import convolution, layers
 from colearn_jax.types import InputError
 
-STAGES = {  # blocks of each stage, and convolutions of a block
+STAGES = {  # by depth: number of blocks in each stage, number of convolutions in a block
   18: ((2, 2, 2, 2), 2),
   34: ((3, 4, 6, 3), 2),
   50: ((3, 4, 6, 3), 3),
@@ -22,14 +21,15 @@ STAGES = {  # blocks of each stage, and convolutions of a block
 
 
 class ResNet(nnx.Module):
-  """Residual convolutions, then the mean over the image: images `[B H W C]` to `[B 512]`, or `[B 2048]`.
+  """Residual convolutions, then the mean over the image: images `[B H W C]` to `[B 512]` or `[B 2048]`.
 
-  `depth` is 18, 34, 50, 101 or 152; from 50 on blocks are bottlenecks. Layers and initial values are those of
-  torchvision. `weights` names a file that the values before training come from, see `interop.images`; the
-  module itself does not look at it.
+  `depth` is 18, 34, 50, 101 or 152. Blocks are bottlenecks from 50 on. Layers and initial values are those
+  of torchvision. `weights` names a file of pretrained weights. This module ignores it: the training loads
+  the file with `colearn_jax.weights.imagenet`.
   """
 
   mask_nans = False
+  context_joins = "features"
 
   def __init__(
     self,
@@ -46,7 +46,7 @@ class ResNet(nnx.Module):
     if depth not in STAGES:
       raise InputError(f"encoder resnet: depth={depth}, have {', '.join(map(str, STAGES))}")
     blocks, convs = STAGES[depth]
-    # One key from the stream for all: nnx counts each it gives, which takes longer the more came before.
+    # One key is split for all convolutions, because the time that a stream of nnx takes grows with every key.
     keys = iter(jax.random.split(rngs.params(), 1 + (convs + 1) * sum(blocks)))
     self.stem, width = Unit(shape[-1], 64, 7, 2, keys, dtype), 64
     self.stages = nnx.List([])
@@ -77,10 +77,10 @@ class ResNet(nnx.Module):
 
 
 class Block(nnx.Module):
-  """Two or three convolutions of `width` channels, added to what they read.
+  """Two or three convolutions of `width` channels, whose output is added to the block's input.
 
-  Two of them are 3 x 3; of three the outer ones are 1 x 1, and the last is four times as wide (bottleneck).
-  Where the shape changes, what they read goes through a 1 x 1 convolution (`project`).
+  Two convolutions are 3 x 3. Of three (a bottleneck) the outer ones are 1 x 1, and the last is four times
+  as wide. If the shape changes, the input goes through a 1 x 1 convolution (`project`) before it is added.
   """
 
   def __init__(self, features: int, width: int, convs: int, stride: int, keys: Iterator[jax.Array], dtype):
@@ -102,7 +102,7 @@ class Block(nnx.Module):
 
 
 class Unit(nnx.Module):
-  """A convolution of an odd size without a bias, zeros beyond the edges, and BatchNorm behind it."""
+  """A convolution of odd size without bias, padded with zeros, then BatchNorm."""
 
   def __init__(self, features: int, width: int, size: int, stride: int, keys: Iterator[jax.Array], dtype):
     init = layers.he_normal(size * size * width)
@@ -112,25 +112,7 @@ class Unit(nnx.Module):
 
   def __call__(self, x: jax.Array, *, train: bool, present: jax.Array | None) -> jax.Array:
     """Convolves `[B H W C]` and normalises."""
-    y = jax.lax.platform_dependent(
-      x.astype(self.dtype),
-      self.kernel[...].astype(self.dtype),
-      cpu=functools.partial(_shifted_product, self.stride),  # see `layers.TemporalConv`
-      default=functools.partial(_convolution, self.stride),
-    )
+    kernel = self.kernel[...].astype(self.dtype)
+    padding = [(len(kernel) // 2,) * 2] * 2
+    y = convolution.convolve(x.astype(self.dtype), kernel, padding, self.stride)
     return self.norm(y, train=train, present=present)
-
-
-def _convolution(stride: int, x: jax.Array, kernel: jax.Array) -> jax.Array:
-  pad, axes = len(kernel) // 2, ("NHWC", "HWIO", "NHWC")
-  return jax.lax.conv_general_dilated(x, kernel, (stride, stride), [(pad, pad)] * 2, dimension_numbers=axes)
-
-
-def _shifted_product(stride: int, x: jax.Array, kernel: jax.Array) -> jax.Array:
-  size, pad = len(kernel), len(kernel) // 2
-  x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-  height, width = (n - size + 1 for n in x.shape[1:3])
-  # Shifted along one axis after the other: 2 k slices instead of k^2.
-  x = jnp.concatenate([x[:, :, k : k + width : stride] for k in range(size)], axis=-1)
-  x = jnp.concatenate([x[:, k : k + height : stride] for k in range(size)], axis=-1)
-  return layers.product(x, kernel.reshape(-1, kernel.shape[-1]))

@@ -6,18 +6,19 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from colearn_jax.nn import layers
+from colearn_jax.nn import convolution, layers
 from colearn_jax.types import InputError
 
 
 class TempCNN(nnx.Module):
   """Convolutions over time, then one dense layer: series `[B T C]` to `[B 4 * layer_size]`.
 
-  `n_layers` blocks of convolution, BatchNorm, ReLU and dropout, then flattened, then a dense layer with the
-  same three behind it.
+  There are `n_layers` convolutions. Each of them, and the dense layer after them, is followed by BatchNorm,
+  ReLU and dropout.
   """
 
   mask_nans = False
+  context_joins = "features"
 
   def __init__(
     self,
@@ -35,7 +36,10 @@ class TempCNN(nnx.Module):
     steps, bands = shape
     widths = [bands, *[layer_size] * n_layers]
     self.convs = nnx.List(
-      [layers.TemporalConv(i, o, kernel_size, rngs=rngs, dtype=dtype) for i, o in zip(widths, widths[1:])]
+      [
+        convolution.TemporalConv(i, o, kernel_size, rngs=rngs, dtype=dtype)
+        for i, o in zip(widths, widths[1:])
+      ]
     )
     self.norms = nnx.List([layers.BatchNorm(layer_size, dtype=dtype) for _ in self.convs])
     self.width = 4 * layer_size

@@ -15,13 +15,14 @@ ACTIVATIONS = {"relu": nnx.relu, "gelu": lambda x: nnx.gelu(x, approximate=False
 
 
 class Transformer(nnx.Module):
-  """Self-attention over time steps and a class token in front of them: series `[B T C]` to `[B layer_size]`.
+  """Self-attention over a class token and the time steps: series `[B T C]` to `[B layer_size]`.
 
-  The output is the class token's. `position` is `sinusoidal`, counted from the token, or `none`. Without
-  `embed` the layers read the bands as they are, and layer_size has to be their number.
+  The output is that of the class token. `position` is `sinusoidal`, counted from the token, or `none`.
+  Without `embed` the layers read the bands directly, and layer_size has to be the number of bands.
   """
 
   mask_nans = False
+  context_joins = "features"
 
   def __init__(
     self,
@@ -74,12 +75,12 @@ class Transformer(nnx.Module):
 
 
 def positions(steps: int, width: int) -> np.ndarray:
-  """The table `[T D]` of positions, which count from 0."""
+  """Table `[T D]` of encoded positions, counted from 0."""
   return layers.sinusoid(np.arange(steps), width)
 
 
 class Layer(nnx.Module):
-  """Self-attention, then two dense layers, each added to what it read and normalised after that."""
+  """Self-attention, then two dense layers, both with a residual connection and a LayerNorm after it."""
 
   def __init__(
     self,

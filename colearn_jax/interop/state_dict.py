@@ -16,7 +16,7 @@ from flax import nnx
 from colearn_jax import encoders
 from colearn_jax.encoders import convtran, ltae, mlp, recurrent, tempcnn, transformer
 from colearn_jax.methods import mdico
-from colearn_jax.nn import layers
+from colearn_jax.nn import convolution, layers
 from colearn_jax.types import InputError
 
 
@@ -73,7 +73,7 @@ def _linear(name: str, linear: nnx.Linear, layout: Layout = REVERSED) -> Iterato
     yield Entry(f"{name}.bias", linear.bias)
 
 
-def _conv(name: str, conv: layers.TemporalConv, layout: Layout = REVERSED) -> Iterator[Entry]:
+def _conv(name: str, conv: convolution.TemporalConv, layout: Layout = REVERSED) -> Iterator[Entry]:
   yield Entry(f"{name}.weight", conv.kernel, layout)
   yield Entry(f"{name}.bias", conv.bias)
 

@@ -1,9 +1,9 @@
-"""The layers that every encoder shares: they know absent samples, and begin as the paper's did.
+"""Layers that all encoders share: linear, norms, dropout; and how their parameters are initialised.
 
-Every layer is called as `layer(x, train=..., present=..., rngs=...)` or a part of that. `present` is the
-mask `[B]` of the samples that are there (1.0) or not (0.0; padding, or a sensor that did not look); what
-absent rows hold changes nothing for the others. Parameters and running statistics are float32; `dtype` is
-that of the computation, but what needs more is `widened`.
+Layers are called as `layer(x, train=..., present=..., rngs=...)` with the arguments that they need.
+`present` is the mask `[B]` of a batch: 1.0 where the sample has data of this sensor, 0.0 for padding and
+absent sensors. Rows with `present` 0 have no influence on the other rows. Parameters and running statistics
+are float32. `dtype` is the type of the computation; operations that need more precision use `widened`.
 """
 
 from __future__ import annotations
@@ -17,18 +17,19 @@ from colearn_jax.nn.random import hashed_bits
 
 
 def widened(x: jax.Array) -> jax.Array:
-  """An array in float32 if it was less: statistics, softmax and losses are not computed in bfloat16.
+  """Converts types below float32 to float32: statistics, softmax and losses are not computed in bfloat16.
 
-  Nothing forces float64 down to float32, so that a whole training can be repeated in double precision, with
-  parameters of that type: this tells rounding from mistakes.
+  float64 stays float64, so that a training can be repeated in double precision to tell rounding from
+  mistakes.
   """
   return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def uniform_fan_in(fan_in: int) -> nnx.Initializer:
-  """U(-1/sqrt(fan_in), 1/sqrt(fan_in)), the default of PyTorch's layers for weights and biases alike.
+  """Uniform initial values in [-1/sqrt(fan_in), 1/sqrt(fan_in)): PyTorch's default for weights and biases.
 
-  Drawn with `hashed_bits`, for a Threefry loop a parameter would double the time to compile a model.
+  They are drawn with `hashed_bits`, because one Threefry loop for each parameter would double the time that a
+  model takes to compile.
   """
   bound = fan_in**-0.5
 
@@ -40,13 +41,13 @@ def uniform_fan_in(fan_in: int) -> nnx.Initializer:
 
 
 def he_normal(fan: int) -> nnx.Initializer:
-  """N(0, 2 / fan), for layers before a ReLU (He et al. 2015, ICCV); the fan of their input or output.
+  """Normal initial values with mean 0 and variance 2 / fan, for layers before a ReLU (He et al. 2015, ICCV).
 
-  Drawn with `hashed_bits`, see `uniform_fan_in`.
+  `fan` is the number of inputs or of outputs of a unit. Drawn with `hashed_bits`, see `uniform_fan_in`.
   """
 
   def init(key, shape, dtype=jnp.float32):
-    # Middles of 2^23 equal parts, which float32 can tell apart: the ends are never drawn.
+    # The middles of 2^23 equal intervals are exact in float32 and never 0 or 1, where erf_inv is infinite.
     uniform = ((hashed_bits(key, shape) >> 9).astype(dtype) + 0.5) * 2.0**-23
     return (2.0 / fan) ** 0.5 * 2.0**0.5 * jax.lax.erf_inv(2.0 * uniform - 1.0)
 
@@ -54,13 +55,17 @@ def he_normal(fan: int) -> nnx.Initializer:
 
 
 def linear(features_in: int, features_out: int, *, rngs: nnx.Rngs, dtype=jnp.float32) -> nnx.Linear:
-  """A dense layer `[... features_in]` to `[... features_out]` with the initial values of `uniform_fan_in`."""
+  """A dense layer, `[... features_in]` to `[... features_out]`, initialised by `uniform_fan_in`."""
   init = uniform_fan_in(features_in)
   return nnx.Linear(features_in, features_out, kernel_init=init, bias_init=init, dtype=dtype, rngs=rngs)
 
 
 def layer_norm(features: int, *, rngs: nnx.Rngs, dtype=jnp.float32) -> nnx.LayerNorm:
-  """Normalisation of the last axis of each position by itself (Ba et al. 2016), computed in float32."""
+  """Normalises the last axis of every position (Ba et al. 2016), in float32.
+
+  The variance is the mean of squared deviations. Flax's default, mean of squares minus squared mean, loses
+  digits.
+  """
   return nnx.LayerNorm(features, epsilon=1e-5, use_fast_variance=False, dtype=dtype, rngs=rngs)
 
 
@@ -78,60 +83,28 @@ def sinusoid(positions: np.ndarray, width: int, *, base: float = 10000.0) -> np.
 def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
   """The matrix product `[... C] @ [C D]`, for x with many more rows than columns.
 
-  It has a gradient of its own, for in the one that JAX derives XLA would write the cotangent anew,
-  transposed, before it is multiplied: on a CPU that takes several times as long as the multiplication.
+  The gradient is written by hand. In the one that JAX derives, XLA copies the cotangent into transposed order
+  before it multiplies, which takes several times as long as the multiplication on a CPU.
   """
   return x @ kernel
 
 
-def _product_gradient(kept: tuple[jax.Array, jax.Array], d: jax.Array) -> tuple[jax.Array, jax.Array]:
-  x, kernel = kept
+def _product_backward(residuals: tuple[jax.Array, jax.Array], d: jax.Array) -> tuple[jax.Array, jax.Array]:
+  x, kernel = residuals
   flat = lambda a: a.reshape(-1, a.shape[-1])
   return d @ kernel.T, flat(x).T @ flat(d)
 
 
-product.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _product_gradient)
-
-
-class TemporalConv(nnx.Module):
-  """Convolution over time, `[B T C]` to `[B T D]`, zeros beyond both ends ('same' for odd kernels)."""
-
-  def __init__(self, bands: int, width: int, kernel_size: int, *, rngs: nnx.Rngs, dtype=jnp.float32):
-    init = uniform_fan_in(bands * kernel_size)
-    self.kernel = nnx.Param(init(rngs.params(), (kernel_size, bands, width)))
-    self.bias = nnx.Param(init(rngs.params(), (width,)))
-    self.dtype = dtype
-
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """Convolves `[B T C]`."""
-    x, kernel = x.astype(self.dtype), self.kernel[...].astype(self.dtype)
-    # The one place that chooses: XLA's convolution has no fast path on the CPU inside a scan, while one
-    # matrix product over shifted slices has; on accelerators it is the other way round.
-    y = jax.lax.platform_dependent(x, kernel, cpu=_shifted_product, default=_convolution)
-    return y + self.bias[...].astype(self.dtype)
-
-
-def _convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
-  pad = kernel.shape[0] // 2
-  return jax.lax.conv_general_dilated(x, kernel, (1,), [(pad, pad)], dimension_numbers=("NWC", "WIO", "NWC"))
-
-
-def _shifted_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
-  size, bands, width = kernel.shape
-  pad = size // 2
-  steps = x.shape[1] + 2 * pad - size + 1
-  padded = jnp.pad(x, ((0, 0), (pad, pad), (0, 0)))
-  columns = jnp.concatenate([padded[:, k : k + steps] for k in range(size)], axis=-1)
-  product = columns.reshape(-1, size * bands) @ kernel.reshape(-1, width)
-  return product.reshape(x.shape[0], steps, width)
+product.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _product_backward)
 
 
 class BatchNorm(nnx.Module):
-  """Normalisation of the last axis over the present samples of the global batch and all their positions.
+  """Normalises the last axis over all positions of the present samples of the global batch.
 
-  Ioffe & Szegedy 2015. Batches are normalised by their biased variance; the running variance is the unbiased
-  one, n / (n - 1) of it. `momentum` is the share of the old running value that stays. A batch without any
-  present sample leaves the running statistics as they are. `batches` counts those that were recorded.
+  Source: Ioffe & Szegedy 2015. As in PyTorch, batches are normalised by the biased variance, while the
+  running variance is updated with the unbiased one, n / (n - 1) times as large. `momentum` is the weight of
+  the old running value. A batch without present samples does not change the running statistics. `batches`
+  counts the batches that did.
   """
 
   def __init__(self, features: int, *, momentum: float = 0.9, epsilon: float = 1e-5, dtype=jnp.float32):
@@ -141,31 +114,32 @@ class BatchNorm(nnx.Module):
     self.momentum, self.epsilon, self.dtype = momentum, epsilon, dtype
 
   def __call__(self, x: jax.Array, *, train: bool, present: jax.Array | None = None) -> jax.Array:
-    """Normalises `[B ... C]`; training uses and records the batch's statistics, else the running ones."""
+    """Normalises `[B ... C]`, in training by the batch's statistics, otherwise by the running ones."""
     x = widened(x)
     if train:
       mean, var = self._observe(x, present)
     else:
       mean, var = self.mean[...], self.var[...]
     gain = jax.lax.rsqrt(var + self.epsilon) * self.scale[...]
-    return ((x - mean) * gain + self.bias[...]).astype(self.dtype)
+    mean, gain, bias = (a.reshape((1,) * (x.ndim - 1) + a.shape) for a in (mean, gain, self.bias[...]))
+    return ((x - mean) * gain + bias).astype(self.dtype)
 
   def _observe(self, x: jax.Array, present: jax.Array | None) -> tuple[jax.Array, jax.Array]:
     axes, positions = tuple(range(x.ndim - 1)), x[0, ..., 0].size
     if present is None:
       count = jnp.asarray(x.shape[0] * positions, x.dtype)
       mean = x.sum(axes) / count
-      var = jnp.square(x - mean).sum(axes) / count
+      var = jnp.square(x - jnp.expand_dims(mean, axes)).sum(axes) / count
     else:
       mask = present.reshape(-1, *[1] * (x.ndim - 1))
       count = present.sum() * positions
       at_least_one = jnp.maximum(count, 1.0)
       mean = jnp.where(mask > 0, x, 0.0).sum(axes) / at_least_one
-      var = jnp.where(mask > 0, jnp.square(x - mean), 0.0).sum(axes) / at_least_one
+      var = jnp.where(mask > 0, jnp.square(x - jnp.expand_dims(mean, axes)), 0.0).sum(axes) / at_least_one
     new = jnp.where(count > 0, 1.0 - self.momentum, 0.0)
     unbiased = var * count / jnp.maximum(count - 1.0, 1.0)
-    # Not by `[...] +=`: that asks tracers for a sharding they do not have, and JAX searches all of the
-    # program for what to say of it.
+    # `[...] +=` would ask tracers for their sharding. They have none, and JAX searches the whole program to
+    # compose the error message.
     moved = lambda old, batch: old[...] + new * (jax.lax.stop_gradient(batch) - old[...])
     self.mean.set_value(moved(self.mean, mean))
     self.var.set_value(moved(self.var, unbiased))
@@ -174,13 +148,13 @@ class BatchNorm(nnx.Module):
 
 
 class Dropout(nnx.Module):
-  """Sets a share `rate` of the values to zero and scales the others by 1 / (1 - rate)."""
+  """Sets each value to zero with probability `rate` and scales the others by 1 / (1 - rate)."""
 
   def __init__(self, rate: float):
     self.rate = rate
 
   def __call__(self, x: jax.Array, *, train: bool, rngs: nnx.Rngs | None) -> jax.Array:
-    """Drops values of x, of any shape, in training only."""
+    """Drops values of x, of any shape, if `train`; `rngs` has the stream `dropout`."""
     if not train or self.rate == 0.0:
       return x
     keep = 1.0 - self.rate

@@ -1,0 +1,144 @@
+"""Small encoders, data and files for several test modules."""
+
+import struct
+import zipfile
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from colearn_jax import encoders
+
+SERIES = sorted(set(encoders.ENCODERS) - set(encoders.SPATIAL))
+SMALL_SHAPES = dict.fromkeys(SERIES, (6, 3)) | {"pse_ltae": (4, 2, 2, 3)}
+SMALL = {
+  "convtran": {"layer_size": 8, "feedforward_size": 8},
+  "gru": {"layer_size": 8},
+  "lstm": {"layer_size": 8},
+  "ltae": {"d_model": 16, "num_heads": 4, "d_k": 4, "n_neurons": (16, 8)},
+  "mlp": {"layer_sizes": (8, 8)},
+  "pse_ltae": {
+    "pixel_sizes": (8,),
+    "step_sizes": (16,),
+    "d_model": 16,
+    "num_heads": 4,
+    "d_k": 4,
+    "n_neurons": (16, 8),
+  },
+  "resnet": {},
+  "rnn": {"layer_size": 8},
+  "tae": {"d_model": 8, "num_heads": 2, "d_k": 4, "n_neurons": (16, 8)},
+  "tempcnn": {"layer_size": 8},
+  "transformer": {"layer_size": 8, "num_heads": 2, "feedforward_size": 8},
+}
+# ResNets of one block a stage: basic blocks and bottlenecks, with and without projection.
+TINY_RESNETS = {10: ((1, 1), 2), 14: ((1, 1), 3)}
+
+
+def series(*shape, seed=0):
+  return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+def make(name, shape=None, width=4, context=0, dtype=jnp.float32, dropout=0.0, **settings):
+  """Builds a small encoder with random values, made by NumPy: JAX would compile a program for each shape."""
+  rates = {"dropout", "attention_dropout"} & encoders.arguments(name).keys()
+  settings = {"model_type": name, **dict.fromkeys(rates, dropout), **SMALL[name], **settings}
+  build = lambda: encoders.make_encoder(
+    settings, shape or SMALL_SHAPES[name], width, context=context, rngs=nnx.Rngs(0), dtype=dtype
+  )
+  module, rng = nnx.eval_shape(build), np.random.default_rng(0)
+  for path, variable in nnx.iter_graph(module):
+    if isinstance(variable, nnx.Variable):
+      value = rng.normal(size=variable.shape) * 0.4 + (path[-1] in ("scale", "var"))
+      variable.set_value(jnp.asarray(np.abs(value) if path[-1] == "var" else value, variable.dtype))
+  return module
+
+
+def program(module, **kwargs):
+  """Compiles a module to a function from inputs to outputs and the batch statistics after them."""
+  graphdef, params, stats = split(module)
+
+  @jax.jit
+  def call(x):
+    m = nnx.merge(graphdef, params, stats)
+    return m(x, **kwargs), nnx.to_pure_dict(nnx.state(m, nnx.BatchStat))
+
+  return call
+
+
+def split(module):
+  graphdef, params, stats = nnx.split(module, nnx.Param, nnx.BatchStat)
+  return graphdef, nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
+
+
+def resnet_state_dict(stages, bands=3, seed=0):
+  """Makes a state dict of a ResNet with random values, with torchvision's names and PyTorch's layouts."""
+  rng, out = np.random.default_rng(seed), {}
+  blocks, convs = stages
+
+  def unit(conv, norm, i, o, k):
+    out[f"{conv}.weight"] = rng.normal(size=(o, i, k, k)) * (2.0 / (i * k * k)) ** 0.5
+    out[f"{norm}.weight"], out[f"{norm}.bias"] = rng.uniform(0.5, 1.5, o), rng.normal(size=o) * 0.1
+    out[f"{norm}.running_mean"], out[f"{norm}.running_var"] = rng.normal(size=o), rng.uniform(0.5, 2.0, o)
+    out[f"{norm}.num_batches_tracked"] = np.array(7)
+
+  unit("conv1", "bn1", bands, 64, 7)
+  features = 64
+  for number, count in enumerate(blocks):
+    width = 64 * 2**number
+    for b in range(count):
+      where, last = f"layer{number + 1}.{b}", width * (4 if convs == 3 else 1)
+      if convs == 3:
+        unit(f"{where}.conv1", f"{where}.bn1", features, width, 1)
+        unit(f"{where}.conv2", f"{where}.bn2", width, width, 3)
+        unit(f"{where}.conv3", f"{where}.bn3", width, last, 1)
+      else:
+        unit(f"{where}.conv1", f"{where}.bn1", features, width, 3)
+        unit(f"{where}.conv2", f"{where}.bn2", width, width, 3)
+      if b == 0 and (number > 0 or features != last):
+        unit(f"{where}.downsample.0", f"{where}.downsample.1", features, last, 1)
+      features = last
+  out["fc.weight"], out["fc.bias"] = rng.normal(size=(10, features)), rng.normal(size=10)
+  return {k: v.astype(np.int64 if k.endswith("tracked") else np.float32) for k, v in out.items()}
+
+
+def _pickled(value, storages, keys=None):
+  """Encodes a value by pickle's second protocol, arrays as the tensors of torch.save."""
+  emit = lambda v: _pickled(v, storages)
+  if value is None:
+    return b"N"
+  if isinstance(value, bool):
+    return b"\x88" if value else b"\x89"
+  if isinstance(value, int):
+    return b"J" + struct.pack("<i", value)
+  if isinstance(value, str):
+    return b"X" + struct.pack("<I", len(value.encode())) + value.encode()
+  if isinstance(value, tuple):
+    return b"(" + b"".join(map(emit, value)) + b"t"
+  if isinstance(value, dict):
+    return b"}(" + b"".join(emit(k) + emit(v) for k, v in value.items()) + b"u"
+  if isinstance(value, bytes):
+    return value  # pickle operations, written as they are
+  key, kind = str(len(storages)), {"float32": "Float", "int64": "Long"}[str(value.dtype)]
+  storages[key] = value.tobytes()
+  storage = b"(" + emit("storage") + f"ctorch\n{kind}Storage\n".encode() + emit(key) + emit("cpu")
+  storage += emit(value.size) + b"tQ"
+  strides = tuple(s // value.itemsize for s in value.strides)
+  args = (
+    storage + emit(0) + emit(value.shape) + emit(strides) + emit(False) + b"ccollections\nOrderedDict\n)R"
+  )
+  return b"ctorch._utils\n_rebuild_tensor_v2\n(" + args + b"tR"
+
+
+def save_torch_file(path, content, *, storages=None, compression=zipfile.ZIP_STORED, **more):
+  """Writes a file as torch.save does, and returns its path."""
+  storages_found = {}
+  pickled = b"\x80\x02" + _pickled(content, storages_found) + b"."
+  entries = {"data.pkl": pickled, "version": b"3\n", "byteorder": b"little"} | more
+  entries |= {f"data/{k}": v for k, v in (storages_found | (storages or {})).items()}
+  with zipfile.ZipFile(path, "w", compression) as archive:
+    for name, data in entries.items():
+      if data is not None:
+        archive.writestr(f"archive/{name}", data)
+  return path

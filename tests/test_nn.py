@@ -1,0 +1,177 @@
+"""Layers, convolutions and random numbers, each against its definition."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
+
+from colearn_jax.nn import convolution, layers, random
+
+N = 1 << 16  # values that a share or a mean is taken of
+SIGMAS = 5.0  # how many standard errors it may be off; keys are fixed, so a test never fails by chance
+
+
+@pytest.mark.parametrize("rate", [0.2, 0.5])
+def test_dropout_scales_what_it_keeps(rate):
+  x = jnp.linspace(1.0, 2.0, N).reshape(N // 8, 8)
+  y = layers.Dropout(rate)(x, train=True, rngs=nnx.Rngs(dropout=jax.random.key(0)))
+  kept = np.asarray(y) != 0
+  np.testing.assert_allclose(y[kept], x[kept] / (1.0 - rate), rtol=1e-6)
+  error = (rate * (1.0 - rate) / N) ** 0.5
+  assert abs(kept.mean() - (1.0 - rate)) < SIGMAS * error
+  other = layers.Dropout(rate)(x, train=True, rngs=nnx.Rngs(dropout=jax.random.key(1)))
+  both = (kept & (np.asarray(other) != 0)).mean()
+  assert abs(both - (1.0 - rate) ** 2) < SIGMAS * error  # masks of two keys are independent
+
+
+def test_dropout_does_nothing_without_training_or_rate():
+  x = jnp.arange(4.0)
+  assert layers.Dropout(0.5)(x, train=False, rngs=None) is x
+  assert layers.Dropout(0.0)(x, train=True, rngs=None) is x
+  half = layers.Dropout(0.5)(x.astype(jnp.bfloat16), train=True, rngs=nnx.Rngs(dropout=0))
+  assert half.dtype == jnp.bfloat16
+
+
+def test_initial_values_are_uniform_up_to_their_bound():
+  values = np.asarray(layers.uniform_fan_in(25)(jax.random.key(3), (N,)))
+  assert -0.2 <= values.min() < -0.1999 and 0.1999 < values.max() <= 0.2
+  assert abs(values.mean()) < SIGMAS * 0.2 / 3**0.5 / N**0.5
+  shares = np.histogram(values, 16, (-0.2, 0.2))[0] / N
+  assert np.abs(shares - 1 / 16).max() < SIGMAS * (1 / 16 / N) ** 0.5
+
+
+def test_initial_values_of_he_et_al_are_normal():
+  spread = np.asarray(layers.he_normal(50)(jax.random.key(0), (N,))) / (2 / 50) ** 0.5
+  assert np.isfinite(spread).all() and np.abs(spread).max() < 6
+  assert abs(spread.mean()) < SIGMAS / N**0.5
+  assert abs(spread.std() - 1.0) < SIGMAS / (2 * N) ** 0.5
+  np.testing.assert_allclose(np.quantile(spread, [0.0013, 0.1587, 0.8413]), [-3, -1, 1], atol=0.1)
+
+
+def agreeing(a, b):
+  """The share of equal bits, which is a half for independent arrays."""
+  return 1.0 - np.unpackbits((np.asarray(a) ^ np.asarray(b)).view(np.uint8)).mean()
+
+
+BIT_ERROR = SIGMAS * 0.5 / (32 * N) ** 0.5  # of a share of the bits of N numbers
+
+
+def test_hashed_bits_are_fair_and_independent_of_their_neighbours():
+  bits = np.asarray(random.hashed_bits(jax.random.key(7), (N // 256, 256)))
+  each = (bits.reshape(-1, 1) >> np.arange(32, dtype=np.uint32)) & 1
+  assert np.abs(each.mean(0) - 0.5).max() < SIGMAS * 0.5 / N**0.5
+  assert len(np.unique(bits)) > 0.999 * N
+  for one, other in ((bits[1:], bits[:-1]), (bits[:, 1:], bits[:, :-1])):  # rows and columns
+    assert abs(agreeing(one.copy(), other.copy()) - 0.5) < BIT_ERROR * 1.1
+  pairs = np.corrcoef(each[:-1].T, each[1:].T)[:32, 32:]  # any bit and any bit of the next position
+  assert np.abs(pairs).max() < SIGMAS / N**0.5
+
+
+def test_hashed_bits_depend_on_both_words_of_the_key():
+  key = lambda *words: jax.random.wrap_key_data(jnp.array(words, jnp.uint32))
+  base = random.hashed_bits(key(1, 2), (N,))
+  # Not `BIT_ERROR`: where a single high bit of the second word differs, 51 % of the bits agree. Keys in use
+  # come from Threefry and differ in half of their bits.
+  for other in (key(0, 2), key(1, 3), key(1 << 31, 2), key(1, 2 + (1 << 31)), key(2, 1)):
+    assert abs(agreeing(base, random.hashed_bits(other, (N,))) - 0.5) < 0.02
+  folded = [random.hashed_bits(jax.random.fold_in(key(1, 2), i), (N,)) for i in range(2)]
+  assert abs(agreeing(*folded) - 0.5) < BIT_ERROR
+
+
+def test_hashed_bits_depend_on_the_number_of_the_position_alone():
+  key = jax.random.key(5)
+  flat = random.hashed_bits(key, (96,))
+  np.testing.assert_array_equal(random.hashed_bits(key, (8, 4, 3)), flat.reshape(8, 4, 3))
+  np.testing.assert_array_equal(random.hashed_bits(key, (50,)), flat[:50])
+  assert random.hashed_bits(key, ()).shape == ()
+
+
+def test_hashed_bits_do_not_depend_on_the_sharding():
+  mesh = jax.make_mesh((len(jax.devices()),), ("data",))
+  draw = lambda: random.hashed_bits(jax.random.key(5), (64, 6))
+  alone = jax.jit(draw)()
+  for spec in (PartitionSpec("data"), PartitionSpec(None)):
+    shared = jax.jit(draw, out_shardings=NamedSharding(mesh, spec))()
+    np.testing.assert_array_equal(alone, shared)
+
+
+def padded(size, even):
+  """Half a kernel at both ends; or what keeps the length, which for even kernels is one more behind."""
+  return ((size - 1) // 2, size // 2) if even else (size // 2, size // 2)
+
+
+# What TempCNN, ConvTran (whose second axis is bands) and ResNet ask for.
+CONVOLUTIONS = [
+  *[((11,), (size,), [padded(size, False)], 1) for size in (1, 2, 5)],
+  *[((11, 3), (size, 1), [padded(size, True), (0, 0)], 1) for size in (5, 8)],
+  *[((9, 8), (size, size), [padded(size, False)] * 2, stride) for size in (1, 3, 7) for stride in (1, 2)],
+]
+
+
+def convolved(x, kernel, padding, stride):
+  """The convolution by its definition, in float64."""
+  x = np.pad(np.asarray(x, np.float64), ((0, 0), *padding, (0, 0)))
+  kernel = np.asarray(kernel, np.float64)
+  axes = range(1, x.ndim - 1)
+  windows = np.lib.stride_tricks.sliding_window_view(x, kernel.shape[:-2], tuple(axes))
+  windows = windows[(slice(None), *[slice(None, None, stride)] * len(axes))]  # [B *out C *sizes]
+  windows = np.moveaxis(windows, len(axes) + 1, -1)
+  return np.tensordot(windows, kernel, len(axes) + 1)
+
+
+@pytest.mark.parametrize("shape, size, padding, stride", CONVOLUTIONS)
+def test_convolutions_of_cpus_and_accelerators_agree(shape, size, padding, stride):
+  """With the definition by value, and with each other by gradient."""
+  rng = np.random.default_rng(0)
+  x, kernel = jnp.asarray(rng.normal(size=(2, *shape, 3))), jnp.asarray(rng.normal(size=(*size, 3, 4)))
+  expected = convolved(x, kernel, padding, stride)
+  direction = jnp.asarray(rng.normal(size=expected.shape))
+
+  def both(x, kernel):
+    settings = {"padding": padding, "stride": stride}
+    implementations = convolution.by_slices, convolution.by_library
+    return [jax.vjp(functools.partial(f, **settings), x, kernel) for f in implementations]
+
+  (y, back), (other, other_back) = both(x, kernel)
+  np.testing.assert_allclose(y, expected, rtol=0, atol=2e-5)
+  np.testing.assert_allclose(other, expected, rtol=0, atol=2e-5)
+  for one, another in zip(back(direction.astype(y.dtype)), other_back(direction.astype(y.dtype))):
+    np.testing.assert_allclose(one, another, rtol=1e-4, atol=1e-4)
+
+
+def test_the_platform_decides_which_convolution_is_used():
+  x, kernel = jnp.ones((2, 9, 3)), jnp.ones((3, 3, 4))
+  traced = jax.jit(lambda x, kernel: convolution.convolve(x, kernel, [(1, 1)])).trace(x, kernel)
+  on = lambda platform: traced.lower(lowering_platforms=(platform,)).as_text()
+  assert "stablehlo.convolution" not in on("cpu") and "stablehlo.convolution" in on("cuda")
+
+
+@pytest.mark.parametrize("size", [4, 5])
+def test_temporal_convolution_pads_both_ends_alike(size):
+  conv = convolution.TemporalConv(2, 3, size, rngs=nnx.Rngs(0))
+  x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 7, 2)), jnp.float32)
+  expected = convolved(x, conv.kernel[...], [(size // 2, size // 2)], 1) + np.asarray(conv.bias[...])
+  y = conv(x)
+  assert y.shape == (2, 7 + (size == 4), 3)
+  np.testing.assert_allclose(y, expected, rtol=0, atol=1e-5)
+
+
+def test_batchnorm_is_over_the_positions_of_present_samples():
+  rng = np.random.default_rng(1)
+  x, present = (
+    rng.normal(3.0, 2.0, size=(4, 3, 2, 5)).astype(np.float32),
+    np.array([1.0, 0, 1, 1], np.float32),
+  )
+  x[1] = np.nan
+  norm = layers.BatchNorm(5)
+  y = norm(jnp.asarray(x), train=True, present=jnp.asarray(present))
+  rows = x[present > 0].reshape(-1, 5).astype(np.float64)
+  np.testing.assert_allclose(norm.mean[...], 0.1 * rows.mean(0), rtol=1e-5)
+  np.testing.assert_allclose(norm.var[...], 0.9 + 0.1 * rows.var(0, ddof=1), rtol=1e-5)
+  expected = (rows - rows.mean(0)) / np.sqrt(rows.var(0) + 1e-5)
+  np.testing.assert_allclose(np.asarray(y)[present > 0].reshape(-1, 5), expected, rtol=0, atol=1e-5)
+  assert int(norm.batches[...]) == 1
