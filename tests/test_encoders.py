@@ -143,6 +143,17 @@ def test_number_of_parameters_with_context(name):
   assert count == PARAMETERS[name][0] + more
 
 
+def test_layer_norm_keeps_its_digits_far_from_zero():
+  """The mean of squares minus the squared mean would lose them."""
+  module = make("mlp", width=16, use_norm="layer")
+  module.norm.scale.set_value(jnp.ones(16))
+  module.norm.bias.set_value(jnp.zeros(16))
+  x = series(8, 6, 3)
+  expected = module(x)
+  module.linear.bias.set_value(module.linear.bias[...] + 4000.0)
+  np.testing.assert_allclose(module(x), expected, rtol=0, atol=0.01)
+
+
 def test_context_has_to_be_what_the_encoder_was_built_for():
   x, context = series(2, *SMALL_SHAPES["gru"]), series(2, 3)
   with pytest.raises(ValueError, match="a context of 0 values and is given an array of shape .2, 3."):

@@ -88,7 +88,7 @@ class Encoder(nnx.Module):
     self.linear = layers.linear(backbone.width, width, rngs=rngs, dtype=dtype)
     wide = jnp.promote_types(dtype, jnp.float32)
     if norm == "layer":
-      self.norm = nnx.LayerNorm(width, epsilon=1e-5, rngs=rngs)
+      self.norm = layers.layer_norm(width, rngs=rngs, dtype=wide)
     else:
       self.norm = layers.BatchNorm(width, dtype=wide) if norm == "batch" else None
     joins_features = context > 0 and backbone.context_joins == "features"
