@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 
 import jax.numpy as jnp
@@ -9,11 +10,21 @@ import numpy as np
 from flax import nnx
 
 from colearn_jax import encoders
-from colearn_jax.interop.state_dict import UNREAD, fill, state_dict
+from colearn_jax.interop.state_dict import fill, state_dict
 from colearn_jax.methods import mdico
-from colearn_jax.types import InputError
+from colearn_jax.methods.architecture import Architecture
+from colearn_jax.methods.mdico import MDiCo
+from colearn_jax.types import InputError, Task
 
-__all__ = ["encoder_settings", "fill", "load_encoder", "load_mdico", "make_mdico", "state_dict"]
+__all__ = [
+  "encoder_settings",
+  "fill",
+  "load_encoder",
+  "load_mdico",
+  "make_architecture",
+  "make_method",
+  "state_dict",
+]
 
 NOTHING = ""  # arguments that change no number
 
@@ -186,35 +197,47 @@ def load_encoder(
   return module
 
 
-def make_mdico(
-  spec: Mapping[str, object], *, variant: str | None = None, rngs: nnx.Rngs, dtype=jnp.float32
-) -> mdico.MDiCo:
-  """The model of the released program's settings, see `load_mdico`, with initial values of its own."""
+def make_method(spec: Mapping[str, object], *, variant: str | None = None) -> MDiCo:
+  """The method of the released program's settings, see `load_mdico`, with the weights and τ there."""
   variant = variant or spec.get("variant", "released")
-  if variant not in mdico.VARIANTS:
-    raise InputError(f"variant={variant!r}, have {', '.join(mdico.VARIANTS)}")
+  if variant not in ("paper", "released"):
+    raise InputError(f"variant={variant!r}, have paper, released")
   spec = spec.get("constructor", spec)
-  hidden = head_layers(spec.get("predictive_core", "linear"))
+  weights = {term: float(weight) for term, weight in spec.get("weights_loss", {}).items()}
+  return MDiCo(variant=variant, similarity="dense", temperature=spec.get("contrastive_temp", 0.1), **weights)
+
+
+def make_architecture(
+  spec: Mapping[str, object], *, kind: str = "regression", dropout: bool = True, dtype=jnp.float32
+) -> Architecture:
+  """The architecture of the released program's settings, see `load_mdico`.
+
+  Args:
+    spec: the settings.
+    kind: of the task.
+    dropout: False for encoders without it.
+    dtype: of the encoders' computation.
+  """
+  spec = spec.get("constructor", spec)
   width, shapes, settings = _get(spec, "emb_dim"), {}, {}
   for modality in _get(spec, "modalities"):
     name, wrap = _get(modality, "name"), _get(modality, "wrap")
     shapes[name] = (_get(modality, "T"), _get(modality, "bands"))
     settings[name] = encoder_settings(_get(modality, "class"), _get(modality, "args"))
     settings[name]["use_norm"] = norm(wrap)
+    if not dropout:
+      known = encoders.arguments(settings[name]["model_type"])
+      settings[name] |= {argument: 0.0 for argument in known if "dropout" in argument}
     if wrap.get("latent_dims", width) != width:
       raise InputError(f"modality {name}: latent_dims={wrap['latent_dims']} is not emb_dim={width}")
-  model = mdico.MDiCo(
-    shapes,
-    settings,
-    _get(spec, "n_labels"),
+  return Architecture(
+    shapes=shapes,
+    encoders=settings,
+    task=Task(kind, tuple(f"output {i + 1}" for i in range(_get(spec, "n_labels")))),
     emb_dim=width,
-    head_layers=hidden,
-    variant=variant,
+    head_layers=head_layers(spec.get("predictive_core", "linear")),
     dtype=dtype,
-    rngs=rngs,
   )
-  setattr(model, UNREAD, mdico.Head(width // 2, len(shapes), hidden, rngs=rngs))
-  return model
 
 
 def head_layers(core: str | Mapping[str, object]) -> tuple[int, ...]:
@@ -233,20 +256,22 @@ def load_mdico(
   *,
   variant: str | None = None,
   dtype=jnp.float32,
-) -> mdico.MDiCo:
+) -> mdico.Model:
   """A whole model with the weights of the released program.
 
   Args:
     spec: `emb_dim`, `n_labels`, `predictive_core` and `modalities`, a list in the order of the modality
       labels of each one's `name`, `T`, `bands` and encoder (see `load_encoder`).
     params: its state dict.
-    variant: what the second modality head is fed, see `mdico.MDiCo`; by default what `spec` says, else
+    variant: what the second modality head reads, see `mdico.MDiCo`; by default what `spec` says, else
       `released`, as that program does it.
     dtype: of the encoders' computation.
 
   Raises:
     InputError: the settings are not known, or the state dict does not fit them.
   """
-  model = nnx.eval_shape(lambda: make_mdico(spec, variant=variant, rngs=nnx.Rngs(0), dtype=dtype))
+  method = dataclasses.replace(make_method(spec, variant=variant), auxiliary=1.0, discriminative=1.0)
+  architecture = make_architecture(spec, dtype=dtype)
+  model = nnx.eval_shape(lambda: method.build(architecture, rngs=nnx.Rngs(0)))
   fill(model, params)
   return model

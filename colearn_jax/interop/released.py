@@ -24,13 +24,14 @@ from ml_collections import ConfigDict
 from colearn_jax import config as config_lib
 from colearn_jax import encoders
 from colearn_jax.datasets import build
-from colearn_jax.evaluation import results
-from colearn_jax.interop import names as torch
+from colearn_jax.evaluation.results import Results, Scores
+from colearn_jax.interop.state_dict import UNREAD, fill, state_dict
 from colearn_jax.interop.yaml_settings import Released, config_text, make_config, read_yaml
-from colearn_jax.training import checkpoint
-from colearn_jax.training import setup as plan
+from colearn_jax.methods.configured import make_network
+from colearn_jax.storage import models
+from colearn_jax.storage.files import jsonable, read_json, replacing, write_json
 from colearn_jax.types import InputError, Modality, Task, resolve_views
-from colearn_jax.weights import torch_file as torchfile
+from colearn_jax.weights import torch_file
 
 KINDS = {
   "mse": "regression", "norm-mse": "regression", "ce": "multiclass", "cross-entropy": "multiclass",
@@ -43,7 +44,7 @@ def convert_config(yaml_path: str | Path, out: str | Path, ignore: Collection[st
   """Writes the configuration file `out`; returns the notes. InputError for anything that is wrong."""
   released = read_yaml(yaml_path, ignore)
   config_lib.validate(make_config(released))
-  with results.replacing(out) as file:
+  with replacing(out) as file:
     file.write(config_text(released, Path(yaml_path).name))
   return released.notes
 
@@ -56,9 +57,9 @@ def read_state_dict(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, 
     epoch, 0 where the file does not say it; notes.
 
   Raises:
-    InputError: see `torchfile.read`; or it holds no such model.
+    InputError: see `torch_file.read`; or it holds no such model.
   """
-  content = torchfile.read(path)
+  content = torch_file.read(path)
   epoch, notes = 0, []
   if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
     epoch = int(content.get("epoch") or 0)
@@ -75,7 +76,7 @@ def read_state_dict(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, 
     elif "awl.params" in name:
       notes.append(f"{name}, learnt weights of the losses, is dropped: training is over")
     else:
-      if name.startswith(f"{prefix}{torch.UNREAD}."):
+      if name.startswith(f"{prefix}{UNREAD}."):
         notes.append(f"{name} is dropped: nothing reads it")
       own[name.removeprefix(prefix)] = tensor
   return own, beside, epoch, notes
@@ -221,12 +222,12 @@ def import_checkpoint(
   task = _task(released, known, outputs, len(heads[0]) if heads else 0)
   inputs = read_statistics(statistics, modalities)
 
-  recipe = plan.make_recipe(config, task, modalities)
-  model = nnx.eval_shape(lambda: recipe.build(nnx.Rngs(0)))
-  torch.fill(model, tensors)
+  network = make_network(config, task, modalities)
+  model = nnx.eval_shape(lambda: network.method.build(network.architecture, rngs=nnx.Rngs(0)))
+  fill(model, tensors)
   _, params, stats = nnx.split(model, nnx.Param, nnx.BatchStat)
   params, stats = nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
-  constants = {"inputs": inputs, "task": _task_constants(task, released, beside)}
+  values = {"inputs": inputs, "task": _task_constants(task, released, beside)}
 
   described = {
     "name": config.data.name,
@@ -236,11 +237,16 @@ def import_checkpoint(
   imported = _claim(workdir, config, described, run)
   record = {"seed": int(numbers[1]), "fold": int(numbers[2]), "epoch": epoch}
   record |= {"best_epoch": epoch, "best_objective": None, "seconds": 0.0}
-  model = {"params": params, "stats": stats, "constants": constants}
-  checkpoint.save_model(workdir / "checkpoints" / run, model, record)
-  summary = {"dataset": config.data.name, "task": task.kind, "method": config.method}
-  summary |= {"variant": config.model.variant, "modalities": {}, "imported": imported | {run: str(path)}}
-  results.write_results(workdir / "results.json", summary)
+  model = {"params": params, "stats": stats, "values": values}
+  models.save(workdir / "checkpoints" / run, model, record)
+  Results(
+    dataset=config.data.name,
+    task=task.kind,
+    method=config.method,
+    scores=Scores({}),
+    variant=config.loss.variant,
+    imported=imported | {run: str(path)},
+  ).write(workdir / "results.json")
   return released.notes + notes
 
 
@@ -248,20 +254,20 @@ def _claim(workdir: Path, config: ConfigDict, described: dict, run: str) -> dict
   """Writes what all runs share, or checks that it is the same there; returns the runs that are there."""
   wanted = config_lib.to_json(config)
   if (workdir / "results.json").exists():
-    summary = results.read_results(workdir / "results.json")
-    if "imported" not in summary:
+    summary = Results.read(workdir / "results.json")
+    if not summary.imported:
       raise InputError(f"{workdir} holds a training; take another work directory")
-    if different := config_lib.differences(results.read_results(workdir / "config.json"), wanted):
+    if different := config_lib.differences(read_json(workdir / "config.json"), wanted):
       raise InputError(f"{workdir} holds checkpoints of other settings ({'; '.join(different)})")
-    if results.read_results(workdir / "dataset.json") != results.jsonable(described):
+    if read_json(workdir / "dataset.json") != jsonable(described):
       raise InputError(f"{workdir} holds checkpoints of other sensors or outputs; see its dataset.json")
-    if run in summary["imported"]:
+    if run in summary.imported:
       raise InputError(f"{workdir} holds {run} already; name another --run, or take another work directory")
-    return summary["imported"]
+    return summary.imported
   if (workdir / "config.json").exists():
     raise InputError(f"{workdir} holds a training; take another work directory")
-  results.write_results(workdir / "config.json", wanted)
-  results.write_results(workdir / "dataset.json", described)
+  write_json(workdir / "config.json", wanted)
+  write_json(workdir / "dataset.json", described)
   return {}
 
 
@@ -280,8 +286,8 @@ def export(workdir: str | Path, out: str | Path, run: str) -> dict[str, np.ndarr
     InputError: there is no such training, or the released program has no such encoder.
   """
   workdir, out = Path(workdir).expanduser().absolute(), Path(out)
-  config = config_lib.restore(results.read_results(workdir / "config.json"))
-  described = results.read_results(workdir / "dataset.json")
+  config = config_lib.restore(read_json(workdir / "config.json"))
+  described = read_json(workdir / "dataset.json")
   directory = workdir / "checkpoints" / run
   if not directory.is_dir():
     have = ", ".join(sorted(path.name for path in (workdir / "checkpoints").glob("*"))) or "none"
@@ -292,19 +298,19 @@ def export(workdir: str | Path, out: str | Path, run: str) -> dict[str, np.ndarr
   modalities = [
     Modality(m["name"], *(tuple(m[k]) for k in ("views", "shape", "bands"))) for m in described["modalities"]
   ]
-  model = checkpoint.restore_model(directory)
-  recipe = plan.make_recipe(config, task, modalities)
-  tensors = torch.state_dict(recipe.model(model["params"], model["stats"]))
+  model = models.restore(directory)
+  network = make_network(config, task, modalities)
+  tensors = state_dict(network.model(model["params"], model["stats"]))
   if task.classes:
-    tensors["criteria.weight"] = np.asarray(model["constants"]["task"]["class_weights"])
+    tensors["criteria.weight"] = np.asarray(model["values"]["task"]["class_weights"])
   part = out.with_name(f".{out.name}")
   try:
     np.savez(part, **tensors)
     part.replace(out)
   except OSError as error:
     raise InputError(f"{out} cannot be written: {error.strerror}") from None
-  bands = {m: {"mean": c["offset"], "std": c["scale"]} for m, c in model["constants"]["inputs"].items()}
-  results.write_results(out.with_suffix(".json"), bands)
+  bands = {m: {"mean": c["offset"], "std": c["scale"]} for m, c in model["values"]["inputs"].items()}
+  write_json(out.with_suffix(".json"), bands)
   return tensors
 
 

@@ -16,6 +16,7 @@ from flax import nnx
 from colearn_jax import encoders
 from colearn_jax.encoders import convtran, ltae, mlp, recurrent, tempcnn, transformer
 from colearn_jax.methods import mdico
+from colearn_jax.methods.architecture import Head
 from colearn_jax.nn import convolution, layers
 from colearn_jax.types import InputError
 
@@ -224,45 +225,45 @@ def _encoder(m: encoders.Encoder) -> Iterator[Entry]:
     yield from _norm("norm_layer", m.norm)
 
 
-def _head(m: mdico.Head) -> Iterator[Entry]:
+def _head(m: Head) -> Iterator[Entry]:
   for i, (linear, norm) in enumerate(zip(m.hidden, m.norms)):
     yield from _linear(f"pre_decoder.layers.{i}.0", linear)
     yield from _norm(f"pre_decoder.layers.{i}.2", norm)
   yield from _linear("linear_layer", m.out)
 
 
-def _mdico(m: mdico.MDiCo) -> Iterator[Entry]:
-  for name in m.modalities:
+def _mdico(m: mdico.Model) -> Iterator[Entry]:
+  for name in m.sensors:
     yield from _under(f"modality_encoders_unique.{name}", _encoder(m.unique[name]))
     yield from _under(f"modality_encoders_common.{name}", _encoder(m.common[name]))
     yield from _linear(f"aux_common_layer.{name}.0", m.shared[name].linear)
     yield from _norm(f"aux_common_layer.{name}.1", m.shared[name].norm)
     yield from _under(f"modality_prediction_heads.{name}", _head(m.heads[name]))
-  outputs, modalities = m.heads[m.modalities[0]].out.bias.shape[0], len(m.modalities)
+  outputs, modalities = m.heads[m.sensors[0]].out.bias.shape[0], len(m.sensors)
   for name, head, width in (
     ("aux_prediction_head", m.auxiliary, outputs),
-    (UNREAD, vars(m).get(UNREAD), modalities),
+    (UNREAD, None, modalities),
     ("modality_head_awr_inf", m.modality_specific, modalities),
     ("modality_head_awr_irr", m.modality_unused, modalities),
   ):
     yield from _under(name, _head(head or _zero_head(m, width)))
 
 
-def _zero_head(m: mdico.MDiCo, outputs: int) -> mdico.Head:
+def _zero_head(m: mdico.Model, outputs: int) -> Head:
   """What stands for a head that they always build, and that a model here may be without."""
-  half = m.shared[m.modalities[0]].linear.bias.shape[0]
-  hidden = [linear.bias.shape[0] for linear in m.heads[m.modalities[0]].hidden]
-  head = nnx.eval_shape(lambda: mdico.Head(half, outputs, hidden, rngs=nnx.Rngs(0)))
+  half = m.shared[m.sensors[0]].linear.bias.shape[0]
+  hidden = [linear.bias.shape[0] for linear in m.heads[m.sensors[0]].hidden]
+  head = nnx.eval_shape(lambda: Head(half, outputs, hidden, rngs=nnx.Rngs(0)))
   for entry in _head(head):
     entry.value.set_value(np.zeros(entry.value.shape, entry.value.dtype))
   return head
 
 
-UNREAD = "modality_head_adv"  # where a loaded model keeps the head that nothing reads
+UNREAD = "modality_head_adv"  # a head that nothing reads: dropped when it is read, zeros when it is written
 
 TABLES = {
   encoders.Encoder: _encoder,
-  mdico.MDiCo: _mdico,
+  mdico.Model: _mdico,
   tempcnn.TempCNN: _tempcnn,
   mlp.MLP: _mlp,
   recurrent.RNN: _recurrent,

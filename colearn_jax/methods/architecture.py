@@ -65,7 +65,7 @@ class Architecture:
       self.encoders[sensor],
       self.shapes[sensor],
       width or self.emb_dim,
-      **({"context": self.context} if self.context else {}),
+      context=self.context,
       rngs=rngs,
       dtype=self.dtype,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -168,6 +169,23 @@ class Method:
     """
     del train, samples, seed
     return {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+  """A method with the architecture of its model."""
+
+  method: Method
+  architecture: Architecture
+
+  @functools.cached_property
+  def graphdef(self) -> nnx.GraphDef:
+    """The model without its arrays."""
+    return nnx.graphdef(nnx.eval_shape(lambda: self.method.build(self.architecture, rngs=nnx.Rngs(0))))
+
+  def model(self, params: dict, stats: dict) -> nnx.Module:
+    """The model with these arrays."""
+    return nnx.merge(self.graphdef, params, stats)
 
 
 def mean_over_sensors(parts: Mapping[str, jax.Array], rows: Mapping[str, jax.Array]) -> jax.Array:

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from colearn_jax import config as config_lib
 from colearn_jax import methods
 from colearn_jax.methods.architecture import Architecture
-from colearn_jax.methods.base import Method
+from colearn_jax.methods.base import Method, Network
 from colearn_jax.types import CONTEXT, Modality, Task
 
 
@@ -50,3 +50,8 @@ def make_architecture(config: ConfigDict, task: Task, modalities: Sequence[Modal
     remat=config.model.remat,
     dtype=jnp.dtype(config.model.dtype),
   )
+
+
+def make_network(config: ConfigDict, task: Task, modalities: Sequence[Modality]) -> Network:
+  """The method and the architecture of a configuration."""
+  return Network(make_method(config), make_architecture(config, task, modalities))

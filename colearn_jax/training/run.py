@@ -19,6 +19,7 @@ from colearn_jax.data.dataset import describe, fingerprint, open_dataset, read_i
 from colearn_jax.data.splits import Run
 from colearn_jax.evaluation import evaluate, results
 from colearn_jax.evaluation.results import Results
+from colearn_jax.methods.configured import make_method
 from colearn_jax.parallel import processes
 from colearn_jax.storage import files, models
 from colearn_jax.training import checkpoint, setup
@@ -66,7 +67,7 @@ def train(config: ConfigDict, workdir: Path) -> Results:
   _keep_description(workdir, describe(dataset, modalities), fingerprint(dataset, index))
 
   # Methods that have to be trained first, on the same runs.
-  teachers = {name: schema.with_method(config, name) for name in setup.make_method(config).requires}
+  teachers = {name: schema.with_method(config, name) for name in make_method(config).requires}
   for name, teacher in teachers.items():
     train(teacher, workdir / "teachers" / name)
   frozen = functools.partial(_frozen, workdir, tuple(teachers))

@@ -18,12 +18,12 @@ from colearn_jax.data.dataset import Dataset, Index
 from colearn_jax.data.splits import Run
 from colearn_jax.data.statistics import make_normalisation
 from colearn_jax.datasets import build
-from colearn_jax.methods.base import Method, Samples
-from colearn_jax.methods.configured import ablations, make_architecture, make_method, weights
+from colearn_jax.methods.base import Method, Network, Samples
+from colearn_jax.methods.configured import ablations, make_method, make_network, weights
 from colearn_jax.parallel import processes, sharding
 from colearn_jax.training.on_device import OnDevice
 from colearn_jax.training.optimizer import Average, make_optimizer
-from colearn_jax.training.state import Network, Recipe, Tree
+from colearn_jax.training.state import Recipe, Tree
 from colearn_jax.training.streaming import Streamed
 from colearn_jax.types import InputError, Modality, Task
 from colearn_jax.weights import imagenet
@@ -68,11 +68,6 @@ def make_runs(config: ConfigDict, dataset: Dataset, index: Index) -> list[Run]:
     validation_fraction=config.protocol.validation_fraction,
   )
   return [dataclasses.replace(run, ablation=ablation) for ablation in ablations(config) for run in runs]
-
-
-def make_network(config: ConfigDict, task: Task, modalities: Sequence[Modality]) -> Network:
-  """The method and the architecture of a configuration."""
-  return Network(make_method(config), make_architecture(config, task, modalities))
 
 
 def make_recipe(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,29 +14,11 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from colearn_jax.data.augment import Augment
-from colearn_jax.methods.architecture import Architecture
-from colearn_jax.methods.base import Method
+from colearn_jax.methods.base import Method, Network
 from colearn_jax.nn import random
 from colearn_jax.training.optimizer import Average, Optimizer
 
 Tree = dict[str, Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class Network:
-  """A method with the architecture of its model."""
-
-  method: Method
-  architecture: Architecture
-
-  @functools.cached_property
-  def graphdef(self) -> nnx.GraphDef:
-    """The model without its arrays."""
-    return nnx.graphdef(nnx.eval_shape(lambda: self.method.build(self.architecture, rngs=nnx.Rngs(0))))
-
-  def model(self, params: Tree, stats: Tree) -> nnx.Module:
-    """The model with these arrays."""
-    return nnx.merge(self.graphdef, params, stats)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,8 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from colearn_jax.interop import names as torch
-from colearn_jax.methods import mdico
+from colearn_jax.interop.state_dict import UNREAD
 from colearn_jax.types import InputError
 from tests.golden_replay.golden import Arrays, Case
 from tests.golden_replay.replay import replay, silent
@@ -76,7 +75,7 @@ def compare(case: Case) -> tuple[list[Difference], list[str]]:
     family, _, name = key.partition("/")
     exact = family in ("traj64", "final64")
     ours = double().get(f"{family[:-2]}/{name}") if exact else single.get(key)
-    if family == "param" or key in case.read:
+    if family == "param" or key in case.read or name.startswith(f"{UNREAD}."):
       continue
     if ours is None:
       missing.append(key)
@@ -180,15 +179,14 @@ def _precisions(case: Case, double: Callable[[], Arrays]) -> list[Difference]:
 def left_out(case: Case) -> dict[str, str]:
   """What is read and yet may be anything, for no number of the case depends on it; and why.
 
-  The steps of a training show every parameter: its last value is compared.
+  The steps of a training show every parameter that anything reads: its last value is compared.
   """
+  unread = [key for key in case.family("param") if key.startswith(f"{UNREAD}.")]
+  reasons = {f"param/{key}": "is of a head that nothing reads" for key in unread}
   if case["kind"] not in ("module", "model"):
-    return {}
-  reasons = {}
+    return reasons
   for key in case.family("param"):
-    if f"{torch.UNREAD}." in key:
-      reasons[f"param/{key}"] = "is of a head that nothing reads"
-    elif key.endswith("attention_heads.fc1_k.bias"):
+    if key.endswith("attention_heads.fc1_k.bias"):
       reasons[f"param/{key}"] = "adds the same to all scores of a query, and the softmax takes it away"
     elif key.endswith("in_proj_bias"):
       reasons[f"param/{key}"] = "adds, in its middle third, the same to all scores of a query"
@@ -203,7 +201,7 @@ def _siblings(folder: Path, names: Iterable[str]) -> list[str]:
   """The two variants of a model start from the same numbers; returns the arrays in which a pair does not."""
   odd = []
   for name in names:
-    pair = [folder / f"{name}_{variant}.npz" for variant in mdico.VARIANTS]
+    pair = [folder / f"{name}_{variant}.npz" for variant in ("paper", "released")]
     first, second = (dict(np.load(path)) for path in pair)
     same = lambda key: np.array_equal(first[key], second.get(key))  # noqa: B023
     odd += [f"{name}_*: {key}" for key in first if key.startswith(("in/", "param/")) and not same(key)]

@@ -1,6 +1,6 @@
 """What our programs give for a golden case: an encoder, a loss, a model's train step, or a whole training.
 
-Everything goes through the doors of `interop.torch` and through `steps`, in float32 as users run it or in
+Everything goes through `interop.names` and `training.step`, in float32 as users run it or in
 float64, which tells a mistake from rounding.
 """
 
@@ -16,9 +16,11 @@ import numpy as np
 from flax import nnx
 
 from colearn_jax.encoders import ltae
-from colearn_jax.interop import names as torch
+from colearn_jax.interop import names
 from colearn_jax.interop import state_dict as tensors
-from colearn_jax.objectives import losses
+from colearn_jax.nn import layers
+from colearn_jax.objectives.contrastive import contrastive
+from colearn_jax.objectives.task import task_loss
 from colearn_jax.types import InputError
 from tests.golden_replay import replay_model as models
 from tests.golden_replay.golden import Arrays, Case
@@ -61,13 +63,15 @@ _programs: dict[tuple, Program] = {}  # by settings: once for all cases that dif
 def _begin(case: Case, dtype):
   """A case's program, its module without arrays, these in two trees, and its inputs."""
   if case["kind"] == "module":
-    module = models.without_dropout(torch.load_encoder(case.spec, case.family("param"), dtype=dtype))
+    module = _without_dropout(names.load_encoder(case.spec, case.family("param"), dtype=dtype))
     given, x = models.split(module, dtype), jnp.asarray(case.given("x"), dtype)
     apply = _encode
   else:
     model, state, batch = models.begin(case, dtype)
-    given, x = (model.recipe.graphdef, state.params, state.stats), batch["inputs"]
-    apply = lambda m, x, train: models.name_outputs(model.recipe.task.kind, m(x, train=train))
+    network = model.recipe.network
+    kind, run = network.architecture.task.kind, network.method.forward
+    given, x = (network.graphdef, state.params, state.stats), batch["inputs"]
+    apply = lambda m, x, train: models.name_outputs(kind, run(m, x, train=train, rngs=nnx.Rngs(0)))
   settings = json.dumps([case["constructor"], case.spec.get("variant")], sort_keys=True)
   return _programs.setdefault((settings, dtype), _program(given[0], apply)), *given, x
 
@@ -97,13 +101,13 @@ def _encode(module: nnx.Module, x: jax.Array, train: bool) -> dict[str, jax.Arra
 
 def _module(case: Case, dtype) -> dict[str, Arrays]:
   program, graphdef, params, stats, x = _begin(case, dtype)
-  args = torch.encoder_settings(case["constructor"]["class"], case["constructor"]["args"])
+  args = names.encoder_settings(case["constructor"]["class"], case["constructor"]["args"])
   case.agree("the series' length", x.shape[1], args.get("seq_len", x.shape[1]))
   train_out, after = program.run(params, stats, x, True)
   return {
     "out": program.run(params, stats, x, False)[0],
     "train_out": train_out,
-    "train_buf": torch.state_dict(nnx.merge(graphdef, params, after)),
+    "train_buf": names.state_dict(nnx.merge(graphdef, params, after)),
     "const": models.tables(case),
   }
 
@@ -132,15 +136,23 @@ def _loss(case: Case, dtype) -> dict[str, Arrays]:
   if kind == "contrastive":
     moving = given("x_q", "x_v")
     everywhere = jnp.ones(len(moving["x_q"]), dtype)
-    loss = lambda moving: losses.contrastive(*moving.values(), settings["temperature"], everywhere)
+    loss = lambda moving: contrastive(*moving.values(), settings["temperature"], everywhere)
   elif kind in models.KINDS:
     name = "pred" if "in/pred" in case.arrays else "logits"
     moving, kind = given(name), models.KINDS[kind]
     everywhere, outputs = jnp.ones(len(moving[name]), dtype), moving[name].shape[-1]
     target = models.read_target(case, kind, dtype)
     constants = models.task_constants(case, settings, kind, outputs, dtype)
-    loss = lambda moving: losses.task_loss(kind, moving[name], target, constants, everywhere)
+    loss = lambda moving: task_loss(kind, moving[name], target, constants, everywhere)
   else:
     raise InputError(f"loss={kind!r}, have contrastive, {', '.join(models.KINDS)}")
   value, grads = jax.jit(jax.value_and_grad(loss))(moving)
   return {"out": {"value": value}, "grad": grads}
+
+
+def _without_dropout(module: nnx.Module) -> nnx.Module:
+  """Switches a module's dropout off, as it was when the cases were made."""
+  for _, layer in nnx.iter_modules(module):
+    if isinstance(layer, layers.Dropout):
+      layer.rate = 0.0
+  return module

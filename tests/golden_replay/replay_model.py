@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 from collections.abc import Callable, Mapping
@@ -14,12 +15,15 @@ import optax
 from flax import nnx
 
 from colearn_jax.encoders import transformer
-from colearn_jax.interop import names as torch
+from colearn_jax.interop import names
 from colearn_jax.methods import mdico
-from colearn_jax.nn import layers
+from colearn_jax.methods.base import Batch, Network, Values
+from colearn_jax.methods.predict import activate, normalise
 from colearn_jax.parallel import sharding
-from colearn_jax.training import steps
-from colearn_jax.types import InputError, Task
+from colearn_jax.training.optimizer import Optimizer
+from colearn_jax.training.state import Best, Recipe, Stop, TrainState
+from colearn_jax.training.step import eval_step, train_step
+from colearn_jax.types import InputError
 from tests.golden_replay.golden import Arrays, Case
 
 KINDS = {
@@ -53,14 +57,6 @@ def split(module: nnx.Module, dtype) -> tuple[nnx.GraphDef, dict, dict]:
   return graphdef, cast(nnx.to_pure_dict(params), dtype), cast(nnx.to_pure_dict(stats), dtype)
 
 
-def without_dropout(module: nnx.Module) -> nnx.Module:
-  """Switches a module's dropout off, as it was when the cases were made."""
-  for _, layer in nnx.iter_modules(module):
-    if isinstance(layer, layers.Dropout):
-      layer.rate = 0.0
-  return module
-
-
 def tables(case: Case) -> Arrays:
   """Position tables that no state dict holds; they are one longer than the series, for the class token."""
   tables = {}
@@ -91,11 +87,11 @@ def task_constants(case: Case, loss: Mapping, kind: str, outputs: int, dtype) ->
 class Programs(NamedTuple):
   """What is compiled for a model.
 
-  Both functions take a state and a batch. `evaluate` gives outputs and terms of the objective by their names
-  there; `train` the outputs of training, the state after a step, and the terms of that step.
+  Both functions take a state and a batch. `evaluate` gives outputs and terms of the objective by their
+  names in the case; `train` the outputs of training, the state after a step, and the terms of that step.
   """
 
-  recipe: steps.Recipe
+  recipe: Recipe
   evaluate: Callable
   train: Callable
 
@@ -109,106 +105,122 @@ def _programs(settings: str, dtype) -> Programs:
   if kind is None:
     raise InputError(f"loss={made['loss']['name']!r}, have {', '.join(KINDS)}")
   if given:
-    optimizer = optax.adam(given["lr"], b1=given["betas"][0], b2=given["betas"][1], eps=given["eps"])
+    betas = dict(zip(("b1", "b2"), given["betas"]))
+    transform, rate = optax.scale_by_adam(**betas, eps=given["eps"]), given["lr"]
   else:  # does not move, and its state is the gradients
     zeros = lambda grads: jax.tree.map(jnp.zeros_like, grads)
-    optimizer = optax.GradientTransformation(lambda p: p, lambda grads, _, params: (zeros(grads), grads))
-  recipe = steps.Recipe(
-    build=lambda rngs: without_dropout(torch.make_mdico(spec, rngs=rngs, dtype=dtype)),
-    task=Task(kind, tuple(map(str, range(made["n_labels"])))),
-    temperature=made["contrastive_temp"],
-    negatives="both",
-    similarity="dense",
-    optimizer=optimizer,
+    transform = optax.GradientTransformation(lambda p: p, lambda grads, _, params: (zeros(grads), grads))
+    rate = 0.0
+  network = Network(
+    # Heads of terms that are off are built, too: the cases hold their outputs.
+    dataclasses.replace(names.make_method(spec), auxiliary=1.0, discriminative=1.0),
+    names.make_architecture(spec, kind=kind, dropout=False, dtype=dtype),
+  )
+  recipe = Recipe(
+    network=network,
+    optimizer=Optimizer(transform, lambda step, steps_per_epoch: jnp.asarray(rate, dtype)),
     batch_size=made.get("batch", 1),
-    microbatches=1,
-    patience=1,
-    min_delta=0.0,
+    max_epochs=1,
     mesh=sharding.make_mesh(dict.fromkeys(sharding.AXES, 1), 1, jax.devices()[:1]),
   )
 
   # The outputs are computed as in the steps, so that XLA finds that it has them already.
-  def forward(state, batch, **mode):
-    inputs = steps.normalise(batch["inputs"], state.constants)
-    return recipe.model(state.params, state.stats)(inputs, present=batch["present"], **mode)
+  def forward(state, batch, *, train=False):
+    inputs = normalise(batch["inputs"], state.values["inputs"])
+    model = network.model(state.params, state.stats)
+    return network.method.forward(model, inputs, batch["present"], train=train, rngs=nnx.Rngs(0))
 
   @jax.jit
   def evaluate(state, batch):
     outputs = forward(state, batch)
-    terms = steps.eval_step(recipe, state, batch)
+    terms = eval_step(recipe, state, batch)
     return name_outputs(kind, outputs), _terms(recipe, state, batch, outputs, terms)
 
   @jax.jit
   def train(state, batch):
     outputs = forward(state, batch, train=True)
-    after, terms = steps.train_step(recipe, state, batch)
+    after, terms = train_step(recipe, state, batch)
     return name_outputs(kind, outputs), after, _terms(recipe, state, batch, outputs, terms)
 
   return Programs(recipe, evaluate, train)
 
 
-def begin(case: Case, dtype) -> tuple[Programs, steps.TrainState, dict]:
+def begin(case: Case, dtype) -> tuple[Programs, TrainState, dict]:
   """A case's programs, its model before the first step, and its one batch."""
   settings = {key: case.spec[key] for key in ("constructor", "variant", "optimizer") if key in case.spec}
   programs = _programs(json.dumps(settings, sort_keys=True), dtype)
-  kind, made, names = programs.recipe.task.kind, case["constructor"], case["modality_order"]
-  model = torch.load_mdico(case.spec, case.family("param"))
-  if tuple(names) != model.modalities:
-    raise InputError(f"case {case.name}: modality_order is {names}, the modalities are {model.modalities}")
+  made, order = case["constructor"], case["modality_order"]
+  kind = programs.recipe.network.architecture.task.kind
+  model = names.load_mdico(case.spec, case.family("param"))
+  if tuple(order) != model.sensors:
+    raise InputError(f"case {case.name}: modality_order is {order}, the modalities are {model.sensors}")
   target = read_target(case, kind, dtype)
-  inputs = {m: jnp.asarray(case.given(f"x/{m}"), dtype) for m in names}
+  inputs = {m: jnp.asarray(case.given(f"x/{m}"), dtype) for m in order}
   for modality in made["modalities"]:
     shape = (len(target), modality["T"], modality["bands"])
     case.agree(f"the shape of in/x/{modality['name']}", inputs[modality["name"]].shape, shape)
   case.agree("the batch's size", len(target), made.get("batch", len(target)))
   every = jnp.ones(len(target), dtype)
-  batch = {"inputs": inputs, "target": target, "labelled": every, "present": dict.fromkeys(names, every)}
-  as_they_are = {m: {"offset": jnp.zeros(1, dtype), "scale": jnp.ones(1, dtype)} for m in names}
+  present = dict.fromkeys(order, every)
+  batch = {"inputs": inputs, "target": target, "labelled": every, "present": present}
+  batch["row"] = jnp.arange(len(target))
+  as_they_are = {m: {"offset": jnp.zeros(1, dtype), "scale": jnp.ones(1, dtype)} for m in order}
   task = task_constants(case, made["loss"], kind, made["n_labels"], dtype)
   weights = {term: weight for term, weight in made["weights_loss"].items() if weight > 0}
   _, params, stats = split(model, dtype)
   zero, inf = jnp.zeros((), jnp.int32), jnp.full((), jnp.inf)
-  state = steps.TrainState(
+  state = TrainState(
     step=zero,
     epoch=zero,
     params=params,
     stats=stats,
-    opt_state=jax.jit(programs.recipe.optimizer.init)(params),
+    average={},
+    frozen={},
+    opt_state=jax.jit(programs.recipe.optimizer.transform.init)(params),
     key=jax.random.key(0),
-    constants={"inputs": as_they_are, "task": task, "weights": weights},
-    stop=steps.Stop(reference=inf, wait=zero, done=jnp.zeros((), bool)),
-    best=steps.Best(objective=inf, epoch=zero, params=params, stats=stats),
+    values={
+      "inputs": as_they_are,
+      "task": task,
+      "weights": weights,
+      "arrays": {},
+      "steps_per_epoch": jnp.ones(()),
+    },
+    stop=Stop(reference=inf, wait=zero, done=jnp.zeros((), bool)),
+    best=Best(objective=inf, epoch=zero, params=params, stats=stats),
   )
   return programs, state, batch
 
 
-def _terms(
-  recipe: steps.Recipe, state: steps.TrainState, batch: dict, outputs: mdico.Outputs, terms: dict
-) -> dict[str, jax.Array]:
-  """Our terms of the objective by their names there.
+def _terms(recipe: Recipe, state: TrainState, batch: dict, outputs: mdico.Outputs, terms: dict) -> dict:
+  """Our terms of the objective by their names in the case.
 
-  A pair's contrastive term is the same both ways. A term that is switched off contributes nothing; its parts
-  are not of the step, and are computed beside it.
+  A pair's contrastive term is the same both ways. A term that is switched off contributes nothing; its
+  parts are not of the step, and are computed beside it.
   """
-  parts = terms
-  if state.constants["weights"].keys() != set(mdico.TERMS):
-    weights = dict.fromkeys(mdico.TERMS, 1.0)
-    everything = mdico.objective(
-      recipe.task.kind, outputs, batch["target"], batch["present"], state.constants["task"], weights,
-      temperature=recipe.temperature,
-    )[1]  # fmt: skip
+  parts, task, method = terms, recipe.network.architecture.task, recipe.method
+  if state.values["weights"].keys() != set(method.terms):
+    every = Values(
+      constants=state.values["task"],
+      weights=dict.fromkeys(method.terms, 1.0),
+      arrays={},
+      progress=jnp.zeros(()),
+      task=task,
+    )
+    given = Batch(**{name: batch[name] for name in ("inputs", "present", "target", "labelled", "row")})
+    everything = method.loss(outputs, given, every)[1]
     parts = {name: term for name, term in everything.items() if "/" in name and "total" not in name} | terms
-  totals = dict.fromkeys((f"total_{term}" for term in mdico.TERMS), jnp.zeros(()))
+  parts = {name: value for name, value in parts.items() if name != "learning_rate"}
+  totals = dict.fromkeys((f"total_{term}" for term in method.terms), jnp.zeros(()))
   pairs = [name.removeprefix("contrastive/").split("__") for name in parts if name.startswith("contrastive/")]
   mirrored = {f"contrastive/{n}__{m}": parts[f"contrastive/{m}__{n}"] for m, n in pairs}
   return totals | {name.replace("total/", "total_"): value for name, value in parts.items()} | mirrored
 
 
 def name_outputs(kind: str, outputs: mdico.Outputs) -> dict[str, jax.Array]:
-  """Our outputs by their names there."""
+  """Our outputs by their names in the case."""
   families = {there: getattr(outputs, here) for there, here in OUTPUTS.items()}
   families["prediction_softmax" if kind == "multiclass" else "prediction_sigmoid"] = {
-    m: steps.activate(kind, logits) for m, logits in outputs.prediction.items()
+    m: activate(kind, logits) for m, logits in outputs.prediction.items()
   }
   return {f"{name}/{m}": value for name, values in families.items() for m, value in values.items()}
 
@@ -223,8 +235,8 @@ def replay_model(case: Case, dtype) -> dict[str, Arrays]:
     "eval_loss": eval_terms,
     "train_out": train_out,
     "loss": terms,
-    "train_buf": torch.state_dict(programs.recipe.model(after.params, after.stats)),
-    "grad": torch.state_dict(programs.recipe.model(after.opt_state, after.stats)),
+    "train_buf": names.state_dict(programs.recipe.network.model(after.params, after.stats)),
+    "grad": names.state_dict(programs.recipe.network.model(after.opt_state, after.stats)),
     "const": tables(case),
   }
 
@@ -243,14 +255,14 @@ def replay_trajectory(case: Case, dtype) -> dict[str, Arrays]:
     history.append(terms)
   families = {
     "traj": {name: np.stack([terms[name] for terms in history]) for name in history[0]},
-    "final": torch.state_dict(programs.recipe.model(state.params, state.stats)),
+    "final": names.state_dict(programs.recipe.network.model(state.params, state.stats)),
     "const": tables(case),
   }
   # What rounding moves in the final parameters moves the predictions too. So these are compared with what the
   # case's own final parameters give: that must agree, and it reads every one of them.
   for suffix in ("", "64"):
-    model = programs.recipe.model(state.params, state.stats)
-    torch.fill(model, case.family("final") | case.family(f"final{suffix}"))
+    model = programs.recipe.network.model(state.params, state.stats)
+    names.fill(model, case.family("final") | case.family(f"final{suffix}"))
     _, params, stats = split(model, dtype)
     families[f"final_out{suffix}"], _ = programs.evaluate(state.replace(params=params, stats=stats), batch)
   return families
