@@ -4,7 +4,9 @@ import numpy as np
 import optax
 import pytest
 
-from colearn_jax.objectives import losses
+from colearn_jax.objectives.contrastive import contrastive
+from colearn_jax.objectives.discriminative import modality_loss
+from colearn_jax.objectives.task import binary_cross_entropy, cross_entropy, squared_error, task_loss
 
 RNG = np.random.default_rng(0)
 
@@ -29,17 +31,15 @@ def ntxent_by_hand(za, zb, temperature, negatives="both"):
 @pytest.mark.parametrize("negatives", ["both", "cross"])
 def test_contrastive_is_the_formula(negatives):
   za, zb = arrays((7, 5), (7, 5))
-  got = jax.jit(losses.contrastive, static_argnames="negatives")(
-    za, zb, 0.1, jnp.ones(7), negatives=negatives
-  )
+  got = jax.jit(contrastive, static_argnames="negatives")(za, zb, 0.1, jnp.ones(7), negatives=negatives)
   np.testing.assert_allclose(got, ntxent_by_hand(za, zb, 0.1, negatives), rtol=1e-5)
 
 
 def test_contrastive_is_optax_ntxent_where_that_fits():
   za, zb = arrays((6, 4), (6, 4))
   labels = jnp.tile(jnp.arange(6), 2)
-  want = optax.losses.ntxent(jnp.concatenate([za, zb]), labels, temperature=0.1)
-  np.testing.assert_allclose(losses.contrastive(za, zb, 0.1, jnp.ones(6)), want, rtol=1e-5)
+  want = optax.ntxent(jnp.concatenate([za, zb]), labels, temperature=0.1)
+  np.testing.assert_allclose(contrastive(za, zb, 0.1, jnp.ones(6)), want, rtol=1e-5)
 
 
 @pytest.mark.parametrize("negatives", ["both", "cross"])
@@ -47,27 +47,25 @@ def test_contrastive_leaves_absent_rows_out(negatives):
   za, zb = arrays((7, 5), (7, 5))
   mask = jnp.array([1, 1, 0, 1, 0, 1, 1.0])
   rows = np.flatnonzero(mask)
-  value = lambda a, b: losses.contrastive(a, b, 0.1, mask, negatives=negatives)
-  subset = lambda a, b: losses.contrastive(a[rows], b[rows], 0.1, jnp.ones(5), negatives=negatives)
+  value = lambda a, b: contrastive(a, b, 0.1, mask, negatives=negatives)
+  subset = lambda a, b: contrastive(a[rows], b[rows], 0.1, jnp.ones(5), negatives=negatives)
   np.testing.assert_allclose(value(za, zb), subset(za, zb), rtol=1e-6)
   for got, want in zip(jax.grad(value, (0, 1))(za, zb), jax.grad(subset, (0, 1))(za, zb)):
     np.testing.assert_allclose(got, want, atol=1e-6)
-  assert np.isfinite(losses.contrastive(za, zb, 0.1, jnp.zeros(7), negatives=negatives))
+  assert np.isfinite(contrastive(za, zb, 0.1, jnp.zeros(7), negatives=negatives))
 
 
 def test_contrastive_of_zero_rows_has_finite_gradients():
   za, zb = arrays((4, 3), (4, 3))
   za = za.at[1].set(0.0)
-  value, grad = jax.value_and_grad(losses.contrastive)(za, zb, 0.1, jnp.ones(4))
+  value, grad = jax.value_and_grad(contrastive)(za, zb, 0.1, jnp.ones(4))
   np.testing.assert_allclose(value, ntxent_by_hand(za, zb, 0.1), rtol=1e-5)
   assert np.isfinite(grad).all()
 
 
 def test_squared_error_by_hand():
   prediction, target = jnp.array([[110.0], [90.0], [1e9]]), jnp.array([[100.0], [100.0], [0.0]])
-  got = losses.squared_error(
-    prediction, target, jnp.array([104.0]), jnp.array([40.0]), jnp.array([1.0, 1.0, 0.0])
-  )
+  got = squared_error(prediction, target, jnp.array([104.0]), jnp.array([40.0]), jnp.array([1.0, 1.0, 0.0]))
   np.testing.assert_allclose(got, (10 / 40) ** 2, rtol=1e-6)
 
 
@@ -75,27 +73,23 @@ def test_cross_entropy_by_hand():
   logits, label = jnp.log(jnp.array([[0.7, 0.3], [0.2, 0.8], [0.5, 0.5]])), jnp.array([0, 0, 1])
   weights, mask = jnp.array([1.0, 3.0]), jnp.array([1.0, 1.0, 1.0])
   want = -(np.log(0.7) + np.log(0.2) + 3 * np.log(0.5)) / 5
-  np.testing.assert_allclose(losses.cross_entropy(logits, label, weights, mask), want, rtol=1e-6)
+  np.testing.assert_allclose(cross_entropy(logits, label, weights, mask), want, rtol=1e-6)
   without = -(np.log(0.7) + 3 * np.log(0.5)) / 4
-  got = losses.cross_entropy(logits, label, weights, jnp.array([1.0, 0.0, 1.0]))
+  got = cross_entropy(logits, label, weights, jnp.array([1.0, 0.0, 1.0]))
   np.testing.assert_allclose(got, without, rtol=1e-6)
 
 
 def test_binary_cross_entropy_by_hand():
   logits, target = jnp.array([[0.0, 2.0], [-1.0, 50.0]]), jnp.array([[1.0, 0.0], [0.0, 1.0]])
   terms = np.array([[np.log(2), 2 + np.log1p(np.exp(-2))], [np.log1p(np.exp(-1)), 0.0]])
-  np.testing.assert_allclose(
-    losses.binary_cross_entropy(logits, target, jnp.ones(2)), terms.mean(), rtol=1e-6
-  )
-  got = losses.binary_cross_entropy(logits, target, jnp.array([0.0, 1.0]))
+  np.testing.assert_allclose(binary_cross_entropy(logits, target, jnp.ones(2)), terms.mean(), rtol=1e-6)
+  got = binary_cross_entropy(logits, target, jnp.array([0.0, 1.0]))
   np.testing.assert_allclose(got, terms[1].mean(), rtol=1e-6)
 
 
 def test_modality_loss_by_hand():
   logits = jnp.log(jnp.array([[0.1, 0.9], [0.6, 0.4]]))
-  np.testing.assert_allclose(
-    losses.modality_loss(logits, 1, jnp.ones(2)), -np.log([0.9, 0.4]).mean(), rtol=1e-6
-  )
+  np.testing.assert_allclose(modality_loss(logits, 1, jnp.ones(2)), -np.log([0.9, 0.4]).mean(), rtol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["regression", "multilabel", "multiclass"])
@@ -103,6 +97,6 @@ def test_no_row_no_loss_no_nan(kind):
   output = jnp.array([[1.0, 2.0], [jnp.nan, 0.0]])
   target = jnp.array([0, 1]) if kind == "multiclass" else jnp.zeros((2, 2))
   constants = {"mean": jnp.zeros(2), "std": jnp.ones(2), "class_weights": jnp.ones(2)}
-  value, grad = jax.value_and_grad(losses.task_loss, 1)(kind, output, target, constants, jnp.zeros(2))
+  value, grad = jax.value_and_grad(task_loss, 1)(kind, output, target, constants, jnp.zeros(2))
   assert value == 0.0
   np.testing.assert_array_equal(np.nan_to_num(grad), 0.0)

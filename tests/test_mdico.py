@@ -4,24 +4,43 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from colearn_jax.methods import mdico
-from colearn_jax.objectives import losses
-from colearn_jax.types import InputError
+from colearn_jax.methods.architecture import Architecture
+from colearn_jax.methods.base import Batch, Values
+from colearn_jax.methods.mdico import MDiCo
+from colearn_jax.objectives.contrastive import contrastive
+from colearn_jax.objectives.discriminative import modality_loss
+from colearn_jax.types import InputError, Task
 
 SHAPES = {"radar": (4, 2), "optical": (6, 3), "thermal": (4, 1)}
 ENCODER = {"model_type": "tempcnn", "layer_size": 8, "dropout": 0.2}
-WEIGHTS = dict.fromkeys(mdico.TERMS, 1.0)
+WEIGHTS = dict.fromkeys(MDiCo.terms, 1.0)
+OFF = {"auxiliary": 0.0, "contrastive": 0.0, "discriminative": 0.0}
 
 
-def make(names=tuple(SHAPES), outputs=3, encoder=ENCODER, **kwargs):
+def architecture(names=tuple(SHAPES), encoder=ENCODER, emb_dim=16):
+  task = Task("multiclass", ("a", "b", "c"))
   shapes = {m: SHAPES[m] for m in names}
-  settings = dict.fromkeys(names, encoder)
-  return mdico.MDiCo(shapes, settings, outputs, emb_dim=16, rngs=nnx.Rngs(0), **kwargs)
+  return Architecture(shapes, dict.fromkeys(names, encoder), task, emb_dim=emb_dim)
+
+
+def make(names=tuple(SHAPES), encoder=ENCODER, only=None, **settings):
+  return MDiCo(**settings).build(architecture(names, encoder), only=only, rngs=nnx.Rngs(0))
+
+
+def forward(model, inputs, **mode):
+  return MDiCo().forward(model, inputs, **mode)
 
 
 def run(inputs, **kwargs):
   """Outputs of a model made and called in one program: op by op it would take ten times as long."""
-  return jax.jit(lambda x: make(**kwargs)(x))(inputs)
+  return jax.jit(lambda x: forward(make(**kwargs), x))(inputs)
+
+
+def objective(kind, outputs, target, present, constants, weights, labelled=None):
+  rows = jnp.arange(len(target))
+  labelled = jnp.ones(len(target)) if labelled is None else labelled
+  values = Values(constants, weights, {}, jnp.zeros(()), Task(kind, ("a", "b", "c")))
+  return MDiCo().loss(outputs, Batch({}, present, target, labelled, rows), values)
 
 
 def sample(names=tuple(SHAPES), batch=5, seed=0):
@@ -39,7 +58,7 @@ TARGET = jnp.array([0, 1, 2, 1, 0])
 
 
 @pytest.mark.parametrize("names", [("radar",), ("radar", "optical"), tuple(SHAPES)])
-@pytest.mark.parametrize("variant", mdico.VARIANTS)
+@pytest.mark.parametrize("variant", ["paper", "released"])
 def test_shapes_for_any_number_of_modalities(names, variant):
   out = run(sample(names), names=names, variant=variant)
   for m in names:
@@ -49,9 +68,8 @@ def test_shapes_for_any_number_of_modalities(names, variant):
 
 
 def test_features_have_halves():
-  settings = {"radar": ENCODER}
   with pytest.raises(InputError, match="emb_dim=15 is odd"):
-    mdico.MDiCo({"radar": (4, 2)}, settings, 1, emb_dim=15, rngs=nnx.Rngs(0))
+    MDiCo().build(architecture(emb_dim=15), rngs=nnx.Rngs(0))
 
 
 def test_a_modality_alone_needs_nothing_of_another():
@@ -61,9 +79,10 @@ def test_a_modality_alone_needs_nothing_of_another():
     alone = run({m: inputs[m]})
     assert list(alone.prediction) == [m]
     np.testing.assert_allclose(alone.prediction[m], together.prediction[m], rtol=1e-5, atol=1e-6)
-  small = nnx.eval_shape(lambda: make(("radar",), terms=("main",)))
-  paths = {path[0] for path, _ in nnx.to_flat_state(nnx.state(small))}
-  assert paths == set(mdico.ALONE)
+  small, whole = (nnx.eval_shape(lambda only=only: make(only=only)) for only in ("radar", None))
+  paths = lambda model: {path for path, _ in nnx.to_flat_state(nnx.state(model))}
+  assert {path[0] for path in paths(small)} == {"unique", "common", "shared", "heads"}
+  assert paths(small) == {path for path in paths(whole) if "radar" in path}
 
 
 def test_the_variants_differ_in_what_the_second_modality_head_sees():
@@ -79,7 +98,7 @@ def test_the_variants_differ_in_what_the_second_modality_head_sees():
 def test_the_objective_is_the_sum_of_its_terms():
   outputs = run(sample())
   weights = {"main": 1.0, "auxiliary": 0.5, "contrastive": 2.0, "discriminative": 3.0}
-  loss, terms = mdico.objective("multiclass", outputs, TARGET, present(), CONSTANTS, weights)
+  loss, terms = objective("multiclass", outputs, TARGET, present(), CONSTANTS, weights)
   mean = lambda term: np.mean([terms[f"{term}/{m}"] for m in SHAPES])
   pairs = [
     terms[f"contrastive/{a}__{b}"]
@@ -87,7 +106,7 @@ def test_the_objective_is_the_sum_of_its_terms():
   ]
   want = mean("main") + 0.5 * mean("auxiliary") + 2.0 * 2.0 * sum(pairs) + 3.0 * mean("discriminative")
   np.testing.assert_allclose(loss, want, rtol=1e-6)
-  np.testing.assert_allclose(loss, sum(terms[f"total/{term}"] for term in mdico.TERMS), rtol=1e-6)
+  np.testing.assert_allclose(loss, sum(terms[f"total/{term}"] for term in MDiCo.terms), rtol=1e-6)
   assert terms["objective"] == loss
 
 
@@ -95,18 +114,18 @@ def test_modalities_are_numbered_in_the_order_they_are_given():
   """Not in their alphabetical order, in which dicts come out of jit."""
   outputs = run(sample())
   assert list(outputs.prediction) == sorted(SHAPES) != list(SHAPES)
-  _, terms = mdico.objective("multiclass", outputs, TARGET, present(), CONSTANTS, WEIGHTS)
+  _, terms = objective("multiclass", outputs, TARGET, present(), CONSTANTS, WEIGHTS)
   for index, m in enumerate(SHAPES):
     logits = outputs.modality_specific[m], outputs.modality_unused[m]
-    want = np.mean([losses.modality_loss(z, index, jnp.ones(5)) for z in logits])
+    want = np.mean([modality_loss(z, index, jnp.ones(5)) for z in logits])
     np.testing.assert_allclose(terms[f"discriminative/{m}"], want, rtol=1e-6)
 
 
 def test_a_weight_of_zero_switches_a_term_off():
   weights = {term: WEIGHTS[term] for term in ("main", "contrastive")}
-  outputs = run(sample(), terms=("main", "contrastive"))
+  outputs = run(sample(), auxiliary=0.0, discriminative=0.0)
   assert not outputs.auxiliary_shared and not outputs.modality_unused
-  _, terms = mdico.objective("multiclass", outputs, TARGET, present(), CONSTANTS, weights)
+  _, terms = objective("multiclass", outputs, TARGET, present(), CONSTANTS, weights)
   assert not any(name.startswith(("auxiliary", "discriminative", "total/aux")) for name in terms)
 
 
@@ -121,19 +140,19 @@ def test_absent_sensors_count_nowhere():
   def masked(params, inputs):
     model = nnx.merge(graphdef, params, stats, copy=True)
     there = present(**masks)
-    outputs = model(inputs, train=True, present=there, rngs=rngs())
-    return mdico.objective("multiclass", outputs, TARGET, there, CONSTANTS, WEIGHTS)
+    outputs = forward(model, inputs, train=True, present=there, rngs=rngs())
+    return objective("multiclass", outputs, TARGET, there, CONSTANTS, WEIGHTS)
 
   def left_out(params, inputs):
     model = nnx.merge(graphdef, params, stats, copy=True)
     rows = {m: np.flatnonzero(mask) for m, mask in masks.items()}
-    outs = {m: model({m: inputs[m][rows[m]]}, train=True, rngs=rngs()) for m in SHAPES}
+    outs = {m: forward(model, {m: inputs[m][rows[m]]}, train=True, rngs=rngs()) for m in SHAPES}
     total, terms = 0.0, {}
     for index, m in enumerate(SHAPES):
       ones, y = {m: jnp.ones(len(rows[m]))}, TARGET[rows[m]]
-      one = mdico.objective("multiclass", outs[m], y, ones, CONSTANTS, WEIGHTS | {"discriminative": 0.0})[1]
+      one = objective("multiclass", outs[m], y, ones, CONSTANTS, WEIGHTS | {"discriminative": 0.0})[1]
       mod = [
-        losses.modality_loss(getattr(outs[m], f)[m], index, ones[m])
+        modality_loss(getattr(outs[m], f)[m], index, ones[m])
         for f in ("modality_specific", "modality_unused")
       ]
       terms[m] = one[f"main/{m}"] + one[f"auxiliary/{m}"] + 0.5 * sum(mod)
@@ -142,7 +161,7 @@ def test_absent_sensors_count_nowhere():
         both = np.intersect1d(rows[m], rows[n])
         a = outs[m].shared[m][np.searchsorted(rows[m], both)]
         b = outs[n].shared[n][np.searchsorted(rows[n], both)]
-        total += 2 * losses.contrastive(a, b, 0.1, jnp.ones(len(both)))
+        total += 2 * contrastive(a, b, 0.1, jnp.ones(len(both)))
     return total
 
   inputs = sample()
@@ -158,7 +177,7 @@ def test_absent_sensors_count_nowhere():
 
 def test_a_modality_that_nobody_has_leaves_the_mean():
   outputs = run(sample())
-  _, terms = mdico.objective("multiclass", outputs, TARGET, present(thermal=np.zeros(5)), CONSTANTS, WEIGHTS)
+  _, terms = objective("multiclass", outputs, TARGET, present(thermal=np.zeros(5)), CONSTANTS, WEIGHTS)
   want = (terms["main/radar"] + terms["main/optical"]) / 2
   np.testing.assert_allclose(terms["total/main"], want, rtol=1e-6)
   assert terms["main/thermal"] == 0.0 and terms["contrastive/radar__thermal"] == 0.0
@@ -175,13 +194,13 @@ def test_samples_without_a_label_count_in_the_contrastive_and_modality_terms_alo
   there = present(radar=[1, 1, 1, 0, 1])
 
   def some(outputs):
-    return mdico.objective(kind, outputs, target, there, constants, WEIGHTS, labelled=jnp.asarray(labelled))
+    return objective(kind, outputs, target, there, constants, WEIGHTS, labelled=jnp.asarray(labelled))
 
   def apart(outputs):
     task, other = WEIGHTS | {"contrastive": 0.0, "discriminative": 0.0}, WEIGHTS | {"auxiliary": 0.0}
     known = jax.tree.map(lambda a: a[rows], (outputs, target, there))
-    main = mdico.objective(kind, *known, constants, task)[0]
-    _, terms = mdico.objective(kind, outputs, target, there, constants, other)
+    main = objective(kind, *known, constants, task)[0]
+    _, terms = objective(kind, outputs, target, there, constants, other)
     return main + terms["total/contrastive"] + terms["total/discriminative"]
 
   got, got_grads = jax.jit(jax.value_and_grad(lambda o: some(o)[0]))(outputs)

@@ -1,5 +1,6 @@
 """One program over replicas, batch and parameters: every arrangement gives the numbers of the plain one."""
 
+import dataclasses
 import functools
 
 import jax
@@ -7,14 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from test_steps import BATCH, CONSTANTS, SHAPES, recipe, table
 
-from colearn_jax.methods import mdico
+from colearn_jax.methods.mdico import MDiCo
 from colearn_jax.nn import layers
-from colearn_jax.objectives import losses, ring
+from colearn_jax.objectives import ring
+from colearn_jax.objectives.contrastive import contrastive
 from colearn_jax.parallel import sharding
-from colearn_jax.training import steps
+from colearn_jax.training.epoch import batched, take, train_epoch, train_stack
+from colearn_jax.training.state import init
+from colearn_jax.training.step import train_step
 from colearn_jax.types import InputError
+from tests.small_training import BATCH, TRAIN, VALIDATION, VALUES, constant_rate, recipe, table
 
 
 def close(got, want, tolerance=2e-4):
@@ -68,7 +72,7 @@ def test_a_ring_of_devices_gives_the_dense_contrastive_loss(negatives, masked, f
   mask = np.ones(BATCH, np.float32)
   if masked:
     mask[[0, 1, 5, 9]] = 0.0  # one device's rows are all absent
-  dense = lambda za, zb: losses.contrastive(za, zb, 0.1, mask, negatives=negatives)
+  dense = lambda za, zb: contrastive(za, zb, 0.1, mask, negatives=negatives)
   around = lambda za, zb: ring.contrastive(mesh(fsdp=fsdp), za, zb, 0.1, mask, negatives=negatives)
   want, got = (jax.jit(jax.value_and_grad(f, argnums=(0, 1)))(za, zb) for f in (dense, around))
   np.testing.assert_allclose(got[0], want[0], rtol=1e-5)
@@ -90,27 +94,28 @@ def test_no_device_holds_the_matrix_of_all_pairs():
 
 # Every arrangement of a training.
 
-TRAIN, VALIDATION = np.arange(28), np.arange(28, 40)
 
-
-def train(epochs=2, runs=((TRAIN, VALIDATION),), uneven=False, constants=(CONSTANTS,), **arrangement):
+def train(epochs=2, runs=((TRAIN, VALIDATION),), uneven=False, constants=(VALUES,), **arrangement):
   """Trains a stack of runs in an arrangement of devices; its states and every epoch's terms."""
   r = recipe(**arrangement)
   place = sharding.by_replica(r.mesh)
-  init = jax.vmap(lambda seed, constants: steps.init(r, jax.random.key(seed), constants))
+  begin = jax.vmap(lambda seed, constants: init(r, jax.random.key(seed), constants))
   seeds, constants = jnp.arange(len(runs)), jax.tree.map(lambda *c: np.stack(c), *constants)
-  placed = sharding.of_stack(r.mesh, jax.eval_shape(init, seeds, constants))
-  states = jax.jit(init, out_shardings=placed)(seeds, constants)
-  most = lambda part: max(len(steps.batched(run[part], BATCH)) for run in runs)
+  placed = sharding.of_stack(r.mesh, jax.eval_shape(begin, seeds, constants))
+  states = jax.jit(begin, out_shardings=placed)(seeds, constants)
+  most = lambda part: max(len(batched(run[part], BATCH)) for run in runs)
   padded = lambda rows, count: np.concatenate([rows, np.full((count - len(rows), BATCH), -1, np.int32)])
-  rows = [np.stack([padded(steps.batched(run[k], BATCH), most(k)) for run in runs]) for k in (0, 1)]
-  epoch = functools.partial(steps.train_stack, r, uneven=uneven)
+  rows = [np.stack([padded(batched(run[k], BATCH), most(k)) for run in runs]) for k in (0, 1)]
+  epoch = functools.partial(train_stack, r, uneven=uneven)
   epoch = jax.jit(epoch, donate_argnums=0, out_shardings=(placed, sharding.whole(r.mesh)))
   samples, logs = jax.device_put(table(), sharding.whole(r.mesh)), []
   for _ in range(epochs):
     states, terms = epoch(states, samples, *jax.device_put(rows, place))
     logs.append(jax.device_get(terms))
   return states, logs
+
+
+RING = MDiCo(similarity="ring")
 
 
 @functools.cache
@@ -120,7 +125,7 @@ def plain():
 
 @pytest.mark.parametrize(
   "arrangement",
-  [{"fsdp": 4}, {"fsdp": 2, "similarity": "ring"}, {"devices": 4, "replica": 1, "similarity": "ring"}],
+  [{"fsdp": 4}, {"fsdp": 2, "method": RING}, {"devices": 4, "replica": 1, "method": RING}],
 )
 def test_parameters_over_devices_give_the_losses_of_one(arrangement):
   states, logs = train(**arrangement)
@@ -141,21 +146,21 @@ def runs_of_unequal_size():
   ]
   constants = []
   for k in range(4):
-    inputs = {m: {**c, "offset": c["offset"] + 0.3 * k} for m, c in CONSTANTS["inputs"].items()}
-    weights = CONSTANTS["weights"] | {"contrastive": np.float32(0.5 * k)}
-    constants.append({**CONSTANTS, "inputs": inputs, "weights": weights})
+    inputs = {m: {**c, "offset": c["offset"] + 0.3 * k} for m, c in VALUES["inputs"].items()}
+    weights = VALUES["weights"] | {"contrastive": np.float32(0.5 * k)}
+    constants.append({**VALUES, "inputs": inputs, "weights": weights})
   return [*runs, (np.arange(30), np.arange(30, 40))], constants
 
 
 @functools.cache
 def alone():
   """Each of them by itself, on one device."""
-  r, out = recipe(devices=1, patience=2, min_delta=0.05), []
-  epoch, init = jax.jit(functools.partial(steps.train_epoch, r)), jax.jit(functools.partial(steps.init, r))
+  r, out = recipe(devices=1, patience=2, min_delta=0.8), []
+  epoch, begin = (jax.jit(functools.partial(f, r)) for f in (train_epoch, init))
   for seed, (rows, constants) in enumerate(zip(*runs_of_unequal_size())):
-    state, logs = init(jax.random.key(seed), constants), []
+    state, logs = begin(jax.random.key(seed), constants), []
     for _ in range(6):
-      state, terms = epoch(state, table(), *(steps.batched(part, BATCH) for part in rows))
+      state, terms = epoch(state, table(), *(batched(part, BATCH) for part in rows))
       logs.append(jax.device_get(terms))
     out.append((jax.device_get((state.stop, state.best.params, state.epoch, state.best.epoch)), logs))
   return out
@@ -163,13 +168,13 @@ def alone():
 
 @pytest.mark.parametrize(
   "arrangement",
-  [{"devices": 1}, {"devices": 4, "replica": 4}, {"replica": 2, "fsdp": 2, "similarity": "ring"}],
+  [{"devices": 1}, {"devices": 4, "replica": 4}, {"replica": 2, "fsdp": 2, "method": RING}],
 )
 def test_a_replica_is_the_run_alone(arrangement):
   """Folds of several sizes, each with its statistics, order, dropout, weights and early stop."""
   runs, constants = runs_of_unequal_size()
   states, logs = train(
-    6, tuple(runs), uneven=True, constants=constants, patience=2, min_delta=0.05, **arrangement
+    6, tuple(runs), uneven=True, constants=constants, patience=2, min_delta=0.8, **arrangement
   )
   ends = [int(epoch) for epoch in states.epoch]
   assert len(set(ends)) > 1, "all stop at once: nothing is frozen"
@@ -186,36 +191,32 @@ def test_a_replica_is_the_run_alone(arrangement):
 def test_microbatches_change_the_batch_statistics_alone(monkeypatch):
   """Without BatchNorm and dropout the gradients are those of the whole batch, contrastive term included."""
   monkeypatch.setattr(layers.BatchNorm, "_observe", lambda self, x, present: (self.mean[...], self.var[...]))
-  batch = steps.take(jax.tree.map(jnp.asarray, table()), jnp.arange(-1, BATCH - 1))
-  settings = dict.fromkeys(SHAPES, {"model_type": "tempcnn", "layer_size": 4, "n_layers": 1, "dropout": 0.0})
-  build = lambda rngs: mdico.MDiCo(SHAPES, settings, 1, emb_dim=8, rngs=rngs)
+  batch = take(jax.tree.map(jnp.asarray, table()), jnp.arange(-1, BATCH - 1))
   outcomes = []
   for count in (1, 2, 4):
-    r = recipe(build=build, microbatches=count)
-    state = jax.jit(functools.partial(steps.init, r))(jax.random.key(0), CONSTANTS)
-    outcomes.append(jax.jit(functools.partial(steps.train_step, r))(state, batch))
+    r = recipe(encoder=(("dropout", 0.0),), microbatches=count)
+    state = jax.jit(functools.partial(init, r))(jax.random.key(0), VALUES)
+    outcomes.append(jax.jit(functools.partial(train_step, r))(state, batch))
   for state, terms in outcomes[1:]:
     close(terms, outcomes[0][1])
     close(state.params, outcomes[0][0].params)
 
 
 def test_microbatches_keep_running_statistics_of_each():
-  batch = steps.take(jax.tree.map(jnp.asarray, table()), jnp.arange(BATCH))
+  batch = take(jax.tree.map(jnp.asarray, table()), jnp.arange(BATCH))
   r = recipe(microbatches=2)
-  state = jax.jit(functools.partial(steps.init, r))(jax.random.key(0), CONSTANTS)
-  after, terms = jax.jit(functools.partial(steps.train_step, r))(state, batch)
+  state = jax.jit(functools.partial(init, r))(jax.random.key(0), VALUES)
+  after, terms = jax.jit(functools.partial(train_step, r))(state, batch)
   assert int(after.stats["shared"]["radar"]["norm"]["batches"]) == 2 and np.isfinite(terms["objective"])
 
 
 def test_rematerialisation_changes_nothing():
-  settings = dict.fromkeys(SHAPES, {"model_type": "tempcnn", "layer_size": 4, "n_layers": 1})
-  batch = steps.take(jax.tree.map(jnp.asarray, table()), jnp.arange(BATCH))
+  batch = take(jax.tree.map(jnp.asarray, table()), jnp.arange(BATCH))
   got = []
   for remat in (False, True):
-    build = lambda rngs, remat=remat: mdico.MDiCo(SHAPES, settings, 1, emb_dim=8, remat=remat, rngs=rngs)
-    r = recipe(build=build)
-    state = jax.jit(functools.partial(steps.init, r))(jax.random.key(0), CONSTANTS)
-    program = jax.jit(functools.partial(steps.train_step, r))
+    r = recipe(remat=remat)
+    state = jax.jit(functools.partial(init, r))(jax.random.key(0), VALUES)
+    program = jax.jit(functools.partial(train_step, r))
     got.append(program(state, batch))
     assert ("remat" in str(jax.make_jaxpr(program)(state, batch))) == remat
   close(got[1][0].params, got[0][0].params)
@@ -224,9 +225,9 @@ def test_rematerialisation_changes_nothing():
 
 
 def test_clipping_bounds_the_step():
-  batch = steps.take(jax.tree.map(jnp.asarray, table()), jnp.arange(BATCH))
-  r = recipe(optimizer=optax.chain(optax.clip_by_global_norm(0.01), optax.sgd(1.0)))
-  state = jax.jit(functools.partial(steps.init, r))(jax.random.key(0), CONSTANTS)
-  after, _ = jax.jit(functools.partial(steps.train_step, r))(state, batch)
+  batch = take(jax.tree.map(jnp.asarray, table()), jnp.arange(BATCH))
+  r = dataclasses.replace(recipe(), optimizer=constant_rate(optax.clip_by_global_norm(0.01)))
+  state = jax.jit(functools.partial(init, r))(jax.random.key(0), VALUES)
+  after, _ = jax.jit(functools.partial(train_step, r))(state, batch)
   moved = jax.tree.map(lambda a, b: a - b, after.params, state.params)
   np.testing.assert_allclose(optax.tree.norm(moved), 0.01, rtol=1e-3)

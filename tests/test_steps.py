@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 
 import chex
@@ -5,73 +6,37 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
+from colearn_jax.data import stream
 from colearn_jax.data.augment import Augment
-from colearn_jax.methods import mdico
+from colearn_jax.methods.mdico import MDiCo
+from colearn_jax.methods.predict import activate, normalise
+from colearn_jax.nn import random
 from colearn_jax.parallel import sharding
-from colearn_jax.training import steps
-from colearn_jax.types import Task
-
-SHAPES = {"radar": (4, 2), "optical": (4, 3)}
-N, BATCH = 40, 16
-TRAIN, VALIDATION = np.arange(28), np.arange(28, 40)
-
-
-@functools.cache
-def recipe(devices=8, replica=1, fsdp=1, **changes):
-  mesh = sharding.make_mesh(
-    {"replica": replica, "data": -1, "fsdp": fsdp}, BATCH, devices=jax.devices()[:devices]
-  )
-  settings = dict.fromkeys(SHAPES, {"model_type": "tempcnn", "layer_size": 4, "n_layers": 1})
-  fields = {
-    "build": lambda rngs: mdico.MDiCo(SHAPES, settings, 1, emb_dim=8, rngs=rngs),
-    "task": Task("regression", ("y",)),
-    "temperature": 0.1,
-    "negatives": "both",
-    "similarity": "dense",
-    # Not Adam: it makes whole steps out of the rounding noise in gradients that are exactly zero.
-    "optimizer": optax.sgd(0.03),
-    "batch_size": BATCH,
-    "microbatches": 1,
-    "patience": 100,
-    "min_delta": 0.01,
-    "mesh": mesh,
-  }
-  return steps.Recipe(**(fields | changes))
-
-
-def table():
-  rng = np.random.default_rng(0)
-  inputs = {m: rng.normal(2.0, 3.0, size=(N, *shape)).astype(np.float32) for m, shape in SHAPES.items()}
-  inputs["optical"][::5, 1] = np.nan
-  target = inputs["radar"].mean((1, 2))[:, None]
-  every = np.ones(N, np.float32)
-  return {"inputs": inputs, "target": target, "labelled": every, "present": dict.fromkeys(SHAPES, every)}
-
-
-CONSTANTS = {
-  "inputs": {
-    m: {"offset": np.full(s[-1], 2.0, np.float32), "scale": np.full(s[-1], 3.0, np.float32)}
-    for m, s in SHAPES.items()
-  },
-  "task": {"mean": np.ones(1, np.float32), "std": np.ones(1, np.float32)},
-  "weights": dict.fromkeys(mdico.TERMS, np.float32(1.0)),
-}
+from colearn_jax.training import epoch as epoch_lib
+from colearn_jax.training import streaming
+from colearn_jax.training.epoch import batched, end_epoch, take, train_epoch
+from colearn_jax.training.optimizer import Average, make_optimizer, make_schedule
+from colearn_jax.training.state import init
+from colearn_jax.training.step import eval_step, predict_step, present_rows, train_step
+from colearn_jax.types import InputError
+from tests.small_training import BATCH, SHAPES, TRAIN, VALIDATION, VALUES, N, recipe, table
 
 
 @functools.cache
 def programs(devices=8):
   r = recipe(devices)
   jit = functools.partial(jax.jit, out_shardings=sharding.whole(r.mesh))
-  return jit(functools.partial(steps.init, r)), jit(functools.partial(steps.train_epoch, r))
+  return jit(functools.partial(init, r)), jit(functools.partial(train_epoch, r))
 
 
 def epochs(count, devices=8):
-  init, epoch = programs(devices)
+  begin, epoch = programs(devices)
   place = functools.partial(jax.device_put, device=sharding.whole(recipe(devices).mesh))
-  state, logs = init(jax.random.key(0), place(CONSTANTS)), []
+  state, logs = begin(jax.random.key(0), place(VALUES)), []
   for _ in range(count):
-    rows = place((steps.batched(TRAIN, BATCH), steps.batched(VALIDATION, BATCH)))
+    rows = place((batched(TRAIN, BATCH), batched(VALIDATION, BATCH)))
     state, terms = epoch(state, place(table()), *rows)
     logs.append(jax.device_get(terms))
   return state, logs
@@ -88,7 +53,7 @@ def test_training_learns_and_counts():
   assert logs[-1]["train"]["total/main"] < 0.7 * logs[0]["train"]["total/main"]
   assert int(state.epoch) == 6 and int(state.step) == 12
   for part in ("train", "validation"):
-    names = {name for name in logs[0][part] if not name.startswith("total")}
+    names = {n for n in logs[0][part] if not n.startswith("total") and n != "learning_rate"}
     pairs = {"contrastive/radar__optical", "objective"}
     assert names == pairs | {f"{t}/{m}" for t in ("main", "auxiliary", "discriminative") for m in SHAPES}
   objectives = [log["validation"]["objective"] for log in logs]
@@ -96,17 +61,60 @@ def test_training_learns_and_counts():
   assert int(state.best.epoch) == 1 + int(np.argmin(objectives))
 
 
-def test_validation_is_the_mean_over_rows_of_the_batches():
-  state, logs = epochs(1)
+@pytest.mark.parametrize("streamed", [False, True])
+def test_an_epochs_terms_are_the_means_over_the_rows_of_several_batches(streamed):
+  """28 training and 24 validation rows in batches of 16: whole batches count more than the padded ones."""
+  r, rows = recipe(1), np.arange(16, 40)
+  state = programs(1)[0](jax.random.key(0), VALUES)
   whole = jax.tree.map(jnp.asarray, table())
-  parts = [steps.take(whole, jnp.asarray(rows)) for rows in steps.batched(VALIDATION, BATCH)]
-  evaluate = jax.jit(functools.partial(steps.eval_step, recipe()))
-  (terms,) = [evaluate(state, part) for part in parts]
-  for name, value in terms.items():
-    np.testing.assert_allclose(logs[0]["validation"][name], value, rtol=1e-5)
-  small = jax.jit(functools.partial(steps.eval_step, recipe()))(state, jax.tree.map(lambda a: a[28:], whole))
-  for name, value in small.items():  # padding changes nothing
-    np.testing.assert_allclose(terms[name], value, rtol=1e-5)
+  order = random.epoch_rows(
+    jax.random.key_data(random.stream(state.key, "order")), 0, jnp.asarray(batched(TRAIN, BATCH))
+  )
+  step, evaluate = (jax.jit(functools.partial(f, r)) for f in (train_step, eval_step))
+  now, want = state, {"train": [], "validation": []}
+  for part in order:
+    batch = take(whole, part)
+    now, terms = step(now, batch)
+    want["train"].append((terms, float(present_rows(batch))))
+  for part in batched(rows, BATCH):
+    batch = take(whole, jnp.asarray(part))
+    want["validation"].append((evaluate(now, batch), float(present_rows(batch))))
+  assert [count for _, count in want["train"]] == [16, 12]
+  assert [count for _, count in want["validation"]] == [16, 8]
+  if streamed:
+    got = through_the_stream(r, state, whole, order, rows)
+  else:
+    one = jax.jit(functools.partial(train_epoch, r))
+    got = one(state, whole, batched(TRAIN, BATCH), batched(rows, BATCH))[1]
+  for part, batches in want.items():
+    for name in batches[0][0]:
+      mean = np.average([terms[name] for terms, _ in batches], weights=[count for _, count in batches])
+      if name != "learning_rate":
+        np.testing.assert_allclose(got[part][name], mean, rtol=2e-4, atol=1e-6, err_msg=f"{part} {name}")
+
+
+def through_the_stream(r, state, whole, order, rows):
+  """The same epoch by the programs of `training.streaming`."""
+  zeros = lambda terms: {"sums": dict.fromkeys(terms, jnp.zeros(())), "count": jnp.zeros(())}
+  stack = epoch_lib.stacked(state)
+  trained = zeros(jax.eval_shape(functools.partial(train_step, r), state, take(whole, order[0]))[1])
+  seen = zeros(jax.eval_shape(functools.partial(eval_step, r), state, take(whole, order[0])))
+  for part in order:
+    stack, trained, _ = jax.jit(functools.partial(streaming._train, r))(stack, trained, take(whole, part))
+  for part in batched(rows, BATCH):
+    batch = take(whole, jnp.asarray(part))
+    seen, _ = jax.jit(functools.partial(streaming._validate, r))(stack, seen, batch)
+  return epoch_lib.only(streaming._end(r, stack, trained, seen)[1])
+
+
+def test_padding_changes_no_term():
+  state, _ = epochs(0)
+  whole = jax.tree.map(jnp.asarray, table())
+  evaluate = jax.jit(functools.partial(eval_step, recipe()))
+  padded = evaluate(state, take(whole, jnp.asarray(batched(VALIDATION, BATCH)[0])))
+  exact = evaluate(state, take(whole, jnp.asarray(VALIDATION)))
+  for name, value in exact.items():
+    np.testing.assert_allclose(padded[name], value, rtol=1e-5)
 
 
 def test_an_epoch_sees_every_row_once_in_a_new_order():
@@ -120,17 +128,17 @@ def test_an_epoch_sees_every_row_once_in_a_new_order():
     )
     return original(r, state, batch)
 
-  original = steps.train_step
+  original = epoch_lib.train_step
   one = recipe(1)
-  steps.train_step = spy
+  epoch_lib.train_step = spy
   try:
-    state = programs(1)[0](jax.random.key(0), CONSTANTS)
-    run = jax.jit(functools.partial(steps.train_epoch, one))
+    state = programs(1)[0](jax.random.key(0), VALUES)
+    run = jax.jit(functools.partial(train_epoch, one))
     for _ in range(2):
-      state, _ = run(state, table(), steps.batched(TRAIN, BATCH), steps.batched(VALIDATION, BATCH))
+      state, _ = run(state, table(), batched(TRAIN, BATCH), batched(VALIDATION, BATCH))
     jax.effects_barrier()
   finally:
-    steps.train_step = original
+    epoch_lib.train_step = original
   first, second = np.concatenate(seen[:2]), np.concatenate(seen[2:])
   want = np.sort(table()["target"][TRAIN, 0])
   np.testing.assert_array_equal(np.sort(first), want)
@@ -140,7 +148,7 @@ def test_an_epoch_sees_every_row_once_in_a_new_order():
 
 def test_early_stopping_and_a_finished_state_stays():
   state, _ = epochs(0)
-  stop = jax.jit(functools.partial(steps.end_epoch, recipe(patience=2)))
+  stop = jax.jit(functools.partial(end_epoch, recipe(patience=2)))
   history = [5.0, 4.0, 3.995, 3.0, 2.999, 2.998]  # min_delta 0.01, patience 2
   waits, done = [], []
   for objective in history:
@@ -151,7 +159,7 @@ def test_early_stopping_and_a_finished_state_stays():
   assert done == [False] * 5 + [True]
   assert float(state.best.objective) == np.float32(2.998) and int(state.best.epoch) == 6
   place = functools.partial(jax.device_put, device=sharding.whole(recipe().mesh))
-  rows = place((steps.batched(TRAIN, BATCH), steps.batched(VALIDATION, BATCH)))
+  rows = place((batched(TRAIN, BATCH), batched(VALIDATION, BATCH)))
   after, terms = programs()[1](state, place(table()), *rows)
   same = lambda a, b: np.testing.assert_array_equal(
     jax.random.key_data(a) if a.dtype == state.key.dtype else a,
@@ -163,7 +171,7 @@ def test_early_stopping_and_a_finished_state_stays():
 
 def test_the_best_epoch_keeps_its_own_parameters():
   state, _ = epochs(0)
-  stop = jax.jit(functools.partial(steps.end_epoch, recipe()))
+  stop = jax.jit(functools.partial(end_epoch, recipe()))
   good = stop(state, jnp.float32(1.0))
   worse = stop(good.replace(params=jax.tree.map(lambda p: p + 1, good.params)), jnp.float32(2.0))
   jax.tree.map(np.testing.assert_array_equal, worse.best.params, good.params)
@@ -172,24 +180,24 @@ def test_the_best_epoch_keeps_its_own_parameters():
 
 def test_nothing_is_traced_twice():
   r = recipe(1)
-  once = chex.assert_max_traces(lambda *args: steps.train_epoch(r, *args), n=1)
+  once = chex.assert_max_traces(lambda *args: train_epoch(r, *args), n=1)
   epoch = jax.jit(once, donate_argnums=0)
-  state = programs(1)[0](jax.random.key(0), CONSTANTS)
+  state = programs(1)[0](jax.random.key(0), VALUES)
   for _ in range(3):
-    state, _ = epoch(state, table(), steps.batched(TRAIN, BATCH), steps.batched(VALIDATION, BATCH))
+    state, _ = epoch(state, table(), batched(TRAIN, BATCH), batched(VALIDATION, BATCH))
 
 
 def test_activations():
   logits = jnp.array([[0.0, 2.0]])
-  np.testing.assert_allclose(steps.activate("multiclass", logits).sum(), 1.0, rtol=1e-6)
-  np.testing.assert_allclose(steps.activate("multilabel", logits)[0, 0], 0.5)
-  np.testing.assert_array_equal(steps.activate("regression", logits), logits)
+  np.testing.assert_allclose(activate("multiclass", logits).sum(), 1.0, rtol=1e-6)
+  np.testing.assert_allclose(activate("multilabel", logits)[0, 0], 0.5)
+  np.testing.assert_array_equal(activate("regression", logits), logits)
 
 
 def test_integers_are_normalised_as_the_numbers_they_are():
   x = np.array([[[200, 7]], [[0, 255]]], np.uint8)
-  constants = {"inputs": {"m": {"offset": np.array([100.0, 8.0]), "scale": np.array([10.0, 0.5])}}}
-  got = jax.jit(steps.normalise)({"m": x}, constants)["m"]
+  constants = {"m": {"offset": np.array([100.0, 8.0]), "scale": np.array([10.0, 0.5])}}
+  got = jax.jit(normalise)({"m": x}, constants)["m"]
   assert got.dtype == jnp.float32
   np.testing.assert_allclose(got, (x.astype(np.float64) - [100, 8]) / [10, 0.5], rtol=1e-6)
 
@@ -197,13 +205,267 @@ def test_integers_are_normalised_as_the_numbers_they_are():
 def test_augmented_steps_train_on_something_else_and_stay_finite():
   given = table()
   given["inputs"]["optical"][3] = np.nan
-  batch = steps.take(jax.tree.map(jnp.asarray, given), jnp.arange(BATCH))
+  batch = take(jax.tree.map(jnp.asarray, given), jnp.arange(BATCH))
   batch["present"]["optical"] = batch["present"]["optical"].at[3].set(0)
   after = {}
   for augment in (None, Augment(time_shift=1, time_dropout=0.3, noise=0.1)):
     r = recipe(1, augment=augment)
-    state = jax.jit(functools.partial(steps.init, r))(jax.random.key(0), CONSTANTS)
-    after[augment], terms = jax.jit(functools.partial(steps.train_step, r))(state, batch)
+    state = jax.jit(functools.partial(init, r))(jax.random.key(0), VALUES)
+    after[augment], terms = jax.jit(functools.partial(train_step, r))(state, batch)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((after[augment].params, terms)))
   leaves = [np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(s.params)]) for s in after.values()]
   assert np.abs(leaves[0] - leaves[1]).max() > 1e-4
+
+
+# Random draws.
+
+
+def test_the_order_is_the_same_on_the_device_and_on_the_host():
+  key, rows = random.run_key(3, 1), batched(TRAIN, BATCH)
+  words = np.asarray(jax.random.key_data(random.stream(key, "order")))
+  order = stream.Order(words, rows)
+  for epoch in (0, 1, 5):
+    device = jax.jit(random.epoch_rows)(words, jnp.int32(epoch), jnp.asarray(rows))
+    np.testing.assert_array_equal(device, random.epoch_rows(words, epoch, rows, xp=np))
+    here = [order[epoch * rows.size + i] for i in range(rows.size)]
+    np.testing.assert_array_equal(np.ravel(device), here)
+    assert sorted(here) == sorted(rows.ravel()) and here[-4:] == [-1] * 4
+
+
+def test_the_order_of_a_run_does_not_depend_on_the_padding_of_its_stack():
+  words = jax.random.key_data(random.stream(random.run_key(0, 0), "order"))
+  alone = np.ravel(random.epoch_rows(words, 2, jnp.asarray(batched(TRAIN, BATCH))))
+  longer = np.full((4, BATCH), -1, np.int32)
+  longer[:2] = batched(TRAIN, BATCH)
+  in_a_stack = np.ravel(random.epoch_rows(words, 2, jnp.asarray(longer)))
+  np.testing.assert_array_equal(in_a_stack[: len(alone)], alone)
+
+
+def test_every_place_is_as_likely_in_an_order():
+  words = jax.random.key_data(random.stream(random.run_key(0, 0), "order"))
+  rows = jnp.arange(8)[None]
+  orders = jax.vmap(lambda epoch: random.epoch_rows(words, epoch, rows)[0])(jnp.arange(4000))
+  counts = np.stack([np.bincount(orders[:, place], minlength=8) for place in range(8)])
+  chi2 = ((counts - 500) ** 2 / 500).sum()  # 49 degrees of freedom, deviation 10
+  assert 15 < chi2 < 100
+  pairs = np.bincount(orders[:, 0] * 8 + orders[:, 1], minlength=64).reshape(8, 8)
+  assert np.all(np.diag(pairs) == 0) and pairs[~np.eye(8, dtype=bool)].min() > 40
+
+
+def test_streams_differ_and_no_other_name_is_allowed():
+  key = random.run_key(1, 2)
+  words = {tuple(np.asarray(jax.random.key_data(random.stream(key, name, 0)))) for name in random.STREAMS}
+  assert len(words) == len(random.STREAMS)
+  with pytest.raises(ValueError, match="unknown random stream 'noise', have: init, order"):
+    random.stream(key, "noise")
+
+
+def test_augmentation_does_not_change_what_dropout_draws(monkeypatch):
+  """They drew from one key before; each has a stream of its own."""
+  drawn, original = [], random.stream
+
+  def spy(key, name, number=None):
+    drawn.append(name)
+    return original(key, name, number)
+
+  monkeypatch.setattr(random, "stream", spy)
+  state = jax.eval_shape(functools.partial(init, recipe(1)), jax.random.key(0), VALUES)
+  batch = take(jax.tree.map(jnp.asarray, table()), jnp.arange(BATCH))
+  jax.eval_shape(functools.partial(train_step, recipe(1, augment=Augment(noise=0.1))), state, batch)
+  assert drawn == ["init", "augment", "dropout", "sensors", "method"]
+
+
+# The optimizer.
+
+
+def updated(optimizer, steps=1):
+  r = dataclasses.replace(recipe(1, encoder=(("dropout", 0.0),)), optimizer=optimizer)
+  state = jax.jit(functools.partial(init, r))(jax.random.key(0), VALUES)
+  batch = take(jax.tree.map(jnp.asarray, table()), jnp.arange(BATCH))
+  step, before = jax.jit(functools.partial(train_step, r)), state
+  for _ in range(steps):
+    state, terms = step(state, batch)
+  return before, state, terms
+
+
+@pytest.mark.parametrize(
+  ("name", "reference"),
+  [
+    ("adam", optax.adam(0.01)),
+    ("adamw", optax.adamw(0.01, weight_decay=0.1, mask=lambda p: jax.tree.map(lambda a: a.ndim > 1, p))),
+    ("lion", optax.lion(0.01, weight_decay=0.0)),
+    ("nadam", optax.nadam(0.01)),
+    ("radam", optax.radam(0.01)),
+    ("sgd", optax.sgd(0.01, momentum=0.9)),
+  ],
+)
+def test_optimizers_are_optax_s(name, reference):
+  decay = 0.1 if name == "adamw" else 0.0
+  own = make_optimizer(name, learning_rate=0.01, max_epochs=3, weight_decay=decay)
+  params = {"layer": {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2)}}
+  grads = {"layer": {"kernel": jnp.linspace(-1, 1, 6).reshape(3, 2), "bias": jnp.array([0.5, -2.0])}}
+  ours, theirs, states = params, params, (own.transform.init(params), reference.init(params))
+  for _ in range(3):
+    ours, first = own.update(grads, states[0], ours, own.schedule(0, 1))
+    updates, second = reference.update(grads, states[1], theirs)
+    theirs, states = optax.apply_updates(theirs, updates), (first, second)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), ours, theirs)
+
+
+def sgd(rate=1.0, **settings):
+  return make_optimizer("sgd", learning_rate=rate, max_epochs=1, momentum=0.0, **settings)
+
+
+def test_weight_decay_spares_biases_norms_and_vectors():
+  before, after, _ = updated(sgd(weight_decay=0.5))
+  plain = updated(sgd())[1]
+  flat = lambda s: {jax.tree_util.keystr(k): v for k, v in jax.tree_util.tree_leaves_with_path(s.params)}
+  old, decayed, kept = flat(before), flat(after), flat(plain)
+  for path, value in decayed.items():
+    shrunk = kept[path] - 0.5 * old[path] if old[path].ndim > 1 else kept[path]
+    np.testing.assert_allclose(value, shrunk, rtol=1e-4, atol=1e-6, err_msg=path)
+
+
+def test_parts_learn_more_slowly_or_not_at_all():
+  rates = {"unique/radar": 0.0, "unique": 0.5}
+  fast, slow = updated(sgd(0.1)), updated(sgd(0.1, rates=rates))
+
+  def moved(run, *path):
+    change = jax.tree.map(jnp.subtract, run[1].params, run[0].params)
+    return functools.reduce(lambda tree, key: tree[key], path, change)
+
+  jax.tree.map(lambda d: np.testing.assert_array_equal(d, 0.0), moved(slow, "unique", "radar"))
+  half = lambda a, b: np.testing.assert_allclose(a, 0.5 * b, rtol=1e-3, atol=1e-7)
+  jax.tree.map(half, moved(slow, "unique", "optical"), moved(fast, "unique", "optical"))
+  same = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7)
+  jax.tree.map(same, moved(slow, "common"), moved(fast, "common"))
+  after, before = (state.stats["unique"]["radar"] for state in (slow[1], slow[0]))
+  jax.tree.map(np.testing.assert_array_equal, after, before)
+  assert not np.array_equal(slow[1].stats["common"]["radar"]["backbone"]["norms"][0]["mean"], 0.0)
+
+
+def test_schedules():
+  at = lambda schedule, steps: [float(schedule(s, 10)) for s in steps]
+  np.testing.assert_allclose(at(make_schedule("constant", 0.1, 4), [0, 39]), 0.1)
+  warm = make_schedule("constant", 0.1, 4, warmup=1, unit="epochs")
+  np.testing.assert_allclose(at(warm, [0, 4, 9, 20]), [0.01, 0.05, 0.1, 0.1], rtol=1e-6)
+  warm = make_schedule("constant", 0.1, 4, warmup=5, unit="steps")
+  np.testing.assert_allclose(at(warm, [0, 4]), [0.02, 0.1], rtol=1e-6)
+  np.testing.assert_allclose(at(make_schedule("linear", 0.1, 4), [0, 20, 40]), [0.1, 0.05, 0.0], atol=1e-8)
+  reference = optax.cosine_decay_schedule(0.1, 40)
+  close = lambda kind, steps: np.testing.assert_allclose(
+    at(make_schedule(kind, 0.1, 4), steps), [reference(s) for s in steps], atol=1e-6
+  )
+  close("cosine", range(41))
+  reference = optax.cosine_onecycle_schedule(40, 0.1)
+  close("one_cycle", range(40))
+
+
+def test_the_logged_rate_is_the_schedules():
+  *_, terms = updated(make_optimizer("adam", learning_rate=0.1, max_epochs=5, schedule="linear"), steps=3)
+  np.testing.assert_allclose(terms["learning_rate"], 0.1 * (1 - 2 / 10), rtol=1e-5)  # 2 steps an epoch
+
+
+def test_warm_up_has_to_end():
+  with pytest.raises(InputError, match="train.warmup: 5 epochs are not below train.max_epochs=5"):
+    make_optimizer("adam", learning_rate=0.1, max_epochs=5, warmup=5)
+  with pytest.raises(InputError, match="train.warmup: one_cycle begins with a warm-up of its own"):
+    make_optimizer("adam", learning_rate=0.1, max_epochs=5, warmup=1, schedule="one_cycle")
+
+
+@pytest.mark.parametrize("kind", ["ema", "swa"])
+def test_an_average_of_the_weights_is_validated_kept_and_predicted_with(kind):
+  average = Average(kind, decay=0.5, first_epoch=1)
+  r = recipe(1, average=average)
+  state = jax.jit(functools.partial(init, r))(jax.random.key(0), VALUES)
+  one = jax.jit(functools.partial(train_epoch, r))
+  history = []
+  for _ in range(3):
+    state, terms = one(state, table(), batched(TRAIN, BATCH), batched(VALIDATION, BATCH))
+    history.append(jax.device_get(state))
+  leaf = lambda tree: tree["heads"]["radar"]["out"]["kernel"]
+  if kind == "swa":
+    want = (leaf(history[1].params) + leaf(history[2].params)) / 2
+    np.testing.assert_allclose(leaf(state.average["params"]), want, rtol=1e-5)
+    stat = lambda tree: tree["shared"]["radar"]["norm"]["var"]
+    want = (stat(history[1].stats) + stat(history[2].stats)) / 2
+    np.testing.assert_allclose(stat(state.average["stats"]), want, rtol=1e-5)
+  else:
+    assert not np.array_equal(leaf(state.average["params"]), leaf(state.params))
+  batch = take(jax.tree.map(jnp.asarray, table()), jnp.asarray(batched(VALIDATION, BATCH)[0]))
+  plain = state.replace(average={}, params=state.average["params"], stats=state.average["stats"])
+  again = jax.jit(functools.partial(eval_step, recipe(1)))(plain, batch)
+  np.testing.assert_allclose(again["objective"], terms["validation"]["objective"], rtol=1e-5)
+  if int(state.best.epoch) == 3:
+    jax.tree.map(np.testing.assert_array_equal, state.best.params, state.average["params"])
+
+
+def test_an_exponential_average_is_the_formula():
+  average, value = Average("ema", decay=0.9), {"w": jnp.zeros(()), "n": jnp.zeros((), jnp.int32)}
+  want = 0.0
+  for step in range(5):
+    new = {"w": jnp.float32(step), "n": jnp.int32(step)}
+    decay = min(0.9, (1 + step) / (10 + step))
+    want = decay * want + (1 - decay) * step
+    value = average.after_step(value, new, jnp.int32(step))
+  np.testing.assert_allclose(value["w"], want, rtol=1e-6)
+  assert int(value["n"]) == 4
+
+
+def test_the_last_epoch_is_kept_where_that_is_asked_for_and_patience_0_never_stops():
+  stop = jax.jit(functools.partial(end_epoch, recipe(keep_last=True, patience=0, max_epochs=9)))
+  state, _ = epochs(0)
+  for objective in (1.0, 2.0, *[3.0] * 7):
+    assert not bool(state.stop.done)
+    state = stop(state.replace(params=jax.tree.map(lambda p: p + 1, state.params)), jnp.float32(objective))
+  assert int(state.best.epoch) == 9 and float(state.best.objective) == 3.0 and bool(state.stop.done)
+  jax.tree.map(np.testing.assert_array_equal, state.best.params, state.params)
+
+
+# What other methods need of the step.
+
+
+class Unpaired(MDiCo):
+  """Sensors come from different samples."""
+
+  paired = False
+
+
+def test_rows_that_are_not_paired_show_one_sensor_each_in_orders_of_their_own():
+  r = recipe(1, method=Unpaired(contrastive=0.0))
+  rows = jnp.asarray(batched(TRAIN, BATCH))
+  words = jax.random.key_data(random.stream(random.run_key(0, 0), "order"))
+  order = random.epoch_rows(words, 0, rows, r.blocks)
+  assert order.shape == (2, 2 * BATCH)
+  first, second = np.split(np.asarray(order), 2, axis=1)
+  assert (first != second).any() and sorted(first.ravel()) == sorted(second.ravel()) == sorted(rows.ravel())
+  batch = take(jax.tree.map(jnp.asarray, table()), order[0], one_sensor_each=True)
+  # Blocks are in the order of names.
+  np.testing.assert_array_equal(batch["present"]["optical"], [1] * BATCH + [0] * BATCH)
+  np.testing.assert_array_equal(batch["present"]["radar"], [0] * BATCH + [1] * BATCH)
+  values = VALUES | {"weights": {k: v for k, v in VALUES["weights"].items() if k != "contrastive"}}
+  state = jax.jit(functools.partial(init, r))(jax.random.key(0), values)
+  one = jax.jit(functools.partial(train_epoch, r))
+  state, terms = one(state, table(), batched(TRAIN, BATCH), batched(VALIDATION, BATCH))
+  assert int(state.step) == 2 and np.isfinite(terms["train"]["objective"])
+
+
+def test_predictions_by_value_and_by_head():
+  """Each head is the model's own, activated; absent sensors are NaN."""
+  r = recipe(1)
+  state = programs(1)[0](jax.random.key(0), VALUES)
+  batch = take(jax.tree.map(jnp.asarray, table()), jnp.arange(BATCH))
+  batch["present"]["radar"] = batch["present"]["radar"].at[2].set(0)
+  model = {"params": state.params, "stats": state.stats, "values": VALUES}
+  got = jax.jit(functools.partial(predict_step, r))(model, batch["inputs"], batch["present"])
+  outputs = r.method.forward(
+    r.network.model(state.params, state.stats), normalise(batch["inputs"], VALUES["inputs"])
+  )
+  assert set(got) == {"prediction", "auxiliary_specific", "auxiliary_shared"}
+  for head, named in got.items():
+    for m in SHAPES:
+      seen = np.arange(BATCH) != 2 if m == "radar" else np.ones(BATCH, bool)
+      np.testing.assert_allclose(named[m][seen], getattr(outputs, head)[m][seen], rtol=1e-4, atol=1e-5)
+      assert np.isnan(named[m][~seen]).all()
+  assert not np.allclose(got["auxiliary_specific"]["radar"][:2], got["auxiliary_shared"]["radar"][:2])
+  assert len(table()["target"]) == N
