@@ -155,7 +155,7 @@ def runs_of_unequal_size():
 @functools.cache
 def alone():
   """Each of them by itself, on one device."""
-  r, out = recipe(devices=1, patience=2, min_delta=0.8), []
+  r, out = recipe(devices=1, patience=2, min_delta=1.2), []
   epoch, begin = (jax.jit(functools.partial(f, r)) for f in (train_epoch, init))
   for seed, (rows, constants) in enumerate(zip(*runs_of_unequal_size())):
     state, logs = begin(jax.random.key(seed), constants), []
@@ -174,7 +174,7 @@ def test_a_replica_is_the_run_alone(arrangement):
   """Folds of several sizes, each with its statistics, order, dropout, weights and early stop."""
   runs, constants = runs_of_unequal_size()
   states, logs = train(
-    6, tuple(runs), uneven=True, constants=constants, patience=2, min_delta=0.8, **arrangement
+    6, tuple(runs), uneven=True, constants=constants, patience=2, min_delta=1.2, **arrangement
   )
   ends = [int(epoch) for epoch in states.epoch]
   assert len(set(ends)) > 1, "all stop at once: nothing is frozen"
