@@ -1,7 +1,6 @@
 """Models of one sensor: the format, against a small function; and exported models, against the program."""
 
 import dataclasses
-import inspect
 import json
 import subprocess
 import sys
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from colearn_jax import config, encoders, export, methods
+from colearn_jax import config, export, methods
 from colearn_jax.deploy import model as deploy
 from colearn_jax.deploy.export import save_model
 from colearn_jax.deploy.model import Model, load_model
@@ -409,7 +408,6 @@ def test_a_sensor_from_a_work_directory(workdir, tmp_path, capsys):
   np.testing.assert_allclose(predict_bare(tmp_path / "out", x, tmp_path), exported.predict(x), atol=1e-6)
 
 
-@pytest.mark.skipif("context" not in inspect.signature(encoders.make_encoder).parameters, reason="no context")
 def test_a_context_is_an_input_of_the_exported_model(tmp_path):
   run = tmp_path / "checkpoints" / RUNS[0]
   method, architecture, predictions = finished_run(run, "mdico", "gru", columns=2)
