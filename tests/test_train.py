@@ -18,8 +18,9 @@ from colearn_jax.data import dataset as data
 from colearn_jax.deploy.model import load_model
 from colearn_jax.evaluation.results import Results
 from colearn_jax.parallel import sharding
+from colearn_jax.storage import models
 from colearn_jax.storage.files import read_json
-from colearn_jax.training import checkpoint, log
+from colearn_jax.training import log
 from colearn_jax.training import run as train
 from colearn_jax.types import InputError
 
@@ -76,7 +77,7 @@ def comparable(workdir):
   lines = read_lines(workdir)
   for line in lines:
     del line["samples_per_second"]
-  models = {p.name: checkpoint.restore_model(p) for p in sorted((workdir / "checkpoints").iterdir())}
+  models = {p.name: models.restore(p) for p in sorted((workdir / "checkpoints").iterdir())}
   predictions = {p.name: p.read_text() for p in sorted((workdir / "predictions").iterdir())}
   return {"results": summary, "metrics": lines, "models": models, "predictions": predictions}
 
