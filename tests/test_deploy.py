@@ -1,5 +1,6 @@
 """Models of one sensor: the format, against a small function; and exported models, against the program."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -9,11 +10,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
+from colearn_jax import config, export, methods
 from colearn_jax.deploy import model as deploy
 from colearn_jax.deploy.export import save_model
 from colearn_jax.deploy.model import Model, load_model
-from colearn_jax.types import InputError, Modality, Task
+from colearn_jax.deploy.predictor import flat, one_sensor
+from colearn_jax.evaluation.results import Results, Scores
+from colearn_jax.methods.architecture import Architecture
+from colearn_jax.methods.predict import predict
+from colearn_jax.storage import models
+from colearn_jax.storage.files import write_json
+from colearn_jax.types import CONTEXT, InputError, Modality, Task
 
 S2 = Modality("S2", ("S2",), (3, 2), ("red", "nir"))
 TASK = Task("multiclass", ("crop", "tree", "water"))
@@ -291,3 +300,139 @@ def predict_bare(folder, x, tmp_path):
 def test_jax_and_numpy_are_enough(folder, tmp_path):
   x = values(7)
   np.testing.assert_allclose(predict_bare(folder, x, tmp_path), load_model(folder).predict(x), atol=1e-6)
+
+
+# Exported models against the program that trained them.
+
+SHAPES = {"S1": (4, 3), "S2": (4, 2)}
+KINDS = {"mdico": TASK, "individual": Task("regression", ("height", "biomass"))}
+
+
+def odd_values(n, shape):
+  """Values of a sensor of which some are missing, some infinite or large, and some samples are absent."""
+  rng = np.random.default_rng(n)
+  x = (100 * rng.normal(size=(n, *shape))).astype(np.float32)
+  x[rng.uniform(size=x.shape) < 0.2] = np.nan
+  for row, value in ((1, np.nan), (2, np.inf), (3, 1e3)):
+    x[row::50] = value
+  return x
+
+
+def finished_run(directory, method, encoder, columns=0):
+  """A model with random values, saved as a training saves it; returns what it predicts, by sensor."""
+  task = KINDS[method]
+  settings = dict.fromkeys(SHAPES, {"model_type": encoder} | ({"depth": 18} if encoder == "resnet" else {}))
+  shapes = SHAPES if encoder != "resnet" else {m: (16, 16, shape[-1]) for m, shape in SHAPES.items()}
+  architecture = Architecture(shapes, settings, task, emb_dim=8, context=columns)
+  method = methods.METHODS[method]()
+  model = method.build(architecture, rngs=nnx.Rngs(int(directory.name[11])))
+  _, params, stats = nnx.split(model, nnx.Param, nnx.BatchStat)
+  bands = {m: shape[-1] for m, shape in shapes.items()} | ({CONTEXT: columns} if columns else {})
+  constant = lambda c: {"offset": np.arange(c, dtype=np.float32), "scale": np.full(c, 50, np.float32)}
+  inputs = {m: constant(c) for m, c in bands.items()}
+  saved = {"params": nnx.to_pure_dict(params), "stats": nnx.to_pure_dict(stats)}
+  models.save(directory, saved | {"values": {"inputs": inputs, "task": {}}}, {"epoch": 1})
+
+  @jax.jit
+  def predictions(given):
+    return predict(method, model, task.kind, inputs, given)["prediction"]
+
+  return method, architecture, predictions
+
+
+@pytest.mark.parametrize(
+  ("method", "encoder"),
+  [
+    ("mdico", "gru"),
+    ("individual", "gru"),
+    ("mdico", "tempcnn"),
+    ("mdico", "transformer"),
+    pytest.param("individual", "resnet", marks=pytest.mark.slow),
+  ],
+)
+def test_exported_equals_the_program(tmp_path, method, encoder):
+  runs = [tmp_path / "checkpoints" / run for run in RUNS]
+  made = [finished_run(run, method, encoder) for run in runs]
+  own, architecture, _ = made[0]
+  shape, task = architecture.shapes["S2"], KINDS[method]
+  function, part = one_sensor(own, architecture, "S2")
+  weights = {run.name: flat(models.restore(run, part)) for run in runs}
+  assert not any("S1" in name for own in weights.values() for name in own)
+  model = Model(function, weights, Modality("S2", ("S2",), shape, ("a", "b")), task)
+  exported = load_model(save_model(model, tmp_path / "out"))
+  for n in (0, 1, 7, 100):
+    x = odd_values(n, shape)
+    got = exported.predict(x)
+    assert got.shape == (n, len(task.outputs))
+    np.testing.assert_allclose(got, model.predict(x), atol=1e-6)
+    if n:
+      want = np.stack([predictions({"S2": x})["S2"] for *_, predictions in made])
+      np.testing.assert_allclose(exported.predict_runs(x), want, rtol=1e-6, atol=1e-6)
+  integers = np.random.default_rng(0).integers(0, 200, (5, *shape)).astype(np.uint8)
+  want = np.mean([predictions({"S2": integers})["S2"] for *_, predictions in made], 0)
+  np.testing.assert_allclose(exported.predict(integers), want, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+  """A work directory of a finished training with two folds and an ablation."""
+  workdir = tmp_path_factory.mktemp("workdir")
+  settings = config.load(
+    "configs/lfmc.py:encoder=gru", {"model.emb_dim": 8, "model.encoder.use_norm": "none"}
+  )
+  write_json(workdir / "config.json", config.to_json(settings))
+  bands = lambda name, n: tuple(f"{name} {k}" for k in range(n))
+  sensors = [Modality(m, (m,), shape, bands(m, shape[-1])) for m, shape in SHAPES.items()]
+  described = {"name": "own", "task": dataclasses.asdict(TASK)}
+  described["modalities"] = [dataclasses.asdict(m) for m in sensors]
+  write_json(workdir / "dataset.json", described)
+  scores = Scores({"S1": {}, "S2": {"f1_macro": {"mean": 0.5, "std": None, "per_fold": [0.5]}}})
+  Results("own", TASK.kind, "mdico", scores).write(workdir / "results.json")
+  for run in (*RUNS, "seed10_fold0_contrastive_off"):
+    finished_run(workdir / "checkpoints" / run, "mdico", "gru")
+  return workdir
+
+
+def test_a_sensor_from_a_work_directory(workdir, tmp_path, capsys):
+  model = load_model(workdir, "S2")
+  assert (model.runs, model.context) == (RUNS, ())
+  assert (model.task, model.bands) == (TASK, ("S2 0", "S2 1"))
+  assert model.about["metrics"]["f1_macro"]["mean"] == 0.5
+  assert model.about["normalisation"][RUNS[0]]["S2"] == {"offset": [0, 1], "scale": [50, 50]}
+  x = odd_values(7, SHAPES["S2"])
+  export.main([f"--workdir={workdir}", "--modality=S2", f"--out={tmp_path / 'out'}", f"--runs={RUNS[1]}"])
+  assert capsys.readouterr().out == f"exported to {tmp_path / 'out'}\n"
+  exported = load_model(tmp_path / "out")
+  assert exported.runs == RUNS[1:]
+  np.testing.assert_allclose(exported.predict(x), model.predict_runs(x)[1], atol=1e-6)
+  np.testing.assert_allclose(predict_bare(tmp_path / "out", x, tmp_path), exported.predict(x), atol=1e-6)
+
+
+def test_a_context_is_an_input_of_the_exported_model(tmp_path):
+  run = tmp_path / "checkpoints" / RUNS[0]
+  method, architecture, predictions = finished_run(run, "mdico", "gru", columns=2)
+  function, part = one_sensor(method, architecture, "S2")
+  weights = {RUNS[0]: flat(models.restore(run, part))}
+  model = Model(
+    function, weights, Modality("S2", ("S2",), SHAPES["S2"], ("a", "b")), TASK, ("sine", "cosine")
+  )
+  exported = load_model(save_model(model, tmp_path / "out"))
+  x, context = odd_values(7, SHAPES["S2"]), np.random.default_rng(0).normal(size=(7, 2)).astype(np.float32)
+  context[0] = np.nan
+  got = exported.predict(x, context)
+  np.testing.assert_allclose(got, predictions({"S2": x, CONTEXT: context})["S2"], atol=1e-6)
+  assert np.nanmax(np.abs(got - exported.predict(x, -context))) > 1e-4
+
+
+def test_wrong_sensors_runs_and_work_directories(workdir, tmp_path):
+  for arguments, message in (
+    ((workdir, "S3"), "has no modality 'S3', have: S1, S2"),
+    ((tmp_path, "S2"), "no finished training: there is no results.json"),
+  ):
+    with pytest.raises(InputError, match=message):
+      load_model(*arguments)
+  with pytest.raises(InputError, match="no run 'seed1_fold0', have: seed10_fold0, seed10_fold0_contr"):
+    load_model(workdir, "S2", runs=["seed1_fold0"])
+  assert load_model(workdir, "S2", runs=["seed10_fold0_contrastive_off"]).runs == [
+    "seed10_fold0_contrastive_off"
+  ]

@@ -49,7 +49,7 @@ def test_a_sensor_is_scored_on_the_samples_that_have_it():
 
 HEIGHT = Task("regression", ("height",))
 VALUES = np.array([[1.0], [2.0], [3.0], [4.0], [5.0], [6.0]], np.float32)
-PREDICTORS = {"S1": ("S1",), "S2": ("S2",), "S1+S2": ("S1", "S2")}
+PREDICTORS = {"S2": ("S2",), "S1": ("S1",), "S1+S2": ("S1", "S2")}
 
 
 def off_by(**heads):
@@ -71,6 +71,7 @@ def test_every_head_and_predictor_has_its_own_scores():
   )
   index = Index(np.arange(6).astype(str), VALUES, {})
   got = evaluate.evaluate(HEIGHT, index, runs(), predictions, PREDICTORS)
+  assert list(got.modalities) == ["S2", "S1"] == list(got.auxiliary)  # as the method lists them
   bias = lambda scores: {name: one["bias"]["mean"] for name, one in scores.items()}
   assert bias(got.modalities) == {"S1": 3.0, "S2": 10.0}
   assert got.modalities["S1"]["bias"]["per_fold"] == [2.0, 4.0]

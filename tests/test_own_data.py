@@ -8,9 +8,9 @@ import pytest
 from colearn_jax.datasets.folder.dummy import write_dummy
 
 from colearn_jax import config
-from colearn_jax.deploy import predictor as predict
+from colearn_jax.deploy.model import load_model
 from colearn_jax.encoders import resnet
-from colearn_jax.evaluation import results
+from colearn_jax.evaluation.results import Results
 from colearn_jax.parallel import sharding
 from colearn_jax.training import log
 from colearn_jax.training import run as train
@@ -62,11 +62,10 @@ def test_training_goes_on_and_predicts_without_the_weights_it_began_with(own, tm
   rows = list(csv.DictReader((tmp_path / "stopped/predictions/photo.csv").read_text().splitlines()))
   here = [name for name in list(written)[8:] if written[name]["photo"] is not None]
   assert {row["id"] for row in rows} >= set(here)
-  predictor = predict.load(tmp_path / "stopped", "photo")
-  got = predictor(np.stack([written[name]["photo"] for name in here]))
+  got = load_model(tmp_path / "stopped", "photo").predict(np.stack([written[name]["photo"] for name in here]))
   assert got.shape == (3, 2) and np.isfinite(got).all()
-  summary = results.read_results(tmp_path / "stopped/results.json")
-  assert (summary["dataset"], summary["task"], summary["split"]) == ("folder", "binary", "official")
+  summary = Results.read(tmp_path / "stopped/results.json")
+  assert (summary.dataset, summary.task, summary.split) == ("folder", "binary", "official")
 
 
 def test_a_missing_file_is_told_before_anything_is_built(own, tmp_path):

@@ -8,8 +8,8 @@ import yaml
 from colearn_jax.configs import common
 
 from colearn_jax import config as config_lib
-from colearn_jax.deploy import predictor as predict
-from colearn_jax.evaluation import results
+from colearn_jax.deploy.model import load_model
+from colearn_jax.evaluation.results import Results
 from colearn_jax.interop import names as torch
 from colearn_jax.interop import released
 from colearn_jax.interop import yaml_settings as settings
@@ -295,13 +295,13 @@ def test_a_checkpoint_predicts_what_the_released_program_did(name, tmp_path, cap
   assert "awl.params, learnt weights of the losses, is dropped: training is over" in notes
   assert "model.modality_head_adv.linear_layer.bias is dropped: nothing reads it" in notes
   for m, x in inputs.items():
-    predictor = predict.load(workdir, m)
-    assert predictor.runs == ["seed10_fold0"] and predictor.modality.shape == x.shape[1:]
+    model = load_model(workdir, m)
+    assert model.runs == ["seed10_fold0"] and model.modality.shape == x.shape[1:]
     expected = outputs[m]
     if classes:
       expected = np.exp(expected) / np.exp(expected).sum(-1, keepdims=True)
     np.testing.assert_allclose(
-      predictor(x, batch_size=8), expected, rtol=0, atol=2e-5 * np.abs(expected).max()
+      model.predict(x, batch_size=8), expected, rtol=0, atol=2e-5 * np.abs(expected).max()
     )
 
   released.main(["export", str(workdir), str(tmp_path / "back.npz"), "--run=seed10_fold0"])
@@ -321,8 +321,8 @@ def test_folds_share_a_work_directory(tmp_path):
   name = "mdico_regression_released"
   workdir, inputs, outputs, *_ = imported(tmp_path, name, wrap=False)
   imported(tmp_path, name, run="seed10_fold1")
-  assert predict.load(workdir, "S1").runs == ["seed10_fold0", "seed10_fold1"]
-  assert set(results.read_results(workdir / "results.json")["imported"]) == {"seed10_fold0", "seed10_fold1"}
+  assert load_model(workdir, "S1").runs == ["seed10_fold0", "seed10_fold1"]
+  assert set(Results.read(workdir / "results.json").imported) == {"seed10_fold0", "seed10_fold1"}
   with pytest.raises(InputError, match="holds seed10_fold1 already"):
     imported(tmp_path, name, run="seed10_fold1")
 

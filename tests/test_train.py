@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import functools
 import json
 import os
@@ -14,10 +15,12 @@ from colearn_jax.datasets.lfmc.dummy import write_dummy
 
 from colearn_jax import config
 from colearn_jax.data import dataset as data
-from colearn_jax.deploy import predictor as predict
-from colearn_jax.evaluation import results
+from colearn_jax.deploy.model import load_model
+from colearn_jax.evaluation.results import Results
 from colearn_jax.parallel import sharding
-from colearn_jax.training import checkpoint, log
+from colearn_jax.storage import models
+from colearn_jax.storage.files import read_json
+from colearn_jax.training import log
 from colearn_jax.training import run as train
 from colearn_jax.types import InputError
 
@@ -70,12 +73,11 @@ def read_rows(workdir, modality):
 
 def comparable(workdir):
   """All that a run leaves and that must not depend on when it was stopped."""
-  summary = results.read_results(workdir / "results.json")
-  del summary["timing"]
+  summary = dataclasses.replace(Results.read(workdir / "results.json"), timing={})
   lines = read_lines(workdir)
   for line in lines:
     del line["samples_per_second"]
-  models = {p.name: checkpoint.restore_model(p) for p in sorted((workdir / "checkpoints").iterdir())}
+  models = {p.name: models.restore(p) for p in sorted((workdir / "checkpoints").iterdir())}
   predictions = {p.name: p.read_text() for p in sorted((workdir / "predictions").iterdir())}
   return {"results": summary, "metrics": lines, "models": models, "predictions": predictions}
 
@@ -87,21 +89,21 @@ def assert_same(one, other):
 
 
 def test_a_run_leaves_everything(finished):
-  summary = results.read_results(finished / "results.json")
-  assert (summary["dataset"], summary["task"], summary["method"]) == ("lfmc", "regression", "mdico")
-  assert (summary["variant"], summary["protocol"]) == ("paper", "paper")
-  assert (summary["seeds"], summary["folds"]) == ([10], 2)
-  assert set(summary["modalities"]) == set(summary["auxiliary"]) == {"S1_S1Ind", "S2_S2Ind"}
+  summary = Results.read(finished / "results.json")
+  assert (summary.dataset, summary.task, summary.method) == ("lfmc", "regression", "mdico")
+  assert (summary.variant, summary.protocol) == ("paper", "paper")
+  assert (summary.seeds, summary.folds) == ((10,), 2)
+  assert set(summary.scores.modalities) == set(summary.scores.auxiliary) == {"S1_S1Ind", "S2_S2Ind"}
   for scores in (
-    *summary["modalities"].values(),
-    summary["ensemble"],
-    *summary["auxiliary"]["S1_S1Ind"].values(),
+    *summary.scores.modalities.values(),
+    summary.scores.ensemble,
+    *summary.scores.auxiliary["S1_S1Ind"].values(),
   ):
     for metric in ("r2", "rmse", "rrmse", "mae", "median_ae", "mape", "bias", "pearson_r"):
       assert len(scores[metric]["per_fold"]) == 2
       np.testing.assert_allclose(scores[metric]["mean"], np.mean(scores[metric]["per_fold"]), rtol=1e-6)
-  assert set(summary["timing"]["runs"]) == {"seed10_fold0", "seed10_fold1"}
-  assert config.restore(results.read_results(finished / "config.json")).protocol.folds == 2
+  assert set(summary.timing["runs"]) == {"seed10_fold0", "seed10_fold1"}
+  assert config.restore(read_json(finished / "config.json")).protocol.folds == 2
   lines = read_lines(finished)
   assert [(line["run"], line["epoch"]) for line in lines] == [
     (f"seed10_fold{fold}", epoch) for fold in (0, 1) for epoch in (1, 2, 3, 4)
@@ -125,8 +127,8 @@ def test_a_run_leaves_everything(finished):
 
 
 def test_the_baseline_is_the_main_loss_alone(finished):
-  summary = results.read_results(finished / "individual" / "results.json")
-  assert summary["method"] == "individual" and summary["auxiliary"] == {}
+  summary = Results.read(finished / "individual" / "results.json")
+  assert summary.method == "individual" and summary.scores.auxiliary == {}
   lines = read_lines(finished / "individual")
   assert not any("contrastive" in name or "auxiliary" in name for name in lines[0])
 
@@ -144,26 +146,24 @@ def test_one_sensor_predicts_from_the_work_directory(finished, lfmc):
   """Its model holds nothing of the other, and gives what the evaluation gave."""
   dataset = data.open_dataset(f"{lfmc['data.data_dir']}/lfmc/1.0.0")
   inputs = data.read_table(data.make_reader(dataset, [dataset.modality("S2_S2Ind")]))["inputs"]["S2_S2Ind"]
-  predictor = predict.load(finished, "S2_S2Ind", run="seed10_fold1")
-  assert predictor.modality.bands == ("red", "green", "blue", "swir", "nir", "ndvi", "ndwi", "nirv")
-  assert not any(
-    "S1" in jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(predictor._models)
-  )
-  got = dict(zip(data.read_index(dataset).ids, predictor(inputs, batch_size=50)))
+  model = load_model(finished, "S2_S2Ind", runs=["seed10_fold1"])
+  assert model.bands == ("red", "green", "blue", "swir", "nir", "ndvi", "ndwi", "nirv")
+  assert not any("S1" in name for name in model.weights["seed10_fold1"])
+  got = dict(zip(data.read_index(dataset).ids, model.predict(inputs, batch_size=50)))
   for row in read_rows(finished, "S2_S2Ind"):
     if row["fold"] == "1":
       value = next(float(v) for k, v in row.items() if k.startswith("prediction"))
       np.testing.assert_allclose(got[row["id"]][0], value, rtol=1e-4)
-  both = predict.load(finished, "S2_S2Ind")
+  both = load_model(finished, "S2_S2Ind")
   assert both.runs == ["seed10_fold0", "seed10_fold1"]
-  parts = [predict.load(finished, "S2_S2Ind", run=run)(inputs) for run in both.runs]
-  np.testing.assert_allclose(both(inputs), np.mean(parts, 0), rtol=1e-5)
+  parts = [load_model(finished, "S2_S2Ind", runs=[run]).predict(inputs) for run in both.runs]
+  np.testing.assert_allclose(both.predict(inputs), np.mean(parts, 0), rtol=1e-5)
   with pytest.raises(InputError, match=r"reads samples of shape \(4, 8\), got \(4, 3\)"):
-    predictor(inputs[..., :3])
+    model.predict(inputs[..., :3])
   with pytest.raises(InputError, match="no modality 'S3', have: S1_S1Ind, S2_S2Ind"):
-    predict.load(finished, "S3")
+    load_model(finished, "S3")
   with pytest.raises(InputError, match="no run 'seed1_fold0'"):
-    predict.load(finished, "S2_S2Ind", run="seed1_fold0")
+    load_model(finished, "S2_S2Ind", runs=["seed1_fold0"])
 
 
 @pytest.mark.parametrize(
@@ -227,31 +227,29 @@ def test_killed_at_any_moment_it_ends_the_same(lfmc, tmp_path):
 
 
 def test_replicas_are_the_runs_of_the_loop_and_ablations_stand_beside_them(finished, lfmc, tmp_path, capsys):
+  ablations = {"contrastive_off": {"contrastive": 0}, "other": {"auxiliary": 0, "discriminative": 2}}
   settings = load(
-    lfmc, train__replicas=True, loss__ablations=("contrastive=0", "auxiliary=0;discriminative=2")
+    lfmc,
+    train__replicas=True,
+    loss__ablations=ablations,
   )
   summary = train.run(settings, tmp_path)
-  loop = results.read_results(finished / "results.json")
-  assert list(summary["ablations"]) == ["contrastive=0", "auxiliary=0;discriminative=2"]
-  assert len(summary["timing"]["runs"]) == 6 and not (tmp_path / "training" / "stack").exists()
+  loop = Results.read(finished / "results.json")
+  assert list(summary.ablations) == ["contrastive_off", "other"]
+  assert len(summary.timing["runs"]) == 6 and not (tmp_path / "training" / "stack").exists()
   lines = {(line["run"], line["epoch"]): line for line in read_lines(tmp_path)}
   for want in read_lines(finished):
     got = lines[want["run"], want["epoch"]]
     for name in want.keys() - {"run", "samples_per_second"}:
       np.testing.assert_allclose(got[name], want[name], rtol=1e-4 if name.startswith("train/") else 5e-2)
-  for m in loop["modalities"]:
-    np.testing.assert_allclose(
-      summary["modalities"][m]["rmse"]["mean"], loop["modalities"][m]["rmse"]["mean"], rtol=1e-2
-    )
-  without = lines["seed10_fold0_contrastive=0", 4]
-  assert without["train/total/contrastive"] == 0.0
-  assert (
-    without["train/contrastive/S1_S1Ind__S2_S2Ind"]
-    > lines["seed10_fold0", 4]["train/contrastive/S1_S1Ind__S2_S2Ind"]
-  )
-  assert (tmp_path / "predictions" / "contrastive=0" / "S1_S1Ind.csv").is_file()
-  assert "r2, other weights" in capsys.readouterr().out
-  assert predict.load(tmp_path, "S1_S1Ind").runs == ["seed10_fold0", "seed10_fold1"]
+  for m, scores in loop.scores.modalities.items():
+    got = summary.scores.modalities[m]["rmse"]["mean"]
+    np.testing.assert_allclose(got, scores["rmse"]["mean"], rtol=1e-2)
+  without = lines["seed10_fold0_contrastive_off", 4]
+  assert without["train/total/contrastive"] == 0.0 < lines["seed10_fold0", 4]["train/total/contrastive"]
+  assert (tmp_path / "predictions" / "contrastive_off" / "S1_S1Ind.csv").is_file()
+  assert "r2, ablations" in capsys.readouterr().out
+  assert load_model(tmp_path, "S1_S1Ind").runs == ["seed10_fold0", "seed10_fold1"]
 
 
 def test_nothing_is_compiled_after_the_first_epoch(lfmc, tmp_path, monkeypatch):
@@ -311,6 +309,6 @@ def test_divergence_is_said_in_one_line(lfmc, tmp_path):
 def test_clean_protocol_by_site_and_official_splits(lfmc, tmp_path):
   settings = load(lfmc, "configs/lfmc.py:clean", train__max_epochs=1)
   summary = train.run(settings, tmp_path / "clean")
-  assert (summary["protocol"], summary["group_by"]) == ("clean", "site")
+  assert (summary.protocol, summary.group_by) == ("clean", "site")
   with pytest.raises(InputError, match=r"protocol.split: 'official' needs .* no 'test', only train"):
     train.run(load(lfmc, protocol__split="official"), tmp_path / "official")

@@ -13,9 +13,9 @@ from colearn_jax import config
 from colearn_jax.data import dataset as data
 from colearn_jax.data import fixed_length as series
 from colearn_jax.data import stream
-from colearn_jax.deploy import predictor as predict
-from colearn_jax.evaluation import results
+from colearn_jax.deploy.model import load_model
 from colearn_jax.parallel import sharding
+from colearn_jax.storage.files import read_json
 from colearn_jax.training import log
 from colearn_jax.training import run as train
 from colearn_jax.types import InputError
@@ -75,9 +75,9 @@ def test_from_files_to_scores(folders, tmp_path, monkeypatch):
     train.run(settings, tmp_path)
   summary = train.run(settings, tmp_path)
   assert [args[1] for args in calls] == [1, 2, 2]
-  assert (summary["dataset"], summary["task"], summary["split"]) == ("treesat_ts", "multilabel", "official")
+  assert (summary.dataset, summary.task, summary.split) == ("treesat_ts", "multilabel", "official")
   for m in ("S2_S2mask", "aerial"):
-    scores = summary["modalities"][m]
+    scores = summary.scores.modalities[m]
     assert 0 <= scores["f1_micro"]["mean"] <= 1 and 0 <= scores["f1_macro"]["mean"] <= 1
     rows = list(csv.DictReader((tmp_path / "predictions" / f"{m}.csv").read_text().splitlines()))
     listed = [name.removesuffix(".tif") for name in listed_for_test(folders)]
@@ -87,16 +87,16 @@ def test_from_files_to_scores(folders, tmp_path, monkeypatch):
   assert np.isfinite([line["validation/contrastive/S2_S2mask__aerial"] for line in lines]).all()
 
   # What was configured describes what the predictor reads; a user's series gets there with the same function.
-  predictor = predict.load(tmp_path, "S2_S2mask")
-  assert predictor.modality.shape == (20, 6, 6, 12) and predictor.modality.bands[-2:] == ("snow", "cloud")
+  model = load_model(tmp_path, "S2_S2mask")
+  assert model.modality.shape == (20, 6, 6, 12) and model.bands[-2:] == ("snow", "cloud")
   dataset = data.open_dataset(f"{folders['data.data_dir']}/treesat_ts/1.0.0")
   row = int(dataset.parts["test"][0])
   sample = data.Source(dataset, {"views": {"S2": None, "S2mask": None}})[row]["views"]
   own = [series.pad(sample["S2"], 20), series.pad(sample["S2mask"], 20, fill=0.0)]
-  got = predictor(np.concatenate(own, -1)[None], batch_size=4)[0]
+  got = model.predict(np.concatenate(own, -1)[None], batch_size=4)[0]
   expected = results_of(tmp_path, "S2_S2mask", listed[0])
   np.testing.assert_allclose(got, expected, rtol=1e-4)
-  assert results.read_results(tmp_path / "dataset.json")["modalities"][1]["shape"] == [304, 304, 4]
+  assert read_json(tmp_path / "dataset.json")["modalities"][1]["shape"] == [304, 304, 4]
 
 
 def listed_for_test(folders):

@@ -23,6 +23,7 @@ import numpy as np
 from jax import export
 
 from colearn_jax.deploy.model import DESCRIPTION, FORMAT, FUNCTION, WEIGHTS, Model, digest_of, sha256
+from colearn_jax.deploy.predictor import load
 from colearn_jax.types import InputError
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -46,8 +47,6 @@ def export_sensor(
   Raises:
     InputError: no such work directory, sensor or run; or the folder exists or cannot be written.
   """
-  from colearn_jax.deploy.predictor import load
-
   return save_model(load(workdir, sensor, runs=runs), out)
 
 

@@ -8,17 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from ml_collections import ConfigDict
 
 from colearn_jax import config as config_lib
-from colearn_jax import methods
 from colearn_jax.deploy.model import Model, chosen, sha256
 from colearn_jax.evaluation.results import Results
 from colearn_jax.methods.architecture import Architecture
 from colearn_jax.methods.base import Method
+from colearn_jax.methods.configured import make_architecture, make_method
 from colearn_jax.methods.predict import predict
 from colearn_jax.storage import models
 from colearn_jax.storage.files import jsonable, read_json
@@ -43,18 +41,23 @@ def load(workdir: str | Path, sensor: str, *, runs: Sequence[str] | None = None)
   config = config_lib.restore(read_json(workdir / "config.json"))
   described = read_json(workdir / "dataset.json")
   task = Task(described["task"]["kind"], tuple(described["task"]["outputs"]))
-  modalities = {
-    m["name"]: Modality(m["name"], *(tuple(m[k]) for k in ("views", "shape", "bands")))
-    for m in described["modalities"]
-  }
-  context = modalities.pop(CONTEXT).bands if CONTEXT in modalities else ()
-  if sensor not in modalities:
-    raise InputError(f"{workdir} has no modality {sensor!r}, have: {', '.join(modalities)}")
-  architecture = _architecture(config, task, modalities, len(context))
-  function, part = one_sensor(_method(config), architecture, sensor)
-  have = {path.name: path for path in sorted((workdir / "checkpoints").iterdir())}
+  modalities = [
+    Modality(m["name"], *(tuple(m[k]) for k in ("views", "shape", "bands"))) for m in described["modalities"]
+  ]
+  sensors = {m.name: m for m in modalities if m.name != CONTEXT}
+  context = next((m.bands for m in modalities if m.name == CONTEXT), ())
+  if sensor not in sensors:
+    raise InputError(f"{workdir} has no modality {sensor!r}, have: {', '.join(sensors)}")
+  method, architecture = make_method(config), make_architecture(config, task, modalities)
+  if sensor not in (predictors := method.predictors(list(sensors))):
+    have = ", ".join(predictors)
+    raise InputError(f"{workdir} has no model of {sensor} alone: method {config.method} predicts with {have}")
+  function, part = one_sensor(method, architecture, sensor)
+  have = {path.name: path for path in sorted(workdir.glob("checkpoints/*"))}
   whole = [run for run in have if re.fullmatch(r"seed\d+_fold\d+", run)]  # others are ablations
   paths = chosen(have, whole if runs is None else runs, workdir)
+  if not paths:
+    raise InputError(f"{workdir / 'checkpoints'} holds no finished run")
   restored = {run: models.restore(path, part) for run, path in paths.items()}
   about = {
     "method": results.method,
@@ -69,7 +72,7 @@ def load(workdir: str | Path, sensor: str, *, runs: Sequence[str] | None = None)
     "configuration": config_lib.to_json(config),
   }
   weights = {run: flat(model) for run, model in restored.items()}
-  return Model(function, weights, modalities[sensor], task, context, jsonable(about))
+  return Model(function, weights, sensors[sensor], task, context, jsonable(about))
 
 
 def one_sensor(
@@ -107,23 +110,3 @@ def flat(tree: Mapping[str, Any]) -> dict[str, Any]:
   """The leaves of nested dicts by their names joined with `/`, in the order of `jax.tree.leaves`."""
   leaves = jax.tree_util.tree_leaves_with_path(tree)
   return {"/".join(str(key.key) for key in path): leaf for path, leaf in leaves}
-
-
-def _method(config: ConfigDict) -> Method:
-  """The method of a configuration. What predicts does not depend on the weights of an ablation."""
-  plain = {k: v.to_dict() if isinstance(v, ConfigDict) else v for k, v in config.loss.items()}
-  return methods.find(config.method)(**{name: plain[name] for name in methods.settings(config.method)})
-
-
-def _architecture(
-  config: ConfigDict, task: Task, modalities: Mapping[str, Modality], context: int
-) -> Architecture:
-  return Architecture(
-    shapes={name: m.shape for name, m in modalities.items()},
-    encoders={name: config_lib.encoder_settings(config, name, m.shape) for name, m in modalities.items()},
-    task=task,
-    emb_dim=config.model.emb_dim,
-    head_layers=tuple(config.model.head_layers),
-    context=context,
-    dtype=jnp.dtype(config.model.dtype),
-  )

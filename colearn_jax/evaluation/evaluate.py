@@ -47,12 +47,14 @@ def evaluate(
   def over_runs(select) -> dict:
     return _summary(task, [select(one) for one in predictions], targets)
 
-  each = {m: over_runs(lambda one, m=m: one["prediction"][m]) for m in predictions[0]["prediction"]}
+  # In the order of `predictors`: the keys of predictions were sorted on their way through jit.
+  names = [m for m in predictors if m in predictions[0]["prediction"]]
+  each = {m: over_runs(lambda one, m=m: one["prediction"][m]) for m in names}
   alone = [m for m in each if len(predictors[m]) == 1]
   auxiliary: dict[str, dict] = {}
   for head in predictions[0]:
     if head != "prediction":
-      for m in predictions[0][head]:
+      for m in filter(predictions[0][head].__contains__, predictors):
         scores = over_runs(lambda one, head=head, m=m: one[head][m])
         auxiliary.setdefault(m, {})[head.removeprefix("auxiliary_")] = scores
   ensemble = lambda one: metrics.ensemble({m: one["prediction"][m] for m in alone})

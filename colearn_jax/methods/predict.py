@@ -37,8 +37,8 @@ def normalise(
 def has_values(x: jax.Array) -> jax.Array:
   """Which samples of raw `[B *shape]` a sensor has seen, `[B]`: those with any value that is not NaN."""
   if not jnp.issubdtype(x.dtype, jnp.floating):
-    return jnp.ones(len(x), jnp.float32)
-  return (~jnp.isnan(x)).reshape(len(x), -1).any(1).astype(jnp.float32)
+    return jnp.ones(x.shape[0], jnp.float32)
+  return (~jnp.isnan(x)).any(tuple(range(1, x.ndim))).astype(jnp.float32)
 
 
 def activate(kind: str, output: jax.Array) -> jax.Array:
