@@ -77,7 +77,7 @@ class Recurrent(nnx.Module):
     for number, layer in enumerate(self.layers):
       if number > 0:
         x = self.drop(x, train=train, rngs=rngs)
-      outputs, last = self._run(layer, x, 1 if train else _sub_batches(len(x)))
+      outputs, last = self._run(layer, x, 1 if train else _sub_batches(x.shape[0]))
       x = jnp.concatenate(outputs, axis=-1)
       ends += last
     if self.output == "last_output":
