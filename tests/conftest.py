@@ -14,6 +14,8 @@ from absl import flags
 # Before anything asks for a device: eight of them, so that every test runs sharded code.
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
+# An array of fewer axes must say along which axes it is repeated: `x + bias[None]`, not `x + bias`.
+jax.config.update("jax_numpy_rank_promotion", "raise")
 # Many tests compile the same programs; each is compiled once, by whichever worker comes first. The folder
 # goes with the process that started them.
 if "COLEARN_JAX_TEST_CACHE" not in os.environ:

@@ -7,7 +7,10 @@ import pytest
 from flax import nnx
 
 from colearn_jax.encoders import resnet
-from colearn_jax.methods import mdico
+from colearn_jax.methods.architecture import Architecture
+from colearn_jax.methods.base import Batch, Values
+from colearn_jax.methods.mdico import MDiCo
+from colearn_jax.types import Task
 from tests.helpers import SMALL_SHAPES, TINY_RESNETS, make, series, split
 
 HALF, SINGLE = jnp.dtype("bfloat16"), jnp.dtype("float32")
@@ -119,23 +122,26 @@ def test_what_is_computed_in_which_type(name):
 def test_what_a_model_computes_in_which_type():
   """After the encoders everything is float32: features, heads, terms of the objective."""
   settings = {"model_type": "tempcnn", "layer_size": 8}
-  build = lambda: mdico.MDiCo(
-    {"S1": (6, 3), "S2": (6, 3)}, dict.fromkeys(("S1", "S2"), settings), 3, emb_dim=8, dtype=jnp.bfloat16,
-    rngs=nnx.Rngs(0),
-  )  # fmt: skip
+  sensors = ("S1", "S2")
+  task = Task("multiclass", ("a", "b", "c"))
+  architecture = Architecture(
+    dict.fromkeys(sensors, (6, 3)), dict.fromkeys(sensors, settings), task, emb_dim=8, dtype=jnp.bfloat16
+  )
+  method = MDiCo(similarity="dense")
+  build = lambda: method.build(architecture, rngs=nnx.Rngs(0))
   graphdef, params, stats = split(nnx.eval_shape(build))
   rows = jax.ShapeDtypeStruct((8,), SINGLE)
 
-  def behind(outputs, target, here):
-    constants, weights = {"class_weights": jnp.ones(3)}, dict.fromkeys(mdico.TERMS, 1.0)
-    present = dict.fromkeys(("S1", "S2"), here)
-    return mdico.objective("multiclass", outputs, target, present, constants, weights)
-
   def loss(params, stats, x, target, here):
-    outputs = nnx.merge(graphdef, params, stats)(x, train=True, rngs=nnx.Rngs(0))
-    return behind(outputs, target, here)[0], outputs
+    present = dict.fromkeys(sensors, here)
+    model = nnx.merge(graphdef, params, stats)
+    outputs = method.forward(model, x, present, train=True, rngs=nnx.Rngs(0))
+    batch = Batch(inputs=x, present=present, target=target, labelled=here, row=target)
+    constants, weights = {"class_weights": jnp.ones(3)}, dict.fromkeys(method.terms, 1.0)
+    values = Values(constants=constants, weights=weights, arrays={}, progress=jnp.zeros(()), task=task)
+    return method.loss(outputs, batch, values)[0], outputs
 
-  inputs = dict.fromkeys(("S1", "S2"), jax.ShapeDtypeStruct((8, 6, 3), SINGLE))
+  inputs = dict.fromkeys(sensors, jax.ShapeDtypeStruct((8, 6, 3), SINGLE))
   given = stats, inputs, jax.ShapeDtypeStruct((8,), jnp.int32), rows
   forward, (value, outputs) = jax.make_jaxpr(loss, return_shape=True)(params, *given)
   assert {a.dtype for a in jax.tree.leaves((value, outputs))} == {SINGLE}

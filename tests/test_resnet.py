@@ -1,4 +1,3 @@
-import functools
 import types
 
 import jax
@@ -7,15 +6,16 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from ml_collections import ConfigDict
 
 from colearn_jax import config as config_lib
 from colearn_jax import encoders
 from colearn_jax.encoders import resnet
-from colearn_jax.methods import mdico
-from colearn_jax.training import setup as plan
-from colearn_jax.training import steps
-from colearn_jax.types import InputError, Modality
+from colearn_jax.methods.architecture import Architecture
+from colearn_jax.methods.mdico import MDiCo
+from colearn_jax.training import setup
+from colearn_jax.training import state as state_lib
+from colearn_jax.training.state import Network
+from colearn_jax.types import InputError, Task
 from colearn_jax.weights import imagenet
 from tests.helpers import TINY_RESNETS, resnet_state_dict, save_torch_file, split
 
@@ -241,13 +241,15 @@ def test_both_encoders_of_a_sensor_begin_with_the_weights(tiny, tmp_path):
   )
   image = {"model_type": "resnet", "depth": 10, "weights": str(file)}
   settings = {"nir": image, "x": {"model_type": "mlp", "layer_sizes": (4,)}}
-  config = ConfigDict({"model": {"encoder": settings["x"], "encoders": {"nir": image}}})
-  modalities = [Modality(m, (m,), shape, ("b",) * shape[-1]) for m, shape in shapes.items()]
-  loaded = plan.load_pretrained(config, modalities)
+  network = Network(MDiCo(), Architecture(shapes, settings, Task("regression", ("y",)), emb_dim=4))
+  loaded = setup.load_pretrained(network)
   recipe = types.SimpleNamespace(
-    build=lambda rngs: mdico.MDiCo(shapes, settings, 1, emb_dim=4, rngs=rngs), optimizer=optax.sgd(0.1)
+    network=network,
+    method=network.method,
+    average=None,
+    optimizer=types.SimpleNamespace(transform=optax.sgd(0.1)),
   )
-  begin = functools.partial(steps.init, recipe, jax.random.key(3), {})
+  begin = lambda pretrained: state_lib.init(recipe, jax.random.key(3), {}, pretrained=pretrained)
   assert all(np.size(constant) < 1000 for constant in jax.make_jaxpr(begin)(loaded).consts)
   drawn, state = jax.jit(lambda loaded: (begin({}), begin(loaded)))(loaded)
   equal = lambda one, other: jax.tree.map(np.testing.assert_array_equal, one, other)

@@ -128,7 +128,7 @@ class Encoder(nnx.Module):
     if context is not None:
       context = _without_nans(context)
       if self.join is None:
-        x = jnp.concatenate([x.reshape(len(x), -1), context.astype(x.dtype)], axis=-1)
+        x = jnp.concatenate([x.reshape(x.shape[0], -1), context.astype(x.dtype)], axis=-1)
     y = self.backbone(x, train=train, present=present, rngs=rngs)
     if self.join is not None:
       y = self.join(y, context)

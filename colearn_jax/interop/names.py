@@ -1,4 +1,4 @@
-"""The door to the released PyTorch program: its settings and state dicts in, ours out; without PyTorch."""
+"""Translates settings and state dicts of the released PyTorch program; PyTorch is not needed."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ __all__ = [
   "state_dict",
 ]
 
-NOTHING = ""  # arguments that change no number
+IGNORED = ""  # marks arguments of the released program that have no effect here
 
-# What the released program calls the sizes of a sample, see `encoders.SIZES`; any class takes any of them.
-SIZES = {
+# The released program's names for the sizes of a sample (`encoders.SIZES`). Every class takes any of them.
+SIZE_ARGUMENTS = {
   "seq_len": "seq_len",
   "len_max_seq": "seq_len",
   "sequence_length": "seq_len",
@@ -38,7 +38,7 @@ SIZES = {
   "in_channels": "num_features",
   "feature_size": "num_features",
 }
-# The classes of the released program: each other argument's name there, and here.
+# For each class of the released program, its other arguments and their names here.
 ARGUMENTS = {
   "TempCNN": {
     "hidden_dims": "layer_size",
@@ -67,10 +67,10 @@ ARGUMENTS = {
     "dropout": "dropout",
     "T": "max_period",
     "mask_nans": "mask_nans",
-    "return_att": NOTHING,
+    "return_att": IGNORED,
   },
   "TransformerNet": {
-    "len_max_seq": NOTHING,  # of its table of positions, which may be longer than the series
+    "len_max_seq": IGNORED,  # the length of the position table, which may exceed that of the series
     "layer_size": "layer_size",
     "num_layers": "n_layers",
     "num_heads": "num_heads",
@@ -99,9 +99,9 @@ MODEL_TYPES = {
   "TemporalAttentionEncoder": "tae",
   "TransformerNet": "transformer",
   "ConvTran": "convtran",
-}  # a RNNet has its type as an argument
+}  # RNNet has an argument for its type
 
-# Arguments whose values are called otherwise here.
+# Arguments whose values have other names here.
 VALUES = {
   "output_state": {False: "last_output", True: "last_state"},
   "pos_encoding": {"tAPE": "tape", "Sin": "sinusoidal", "Learn": "learned", "None": "none", None: "none"},
@@ -112,14 +112,18 @@ VALUES = {
 
 
 def encoder_settings(name: str, args: Mapping[str, object]) -> dict[str, object]:
-  """The settings, as `encoders.make_encoder` takes them, of that program's class `name` made with `args`.
+  """Translates the arguments of a class of the released program to settings for `encoders.make_encoder`.
+
+  Args:
+    name: of the class.
+    args: that it is constructed with.
 
   Raises:
-    InputError: an unknown class, argument or value, or two arguments that say different things.
+    InputError: an unknown class, argument or value, or two arguments that contradict each other.
   """
   if name not in ARGUMENTS:
     raise InputError(f"unknown class {name!r} of an encoder, have: {', '.join(ARGUMENTS)}")
-  known = {**ARGUMENTS[name], **SIZES, **ARGUMENTS[name]}
+  known = {**ARGUMENTS[name], **SIZE_ARGUMENTS, **ARGUMENTS[name]}
   settings = {"model_type": MODEL_TYPES[name]} if name in MODEL_TYPES else {}
   for argument, value in args.items():
     if argument not in known:
@@ -129,7 +133,7 @@ def encoder_settings(name: str, args: Mapping[str, object]) -> dict[str, object]
       if value not in values:
         raise InputError(f"{argument}={value!r} of class {name}: have {', '.join(map(repr, values))}")
       value = values[value]
-    if ours == NOTHING:
+    if ours == IGNORED:
       continue
     if settings.get(ours, value) != value:
       raise InputError(f"{argument}={value!r} of class {name}: its other arguments say {settings[ours]!r}")
@@ -137,21 +141,21 @@ def encoder_settings(name: str, args: Mapping[str, object]) -> dict[str, object]
   if "model_type" not in settings:
     raise InputError(f"class {name} has no argument unit_type, which says what it is")
   if settings.get("embed") is False and "num_features" in settings:
-    settings["layer_size"] = settings["num_features"]  # what it says there has no effect
+    settings["layer_size"] = settings["num_features"]  # the released program ignores its layer_size here
   if settings["model_type"] in ("ltae", "tae") and settings.get("dropout") == 0:
-    settings["attention_dropout"] = 0.0  # fixed at 0.1 there, but 0 means a model without chance
+    settings["attention_dropout"] = 0.0  # fixed at 0.1 there, but dropout=0 asks for none
   return settings
 
 
 def class_of(model_type: str) -> str | None:
-  """That program's class of one of our encoders; None where it has none."""
+  """Returns the released program's class for one of our encoders, or None."""
   if model_type in ("rnn", "gru", "lstm"):
     return "RNNet"
   return next((name for name, ours in MODEL_TYPES.items() if ours == model_type), None)
 
 
 def norm(wrap: Mapping[str, object]) -> str:
-  """The norm behind an encoder, from `use_norm` and `use_bnorm`."""
+  """Returns `use_norm` for an encoder, from the released `use_norm` and `use_bnorm`."""
   if wrap.get("use_norm"):
     return "layer"
   return "batch" if wrap.get("use_bnorm") else "none"
@@ -166,11 +170,11 @@ def _get(group: Mapping[str, object], key: str) -> object:
 def load_encoder(
   spec: Mapping[str, object], params: Mapping[str, np.ndarray], *, dtype=jnp.float32
 ) -> nnx.Module:
-  """An encoder with the weights of one of the released program.
+  """Builds an encoder with the weights of one of the released program.
 
   Args:
     spec: `class` and `args` as that program constructs the encoder; with `wrap`, `{"latent_dims": d,
-      "use_norm": ...}`, it is the wrapped one, linear layer and norm included, else the backbone alone.
+      "use_norm": ...}`, the encoder includes the linear layer and the norm, else it is the backbone alone.
     params: its state dict.
     dtype: of the computation.
 
@@ -179,7 +183,7 @@ def load_encoder(
   """
   spec = spec.get("constructor", spec)
   settings = encoder_settings(_get(spec, "class"), _get(spec, "args"))
-  # A MLP does not know how its values came about, and the others of these do not, how long their series are.
+  # The parameters of these do not depend on the length of the series, nor those of `mlp` on the shape.
   of_any_length = settings["model_type"] in ("mlp", "rnn", "gru", "lstm", "transformer")
   needed = encoders.SIZES[1:] if of_any_length else encoders.SIZES
   if missing := [size for size in needed if size not in settings]:
@@ -241,7 +245,7 @@ def make_architecture(
 
 
 def head_layers(core: str | Mapping[str, object]) -> tuple[int, ...]:
-  """The widths of the heads' hidden layers: `linear`, or the settings of a `mlp`, as the YAML has them."""
+  """Reads the widths of the heads' hidden layers from the YAML: `linear`, or the settings of a `mlp`."""
   core = {"model_type": core} if isinstance(core, str) else core
   if core.get("model_type") == "linear":
     return ()
@@ -257,7 +261,7 @@ def load_mdico(
   variant: str | None = None,
   dtype=jnp.float32,
 ) -> mdico.Model:
-  """A whole model with the weights of the released program.
+  """Builds a whole model with the weights of the released program.
 
   Args:
     spec: `emb_dim`, `n_labels`, `predictive_core` and `modalities`, a list in the order of the modality

@@ -25,7 +25,7 @@ from colearn_jax import config as config_lib
 from colearn_jax import encoders
 from colearn_jax.datasets import build
 from colearn_jax.evaluation.results import Results, Scores
-from colearn_jax.interop.state_dict import UNREAD, fill, state_dict
+from colearn_jax.interop.state_dict import UNUSED_HEAD, fill, state_dict
 from colearn_jax.interop.yaml_settings import Released, config_text, make_config, read_yaml
 from colearn_jax.methods.configured import make_network
 from colearn_jax.storage import models
@@ -76,7 +76,7 @@ def read_state_dict(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, 
     elif "awl.params" in name:
       notes.append(f"{name}, learnt weights of the losses, is dropped: training is over")
     else:
-      if name.startswith(f"{prefix}{UNREAD}."):
+      if name.startswith(f"{prefix}{UNUSED_HEAD}."):
         notes.append(f"{name} is dropped: nothing reads it")
       own[name.removeprefix(prefix)] = tensor
   return own, beside, epoch, notes

@@ -1,7 +1,7 @@
-"""Tensors of the released PyTorch program and the variables of our modules: names and layouts.
+"""Maps variables of our modules to tensors of the released PyTorch program: names and layouts.
 
-A table for each of our classes names every variable of a module as that program does, with its layout there.
-Filling a module and `state_dict` read the same tables, so a round trip is exact.
+A function for each of our classes lists the variables with their names and layouts in that program. `fill`
+and `state_dict` use the same functions, so that a round trip is exact.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from colearn_jax.types import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-  """How a tensor is laid out there and here."""
+  """The conversion of a tensor between their layout and ours."""
 
   ours: Callable[[np.ndarray], np.ndarray]  # from theirs
   theirs: Callable[[np.ndarray], np.ndarray]  # from ours
@@ -35,21 +35,21 @@ REVERSED = Layout(np.transpose, np.transpose)  # (out, in, k) and (k, in, out), 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-  """One tensor of a state dict: a variable of our module, or a table that we compute."""
+  """One tensor of a state dict: a variable of our module, or a table that is computed from the settings."""
 
   name: str
   value: nnx.Variable | np.ndarray
   layout: Layout = SAME
 
   def read(self) -> np.ndarray:
-    """The tensor, in its layout there."""
+    """Returns the tensor in the layout of the released program."""
     if isinstance(self.value, np.ndarray):
       return self.value
     array = np.asarray(self.value[...])
     return np.array(self.layout.theirs(array), order="C")
 
   def write(self, tensor: np.ndarray) -> None:
-    """Fills the variable, or checks that the table is the one we would compute.
+    """Fills the variable, or checks that the table has the computed values.
 
     Raises:
       InputError: another shape or another table.
@@ -90,7 +90,7 @@ def _norm(name: str, norm: layers.BatchNorm | nnx.LayerNorm, layout: Layout = SA
 
 
 def _channels_first(steps: int) -> Layout:
-  """Values of all time steps on one axis: (D T) there, (T D) here; the others stay as they are."""
+  """Reorders the first axis, which holds all steps and channels: (D T) there, (T D) here."""
   swap = lambda a, first: np.moveaxis(a.reshape(first, -1, *a.shape[1:]), 0, 1).reshape(a.shape)
   return Layout(lambda a: swap(a, a.shape[0] // steps), lambda a: swap(a, steps))
 
@@ -145,7 +145,7 @@ def _steps(m: ltae.LTAE | ltae.TAE) -> int:
 
 
 def _with_zero(table: Callable, steps: int, width: int, max_period: float) -> np.ndarray:
-  """Their tables begin with a position 0, which no time step has."""
+  """Prepends position 0, which the tables of the released program have although no time step uses it."""
   zero = np.tile([0.0, 1.0], width)[None, :width].astype(np.float32)
   return np.concatenate([zero, table(steps, width, max_period)])
 
@@ -219,6 +219,8 @@ def _convtran(m: convtran.ConvTran) -> Iterator[Entry]:
 
 
 def _encoder(m: encoders.Encoder) -> Iterator[Entry]:
+  if m.context:
+    raise InputError("the released program has no encoders with a context (data.context)")
   yield from _under("pre_encoder", entries(m.backbone))
   yield from _linear("linear_layer", m.linear)
   if m.norm is not None:
@@ -242,7 +244,7 @@ def _mdico(m: mdico.Model) -> Iterator[Entry]:
   outputs, modalities = m.heads[m.sensors[0]].out.bias.shape[0], len(m.sensors)
   for name, head, width in (
     ("aux_prediction_head", m.auxiliary, outputs),
-    (UNREAD, None, modalities),
+    (UNUSED_HEAD, None, modalities),
     ("modality_head_awr_inf", m.modality_specific, modalities),
     ("modality_head_awr_irr", m.modality_unused, modalities),
   ):
@@ -250,7 +252,7 @@ def _mdico(m: mdico.Model) -> Iterator[Entry]:
 
 
 def _zero_head(m: mdico.Model, outputs: int) -> Head:
-  """What stands for a head that they always build, and that a model here may be without."""
+  """Makes zeros for a head that the released program always builds and this model was built without."""
   half = m.shared[m.sensors[0]].linear.bias.shape[0]
   hidden = [linear.bias.shape[0] for linear in m.heads[m.sensors[0]].hidden]
   head = nnx.eval_shape(lambda: Head(half, outputs, hidden, rngs=nnx.Rngs(0)))
@@ -259,7 +261,7 @@ def _zero_head(m: mdico.Model, outputs: int) -> Head:
   return head
 
 
-UNREAD = "modality_head_adv"  # a head that nothing reads: dropped when it is read, zeros when it is written
+UNUSED_HEAD = "modality_head_adv"  # no output depends on it: it is not read from files, and written as zeros
 
 TABLES = {
   encoders.Encoder: _encoder,
@@ -277,7 +279,7 @@ TABLES = {
 
 
 def entries(module: nnx.Module) -> Iterator[Entry]:
-  """Every tensor of the state dict that the released program has for this module.
+  """Lists every tensor of the released program's state dict for this module.
 
   Raises:
     InputError: that program has no such module.
@@ -288,16 +290,15 @@ def entries(module: nnx.Module) -> Iterator[Entry]:
 
 
 def state_dict(module: nnx.Module) -> dict[str, np.ndarray]:
-  """A module's arrays by the released program's names and in its layouts: an encoder's or a whole MDiCo's.
+  """Returns the arrays of an encoder or a whole model with the released program's names and layouts.
 
-  Of a tree of gradients (merged to a module) it makes their names. Heads that a model was built without are
-  zeros.
+  It also names gradients, if they are merged into a module. Heads that the model was built without are zeros.
   """
   return {entry.name: entry.read() for entry in entries(module)}
 
 
 def fill(module: nnx.Module, params: Mapping[str, np.ndarray]) -> None:
-  """Writes a state dict of the released program into a module, which may be without values as yet.
+  """Writes a state dict of the released program into a module, which may be abstract (`nnx.eval_shape`).
 
   Raises:
     InputError: a tensor is missing, is left over, or does not fit.

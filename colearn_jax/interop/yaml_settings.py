@@ -161,7 +161,7 @@ class _Reader:
         wrap[key] = rest.pop(key)
       elif key in SHAPE:
         shape[SHAPE[key]] = _typed(key, rest.pop(key), 1)
-      elif key in torch.SIZES or key in torch.ARGUMENTS[name]:
+      elif key in torch.SIZE_ARGUMENTS or key in torch.ARGUMENTS[name]:
         given[key] = rest.pop(key)
       elif key in known:
         value = rest.pop(key)

@@ -27,9 +27,10 @@ def normalise(
   Returns:
     For each sensor its values, or the pair of its values and the context. NaN stays NaN.
   """
-  scaled = {
-    m: (layers.widened(x) - constants[m]["offset"]) / constants[m]["scale"] for m, x in inputs.items()
-  }
+  scaled = {}
+  for m, x in inputs.items():
+    offset, scale = (layers.along_last_axis(constants[m][name], x) for name in ("offset", "scale"))
+    scaled[m] = (layers.widened(x) - offset) / scale
   context = scaled.pop(CONTEXT, None)
   return scaled if context is None else {m: (x, context) for m, x in scaled.items()}
 

@@ -25,6 +25,11 @@ def widened(x: jax.Array) -> jax.Array:
   return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
+def along_last_axis(vector: jax.Array, x: jax.Array) -> jax.Array:
+  """Reshapes a vector `[C]` to `[1 ... C]`, so that it can be combined with x, `[... C]`."""
+  return vector.reshape((1,) * (x.ndim - 1) + vector.shape)
+
+
 def uniform_fan_in(fan_in: int) -> nnx.Initializer:
   """Uniform initial values in [-1/sqrt(fan_in), 1/sqrt(fan_in)): PyTorch's default for weights and biases.
 
@@ -121,7 +126,7 @@ class BatchNorm(nnx.Module):
     else:
       mean, var = self.mean[...], self.var[...]
     gain = jax.lax.rsqrt(var + self.epsilon) * self.scale[...]
-    mean, gain, bias = (a.reshape((1,) * (x.ndim - 1) + a.shape) for a in (mean, gain, self.bias[...]))
+    mean, gain, bias = (along_last_axis(a, x) for a in (mean, gain, self.bias[...]))
     return ((x - mean) * gain + bias).astype(self.dtype)
 
   def _observe(self, x: jax.Array, present: jax.Array | None) -> tuple[jax.Array, jax.Array]:

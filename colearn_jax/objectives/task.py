@@ -30,7 +30,8 @@ def squared_error(
     std: `[K]`, the same.
     mask: `[B]`.
   """
-  error = (prediction - mean) / std - (target - mean) / std
+  standardised = lambda y: (y - mean[None]) / std[None]
+  error = standardised(prediction) - standardised(target)
   return masked_mean(jnp.square(error).mean(-1), mask)
 
 

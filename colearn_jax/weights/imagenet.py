@@ -1,7 +1,6 @@
-"""Weights of image encoders that were trained elsewhere: PyTorch's and safetensors files of ResNets.
+"""Reads pretrained weights of ResNets from PyTorch and safetensors files.
 
-Tensors have the names that torchvision and timm both give them. Nothing here needs PyTorch, and nothing of a
-file is run.
+The tensors have the names that torchvision and timm use. PyTorch is not needed, and no code of a file is run.
 """
 
 from __future__ import annotations
@@ -16,29 +15,29 @@ from flax import nnx
 from colearn_jax import encoders
 from colearn_jax.encoders import resnet
 from colearn_jax.types import InputError
-from colearn_jax.weights import torch_file as torchfile
+from colearn_jax.weights import torch_file
 
-CLASSIFIER = ("fc.weight", "fc.bias")  # the layer behind the encoder, which is not taken
-COUNTER = "num_batches_tracked"  # not in the files of PyTorch before 0.4.1
+CLASSIFIER = ("fc.weight", "fc.bias")  # not part of the encoder, ignored
+COUNTER = "num_batches_tracked"  # missing in files of PyTorch before 0.4.1
 
 
 def load(settings: Mapping[str, object], shape: tuple[int, ...]) -> dict[str, dict]:
-  """What the backbone of an encoder has before training where its settings name a file, `weights`.
+  """Reads the pretrained values of an encoder's backbone, if its settings name a file (`weights`).
 
-  Everything in the file is used but for the classifier, and everything in the backbone comes from it. Only
-  the first convolution does not where the file's is for another number of bands: a sensor that has not the
-  three of ImageNet keeps the newly drawn one.
+  The file has to hold all variables of the backbone and nothing else but a classifier, which is ignored.
+  The first convolution is ignored too if it has another number of bands than the sensor. It then keeps its
+  random values.
 
   Args:
     settings: of the encoder, see `encoders.make_encoder`.
-    shape: of one sample.
+    shape: of one sample, (H, W, C).
 
   Returns:
-    `params` and `stats` of the backbone as nested dicts of NumPy arrays, without what is to stay as it is
-    drawn; {} if no file is named.
+    `params` and `stats` of the backbone as nested dicts of NumPy arrays. Variables that keep their random
+    values are left out. {} if the settings name no file.
 
   Raises:
-    InputError: the file cannot be read, is of another depth, or does not fit.
+    InputError: the file cannot be read, is of a ResNet of another depth, or does not fit.
   """
   if not settings.get("weights"):
     return {}
@@ -73,7 +72,12 @@ def load(settings: Mapping[str, object], shape: tuple[int, ...]) -> dict[str, di
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
-  """The tensors of a `.safetensors` file, or of one of `torch.save` with a state dict, maybe in `state_dict`.
+  """Reads the tensors of a state dict, by name.
+
+  Args:
+    path: a `.safetensors` file, or a file of `torch.save` with a state dict, or with a dict that has one
+    under the
+      key `state_dict`.
 
   Raises:
     InputError: there is no such file, it cannot be read, or it holds something else.
@@ -82,7 +86,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
     raise InputError(f"weights={path}: there is no such file")
   if path.suffix == ".safetensors":
     return _read_safetensors(path)
-  content = torchfile.read(path)
+  content = torch_file.read(path)
   if isinstance(content, dict) and "state_dict" in content:
     content = content["state_dict"]
   if not isinstance(content, dict) or not content:
@@ -106,7 +110,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
 
 
 def _names(net: resnet.ResNet) -> Iterator[tuple[str, nnx.Variable]]:
-  """Every variable of the backbone by its name there."""
+  """Yields every variable of the backbone with its name in the file."""
   yield from _unit("conv1", "bn1", net.stem)
   for number, stage in enumerate(net.stages, 1):
     for position, block in enumerate(stage):
@@ -127,7 +131,7 @@ def _unit(conv: str, norm: str, unit: resnet.Unit) -> Iterator[tuple[str, nnx.Va
 
 
 def _depth(names: Mapping[str, object]) -> int | None:
-  """The depth of the ResNet that has tensors of these names, if there is one with as many blocks."""
+  """Finds the depth of a ResNet from its tensor names; None if no ResNet has as many blocks."""
   count = lambda pattern: next(i for i in range(len(names) + 1) if pattern.format(i) not in names)
   blocks = tuple(count(f"layer{stage}.{{}}.conv1.weight") for stage in range(1, 5))
   convs = 3 if "layer1.0.conv3.weight" in names else 2
@@ -135,11 +139,11 @@ def _depth(names: Mapping[str, object]) -> int | None:
 
 
 def _some(names: Sequence[str]) -> str:
-  """A list of names that fits a line."""
+  """Lists at most four names, for error messages of one line."""
   return (", ".join(names[:4]) + f" and {len(names) - 4} more" * (len(names) > 4)) if names else "none"
 
 
 def _filled(tree: Mapping) -> dict:
-  """The tree without what has no values."""
+  """Drops variables without values from a tree."""
   parts = {k: _filled(v) if isinstance(v, Mapping) else v for k, v in tree.items()}
   return {k: v for k, v in parts.items() if not isinstance(v, jax.ShapeDtypeStruct)}

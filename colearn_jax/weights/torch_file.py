@@ -1,8 +1,8 @@
-"""Reads what `torch.save` wrote, without PyTorch and without running anything of it.
+"""Reads files of `torch.save` without PyTorch, and without running code from the file.
 
-Such a file is a zip archive: a pickle of the structure, and the bytes of each tensor's storage. The pickle is
-a program for a small stack machine. The machine here knows containers, numbers, text, tensors and arrays, and
-has no way to call anything else.
+Such a file is a zip archive with a pickle of the structure and the bytes of each tensor's storage. A pickle
+is a program for a stack machine. The machine below implements only the operations for containers, numbers,
+text, tensors and arrays. It cannot call anything else.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ STORAGES = {
   "LongStorage": np.int64,
   "ShortStorage": np.int16,
 }
-LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # how files of PyTorch before 1.6 begin
+LEGACY_HEADER = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # first bytes of files of PyTorch before 1.6
 
 
 def read(path: str | Path) -> object:
-  """The content of a file of `torch.save`: containers as they are, but plain dicts, and tensors as arrays.
+  """Reads the content of a file of `torch.save`, with tensors as arrays and all mappings as plain dicts.
 
-  Arrays are read-only and may share memory, as the tensors did; bfloat16 is that of `ml_dtypes`.
+  Arrays are read-only and share memory where the tensors did. The type bfloat16 is that of `ml_dtypes`.
 
   Raises:
     InputError: it is no such file, it is damaged, or it holds anything but tensors, arrays, numbers, text and
-      containers of these; the first that is not allowed is named.
+      containers of these. The message names the first thing that is not allowed.
   """
   path = Path(path)
   try:
     with open(path, "rb") as file:
-      head = file.read(len(LEGACY))
-    if head == LEGACY:
+      head = file.read(len(LEGACY_HEADER))
+    if head == LEGACY_HEADER:
       raise InputError(
         f"{path} has the format of torch.save before PyTorch 1.6; load it there and save it again"
       )
@@ -58,28 +58,28 @@ def read(path: str | Path) -> object:
     raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
   except InputError:
     raise
-  except Exception as error:  # whatever a damaged archive or pickle makes of the libraries' code
+  except Exception as error:  # damaged files make the libraries raise exceptions of any type
     line = " ".join(str(error).split()) or type(error).__name__
     raise InputError(f"{path} is damaged or not a file of torch.save: {line}") from None
 
 
 class _Global(str):
-  """The name of a class or function, e.g. `torch.FloatStorage`; nothing is ever imported by it."""
+  """The name of a class or function, such as `torch.FloatStorage`. It is never imported."""
 
 
 class _Storage:
-  """The values of one storage, read once, when a tensor wants them."""
+  """The values of one storage, read when the first tensor needs them."""
 
   def __init__(self, read: Callable[[], np.ndarray]):
     self.read = functools.cache(read)
 
 
 class _Blank:
-  """A NumPy array before its values are known."""
+  """A NumPy array whose values are not known yet."""
 
 
 class _Machine:
-  """Steps through the pickle of an archive; `run` gives what it describes."""
+  """Runs the pickle of an archive; `run` returns the object that it describes."""
 
   def __init__(self, path: Path, archive: zipfile.ZipFile):
     self.path, self.archive = path, archive
@@ -99,21 +99,21 @@ class _Machine:
     self.storages: dict[str, _Storage] = {}
 
   def entry(self, name: str) -> bytes:
-    """An entry of the archive, which torch.save never compresses."""
+    """Reads an entry of the archive. torch.save does not compress them."""
     info = self.entries.get(self.root + name)
     if info is None or info.compress_type != zipfile.ZIP_STORED:
       raise InputError(f"{self.path} is damaged: its entry {name} is {'compressed' if info else 'missing'}")
     return self.archive.read(info)
 
   def refused(self, what: str) -> InputError:
-    """The error for what is not data."""
+    """Makes the error for content that is not allowed."""
     return InputError(
       f"{self.path} holds more than tensors, numbers, text and containers: {what}; nothing of it was run, "
       "save the state_dict() alone"
     )
 
   def run(self) -> object:
-    """The object that the pickle describes."""
+    """Runs the pickle and returns its object."""
     for opcode, value, _ in pickletools.genops(self.entry("data.pkl")):
       if opcode.name == "STOP":
         return self.stack.pop()
@@ -126,59 +126,59 @@ class _Machine:
     raise EOFError("its pickle does not end")
 
   def mark(self, _) -> None:
-    """Where a group of values begins."""
+    """Marks the start of a group of values."""
     self.marks.append(len(self.stack))
 
   def since_mark(self) -> list:
-    """Takes what was pushed since the last mark."""
+    """Pops the values since the last mark."""
     start = self.marks.pop()
     values, self.stack[start:] = self.stack[start:], []
     return values
 
   def tuple(self, count: int | None) -> None:
-    """A tuple of the last values, or of those since the mark."""
+    """Makes a tuple of the last `count` values, or of those since the mark."""
     if count is None:
       self.stack.append(tuple(self.since_mark()))
     else:
       self.stack[-count:] = [tuple(self.stack[-count:])]
 
   def remember(self, index: int | None) -> None:
-    """Keeps the last value under a number."""
+    """Stores the last value under a number, by default the next one."""
     self.memo[len(self.memo) if index is None else index] = self.stack[-1]
 
   def append(self, values: list) -> None:
-    """More values of a list."""
+    """Extends the list on the stack."""
     if type(self.stack[-1]) is not list:
       raise TypeError("values are appended to what is no list")
     self.stack[-1].extend(values)
 
   def set(self, values: list) -> None:
-    """More items of a dict, keys and values in turn."""
+    """Adds items, alternating keys and values, to the dict on the stack."""
     if type(self.stack[-1]) is not dict:
       raise TypeError("items are set of what is no dict")
     self.stack[-1].update(zip(values[::2], values[1::2]))
 
   def add(self, values: list) -> None:
-    """More values of a set."""
+    """Adds values to the set on the stack."""
     if type(self.stack[-1]) is not set:
       raise TypeError("values are added to what is no set")
     self.stack[-1].update(values)
 
   def name(self, name: str) -> None:
-    """A global, if it is one that data is made with."""
+    """Pushes the name of a class or function, if it is one that data needs."""
     if name not in CALLS and name not in DTYPES and name.removeprefix("torch.") not in STORAGES:
       raise self.refused(f"it asks for {name}")
     self.stack.append(_Global(name))
 
   def call(self, _) -> None:
-    """A call, if it is one of `CALLS`."""
+    """Performs a call, if it is one of `CALLS`."""
     args, name = self.stack.pop(), self.stack.pop()
     if not isinstance(name, _Global) or name not in CALLS or type(args) is not tuple:
       raise self.refused(f"a call of {name if isinstance(name, _Global) else type(name).__name__}")
     self.stack.append(CALLS[name](self, *args))
 
   def state(self, _) -> None:
-    """What an object is after its making: an array's values, a dtype's order; not a dict's attributes."""
+    """Sets the values of an array or the byte order of a dtype; ignores attributes of a dict."""
     state, target = self.stack.pop(), self.stack[-1]
     if isinstance(target, _Blank):
       _, shape, dtype, fortran, data = state
@@ -192,7 +192,7 @@ class _Machine:
       raise self.refused(f"the state of a {type(target).__name__}")
 
   def storage(self, _) -> None:
-    """What a persistent id stands for: `("storage", class, key, device, number of values)`."""
+    """Resolves a persistent id, `("storage", class, key, device, number of values)`."""
     kind, cls, key, _, count = self.stack.pop()
     if kind != "storage" or not isinstance(cls, _Global) or cls.removeprefix("torch.") not in STORAGES:
       raise self.refused(f"the {kind} {cls}")
@@ -207,7 +207,7 @@ class _Machine:
     self.stack.append(self.storages.setdefault(f"{key} {cls}", _Storage(read)))
 
   def tensor(self, storage, offset, size, stride, *_) -> np.ndarray:
-    """A view of a storage, which has to hold all of it."""
+    """Makes a view of a storage, which has to lie inside it."""
     values = storage.read()
     if len(size) != len(stride) or min((offset, *size, *stride)) < 0:
       raise ValueError(f"a tensor of size {size} and stride {stride} at {offset}")
@@ -219,14 +219,14 @@ class _Machine:
     return np.lib.stride_tricks.as_strided(values[offset:], size, steps, writeable=False)
 
   def dtype(self, name, *_) -> np.dtype:
-    """Of an array; objects would be pickles of their own."""
+    """Makes the dtype of an array. Object arrays are refused, because they contain further pickles."""
     dtype = np.dtype(name)
     if dtype.kind not in "biuf":
       raise self.refused(f"an array of {dtype}")
     return dtype
 
   def bytes(self, text, encoding) -> bytes:
-    """Bytes, as the second protocol writes them."""
+    """Decodes bytes as the second pickle protocol encodes them."""
     return text.encode({"latin1": "latin1"}[encoding])
 
 
@@ -234,7 +234,8 @@ def _array_module(name: str) -> tuple[str, str]:
   return f"numpy.core.multiarray.{name}", f"numpy._core.multiarray.{name}"
 
 
-# What may be called, and what then happens: nothing of NumPy, PyTorch or Python is called by its name.
+# Allowed calls and their implementations. The functions of NumPy, PyTorch or Python are never looked up by
+# name.
 CALLS: dict[str, Callable] = {
   "torch._utils._rebuild_tensor": _Machine.tensor,
   "torch._utils._rebuild_tensor_v2": _Machine.tensor,

@@ -1,1 +1,1 @@
-"""Replays golden cases: numbers of the PyTorch program, compared array by array."""
+"""Compares our programs with golden cases of the released PyTorch program, array by array."""

@@ -3,8 +3,8 @@
 import os
 import sys
 
-# Each program runs once or a few times: nearly all of the time goes into compiling them. Less optimised code
-# does the same arithmetic, and is ready in a third of the time.
+# Each program runs only a few times, so that compiling takes most of the time. Code with fewer
+# optimisations does the same arithmetic and compiles in a third of the time.
 os.environ.setdefault(
   "XLA_FLAGS",
   "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"

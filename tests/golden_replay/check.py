@@ -1,8 +1,16 @@
-"""Replays golden cases, numbers that the PyTorch program gave: `python -m tests.golden_replay FOLDER`.
+"""Compares our programs with golden cases of the PyTorch program: `python -m tests.golden_replay FOLDER`.
 
-A case is `<case>.npz` beside `<case>.json`: one encoder, one loss, a whole model, or some steps of training.
-`replay` computes what it holds; here every array is compared, or said to be left out, and why. The exit
-status is 1 if any difference is over its tolerance, or an array was neither read nor compared.
+A case is `<case>.npz` with `<case>.json`: one encoder, one loss, a whole model, or some steps of training.
+`replay` computes its arrays. This module compares every array, and prints which ones are left out and why.
+The exit status is 1 if a difference exceeds its tolerance, or if an array was neither read nor compared.
+
+How rounding is told from mistakes: float32 arrays are first compared with our float32, within `TOLERANCES`.
+A right program can fail this, because single values jump where rounding moves the input of a ReLU across
+zero. So our own float64 then serves as the exact result. An array passes if it is at most `MARGIN` times as
+far from it as our float32 is, and our float32 must not be more than `MARGIN` times as far from it as the
+case's. Errors of a family are judged by the median over its arrays, because an array of few values can be
+exact by chance. For the last parameters of a training, a case also states the size of its own rounding
+error (`SPREAD`), which is allowed too.
 """
 
 from __future__ import annotations
@@ -15,12 +23,12 @@ from pathlib import Path
 
 import numpy as np
 
-from colearn_jax.interop.state_dict import UNREAD
+from colearn_jax.interop.state_dict import UNUSED_HEAD
 from colearn_jax.types import InputError
 from tests.golden_replay.golden import Arrays, Case
 from tests.golden_replay.replay import replay, silent
 
-# What is compared, and how far apart it may be: the greatest difference over the greatest magnitude.
+# Allowed differences by group: the greatest absolute difference, relative to the greatest absolute value.
 TOLERANCES = {"outputs": 1e-5, "losses": 1e-5, "gradients": 1e-4, "statistics": 1e-5, "trajectory": 1e-4}
 GROUPS = {
   "out": "outputs",
@@ -34,15 +42,16 @@ GROUPS = {
   "traj": "trajectory",
   "final": "trajectory",
 }  # by family
-# How far a gradient that is exactly zero may be from it: absolutely, or of the model's greatest gradient.
+# Allowed size of gradients that are exactly zero without rounding: absolute, and relative to the greatest
+# one.
 NOISE, RELATIVE_NOISE = 5e-6, 5e-7
-SPREAD = "final_diff_float32_float64_above_2e-6"  # what a case calls the rounding of its last parameters
-MARGIN = 20.0  # how many times further from float64 than the other one of two right float32 programs may be
+SPREAD = "final_diff_float32_float64_above_2e-6"  # key of a case: rounding errors of its last parameters
+MARGIN = 20.0  # allowed ratio of the rounding errors of two right float32 programs
 
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-  """One comparison: its group in `TOLERANCES`, its array, how far apart it is, and how far it may be."""
+  """One comparison: group in `TOLERANCES`, key of the array, difference, and allowed difference."""
 
   group: str
   key: str
@@ -58,9 +67,8 @@ class Difference:
 def compare(case: Case) -> tuple[list[Difference], list[str]]:
   """Replays a case and compares every array of it.
 
-  What is float32 there is compared with our float32. Where they differ by more than the tolerance, our
-  float64 decides what is rounding: see `_rounding`. What is float64 there (`traj64`, `final64`) is compared
-  with our float64.
+  float32 arrays are compared with our float32, and where they differ by more than the tolerance, by
+  `_rounding`. float64 arrays (`traj64`, `final64`) are compared with our float64.
 
   Returns:
     The comparisons made, and the arrays that were neither read nor compared.
@@ -75,7 +83,7 @@ def compare(case: Case) -> tuple[list[Difference], list[str]]:
     family, _, name = key.partition("/")
     exact = family in ("traj64", "final64")
     ours = double().get(f"{family[:-2]}/{name}") if exact else single.get(key)
-    if family == "param" or key in case.read or name.startswith(f"{UNREAD}."):
+    if family == "param" or key in case.read or name.startswith(f"{UNUSED_HEAD}."):
       continue
     if ours is None:
       missing.append(key)
@@ -95,7 +103,7 @@ def _group(case: Case, family: str) -> str:
 
 
 def _apart(a: np.ndarray, b: np.ndarray) -> float:
-  """The greatest difference of two arrays; infinite if they have different shapes."""
+  """Returns the greatest absolute difference; infinite for different shapes."""
   if a.shape != b.shape:
     return np.inf
   return float(np.abs(a.astype(np.float64) - b.astype(np.float64)).max(initial=0.0))
@@ -110,11 +118,12 @@ def _relative(theirs: np.ndarray, ours: np.ndarray) -> float:
 
 
 def _rounding(case: Case, key: str, single: Arrays, double: Arrays, tolerance: float) -> tuple[float, float]:
-  """How far an array is from our float64, and how far it may be: not much further than our float32 is.
+  """Compares an array with our float64; see the module's documentation.
 
-  Ours in turn has to be about as good as theirs, in the median of the family's arrays: single arrays of a
-  training are not, where an input of a ReLU was so near to zero that rounding decided. For the same reason
-  the median counts if an array of few values happens to be right, and what the case says of its own rounding.
+  Returns:
+    The relative difference, and the allowed one: `MARGIN` times the error of our float32. If the median
+    error of our float32 is itself more than `MARGIN` times that of the case, these two instead, which
+    fails.
   """
   family, name = key.split("/", 1)
   keys = [k for k in case.arrays if k.split("/")[0] == family and k in double]
@@ -132,16 +141,17 @@ def _rounding(case: Case, key: str, single: Arrays, double: Arrays, tolerance: f
 
 
 def _zero_gradients(case: Case) -> dict[str, float]:
-  """How far from zero the gradients may be that are exactly zero but for rounding."""
+  """Returns the allowed sizes of gradients that are exactly zero without rounding."""
   noise = max(NOISE, RELATIVE_NOISE * _greatest(case.family("grad").values()))
   return {f"grad/{key}": noise for key in case.spec.get("null_gradient_params", ())}
 
 
 def _random_walks(case: Case) -> dict[str, float]:
-  """How far a parameter may be after the last step if only rounding moves it.
+  """Returns the allowed differences of last parameters that only rounding moves.
 
-  Adam makes steps of the learning rate out of the rounding of a gradient that is zero; those parameters, and
-  the running means behind them, are known to be within all its steps. (`final64` knows them.)
+  If a gradient is zero but for rounding, Adam still makes steps of about the learning rate. So these
+  parameters, and the running means that depend on them, can differ by the length of all steps. `final64`
+  compares them closely.
   """
   walk = 2.0 * case["optimizer"]["lr"] * case["optimizer"]["steps"]
   behind = [key for key in case.spec.get(SPREAD, {}) if key.endswith("running_mean")]
@@ -149,10 +159,10 @@ def _random_walks(case: Case) -> dict[str, float]:
 
 
 def _precisions(case: Case, double: Callable[[], Arrays]) -> list[Difference]:
-  """What a case says of the rounding in its numbers, which must not be less than it is.
+  """Compares the rounding errors that a case states with the differences between its arrays and float64.
 
-  This is the sharpest of the comparisons: a parameter that is off by little moves our float64 away from what
-  the case's float32 was rounded from.
+  No difference may exceed the stated error. This is the sharpest comparison: a slightly wrong parameter
+  moves our float64 away from the exact value of the case's float32.
   """
   found = []
 
@@ -177,11 +187,11 @@ def _precisions(case: Case, double: Callable[[], Arrays]) -> list[Difference]:
 
 
 def left_out(case: Case) -> dict[str, str]:
-  """What is read and yet may be anything, for no number of the case depends on it; and why.
+  """Returns inputs that no array of the case depends on, so that no comparison checks them, with the reasons.
 
-  The steps of a training show every parameter that anything reads: its last value is compared.
+  In cases of training, the last value of every parameter is compared, except for those of the unused head.
   """
-  unread = [key for key in case.family("param") if key.startswith(f"{UNREAD}.")]
+  unread = [key for key in case.family("param") if key.startswith(f"{UNUSED_HEAD}.")]
   reasons = {f"param/{key}": "is of a head that nothing reads" for key in unread}
   if case["kind"] not in ("module", "model"):
     return reasons
@@ -198,7 +208,7 @@ def left_out(case: Case) -> dict[str, str]:
 
 
 def _siblings(folder: Path, names: Iterable[str]) -> list[str]:
-  """The two variants of a model start from the same numbers; returns the arrays in which a pair does not."""
+  """Returns the inputs and parameters that differ between the two variants of a model; they must not."""
   odd = []
   for name in names:
     pair = [folder / f"{name}_{variant}.npz" for variant in ("paper", "released")]
@@ -209,7 +219,7 @@ def _siblings(folder: Path, names: Iterable[str]) -> list[str]:
 
 
 def _line(name: str, found: list[Difference]) -> str:
-  """What is printed of a case: each group's greatest difference, and whether all are within tolerance."""
+  """Formats a case's line: for each group the greatest difference, or the worst one over its tolerance."""
   parts = []
   for group, tolerance in TOLERANCES.items():
     own = [d for d in found if d.group == group]
@@ -223,7 +233,7 @@ def _line(name: str, found: list[Difference]) -> str:
 
 
 def main(argv: list[str]) -> int:
-  """Replays every case of the folder that is named; returns the exit status."""
+  """Replays every case of a folder; returns the exit status."""
   if len(argv) != 2 or not Path(argv[1]).is_dir():
     print("usage: python -m tests.golden_replay FOLDER, where FOLDER holds cases", file=sys.stderr)
     return 2

@@ -1,4 +1,4 @@
-"""Golden cases, numbers that the PyTorch program gave: `<case>.npz` beside `<case>.json`."""
+"""Golden cases: outputs of the released PyTorch program, `<case>.npz` with `<case>.json`."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ Arrays = dict[str, np.ndarray]
 
 
 class Case:
-  """A case's settings and arrays, and which of its inputs were read.
+  """The settings and arrays of a case, and which of its inputs a replay has read.
 
   Attributes:
-    name: of its files.
-    spec: what the JSON file holds.
+    name: of its files, without suffix.
+    spec: content of the JSON file.
     arrays: by key, `<family>/<name>`.
-    read: keys of the inputs that a replay started from.
+    read: keys of the inputs that a replay has read.
   """
 
   def __init__(self, path: Path):
@@ -42,23 +42,23 @@ class Case:
     self.read: set[str] = set()
 
   def __getitem__(self, setting: str) -> object:
-    """A setting of the JSON file; InputError where it is not there."""
+    """Returns a setting of the JSON file; InputError if there is none."""
     if not isinstance(self.spec, dict) or setting not in self.spec:
       raise InputError(f"case {self.name}: its .json file has no {setting!r}")
     return self.spec[setting]
 
   def family(self, name: str) -> Arrays:
-    """The arrays `<name>/<key>` by key."""
+    """Returns the arrays `<name>/<key>` by key."""
     return {k.split("/", 1)[1]: a for k, a in self.arrays.items() if k.split("/", 1)[0] == name}
 
   def given(self, name: str) -> np.ndarray:
-    """The input `in/<name>`; what is wrong in it shows in what comes out."""
+    """Returns the input `in/<name>` and notes that it was read."""
     if f"in/{name}" not in self.arrays:
       raise InputError(f"case {self.name} has no array in/{name}")
     self.read.add(f"in/{name}")
     return self.arrays[f"in/{name}"]
 
   def agree(self, what: str, *said: object) -> None:
-    """Raises InputError unless all places say the same."""
+    """Raises InputError unless all these values of a setting are equal."""
     if any(value != said[0] for value in said):
       raise InputError(f"case {self.name}: {what} is {', '.join(map(str, said))} in different places")

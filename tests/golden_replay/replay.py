@@ -1,7 +1,7 @@
-"""What our programs give for a golden case: an encoder, a loss, a model's train step, or a whole training.
+"""Computes the arrays of a golden case with our programs: an encoder, a loss, a model or steps of training.
 
-Everything goes through `interop.names` and `training.step`, in float32 as users run it or in
-float64, which tells a mistake from rounding.
+Everything uses `interop.names` and `training.step`, in float32 as users do, or in float64 to tell mistakes
+from rounding.
 """
 
 from __future__ import annotations
@@ -27,41 +27,44 @@ from tests.golden_replay.golden import Arrays, Case
 
 
 def replay(case: Case, dtype=np.float32) -> Arrays:
-  """Every array that our programs make of a case's settings, inputs and parameters, by the case's keys.
+  """Computes a case's arrays from its settings, inputs and parameters.
 
   Args:
-    case: to be replayed.
-    dtype: float32 or float64, of all of the computation.
+    case: the case.
+    dtype: float32 or float64, for the whole computation.
+
+  Returns:
+    Arrays by the case's keys, `<family>/<name>`.
 
   Raises:
-    InputError: settings are missing or contradict each other, or the doors do not take them.
+    InputError: settings are missing, contradict each other or are not known.
   """
   kinds = {"module": _module, "loss": _loss, "model": models.replay_model}
   kinds["trajectory"] = models.replay_trajectory
   if case["kind"] not in kinds:
     raise InputError(f"case {case.name}: kind={case['kind']!r}, have {', '.join(kinds)}")
-  # Accelerators round the factors of products by default.
+  # By default, accelerators round the operands of matrix products.
   with jax.enable_x64(dtype == np.float64), jax.default_matmul_precision("float32"):
     families = kinds[case["kind"]](case, dtype)
     return {f"{name}/{key}": np.asarray(a) for name, family in families.items() for key, a in family.items()}
 
 
 class Program(NamedTuple):
-  """What is compiled for a module.
+  """The compiled functions of a module.
 
-  `run(params, stats, x, train)` gives its outputs by name and its batch statistics after them;
-  `derivatives(params, stats, x, train)` those of a random sum of all that by the parameters.
+  `run(params, stats, x, train)` returns the outputs by name and the batch statistics after them.
+  `derivatives(params, stats, x, train)` returns the gradient of a random weighted sum of all these.
   """
 
   run: Callable
   derivatives: Callable
 
 
-_programs: dict[tuple, Program] = {}  # by settings: once for all cases that differ in their arrays alone
+_programs: dict[tuple, Program] = {}  # by settings, shared by cases that differ only in their arrays
 
 
 def _begin(case: Case, dtype):
-  """A case's program, its module without arrays, these in two trees, and its inputs."""
+  """Returns a case's program, graph definition, parameters, statistics and inputs."""
   if case["kind"] == "module":
     module = _without_dropout(names.load_encoder(case.spec, case.family("param"), dtype=dtype))
     given, x = models.split(module, dtype), jnp.asarray(case.given("x"), dtype)
@@ -113,10 +116,10 @@ def _module(case: Case, dtype) -> dict[str, Arrays]:
 
 
 def silent(case: Case) -> dict[str, int]:
-  """How many values of each parameter of a module or model change no number of the case.
+  """Counts, for each parameter of a module or model, the values that no output of the case depends on.
 
-  Their derivatives are exactly zero: they stand behind a ReLU that is off for every sample, say. Statistics
-  are not asked for, all of them come out of training again.
+  Their derivatives are exactly zero, for example after a ReLU that is off for every sample. Statistics are
+  not checked here, because they are outputs of training themselves.
   """
   with jax.default_matmul_precision("float32"):
     program, graphdef, params, stats, x = _begin(case, np.float32)
@@ -151,7 +154,7 @@ def _loss(case: Case, dtype) -> dict[str, Arrays]:
 
 
 def _without_dropout(module: nnx.Module) -> nnx.Module:
-  """Switches a module's dropout off, as it was when the cases were made."""
+  """Switches dropout off, as it was when the cases were made."""
   for _, layer in nnx.iter_modules(module):
     if isinstance(layer, layers.Dropout):
       layer.rate = 0.0
