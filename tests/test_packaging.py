@@ -69,14 +69,14 @@ def test_version_is_that_of_the_citation():
 
 @pytest.mark.slow
 def test_the_wheel_trains_in_an_empty_environment(tmp_path):
-  """Builds an sdist and from it a wheel, and installs that; minutes: `python -m pytest -m slow tests/test_packaging.py`."""
+  """Builds an sdist, from it a wheel, and installs that: `pytest -m slow tests/test_packaging.py`, minutes."""
   call = lambda *command, cwd=tmp_path: (
     subprocess.run(
       [str(part) for part in command], cwd=cwd, check=True, text=True, capture_output=True
     ).stdout
   )
   call(sys.executable, "-m", "build", "--outdir", tmp_path / "dist", ROOT)
-  (sdist,), (wheel,) = (tmp_path / "dist").glob("*.tar.gz"), (tmp_path / "dist").glob("*.whl")
+  (_,), (wheel,) = (tmp_path / "dist").glob("*.tar.gz"), (tmp_path / "dist").glob("*.whl")
   names = set(zipfile.ZipFile(wheel).namelist())
   for name in (
     "py.typed",
