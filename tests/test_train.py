@@ -13,17 +13,18 @@ import numpy as np
 import pytest
 from colearn_jax.datasets.lfmc.dummy import write_dummy
 
-from colearn_jax import config
+from colearn_jax import config, methods
 from colearn_jax.data import dataset as data
 from colearn_jax.deploy.model import load_model
 from colearn_jax.evaluation.results import Results
+from colearn_jax.methods.individual import Individual
 from colearn_jax.parallel import sharding
 from colearn_jax.storage import models
 from colearn_jax.storage.files import read_json
-from colearn_jax.training import log
-from colearn_jax.training import run as train
+from colearn_jax.training import log, run
 from colearn_jax.types import InputError
 
+MAKE_MESH = sharding.make_mesh
 SMALL = {
   "protocol.folds": 2,
   "model.emb_dim": 8,
@@ -34,16 +35,16 @@ SMALL = {
 }
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True, scope="module")
 def one_device():
-  """What is tested here does not depend on their number, and one is faster."""
+  """Most of these tests do not depend on the number of devices, and one is faster."""
   with pytest.MonkeyPatch.context() as patch:
     one = sharding.make_mesh(dict.fromkeys(sharding.AXES, 1), 1, jax.devices()[:1])
     patch.setattr(sharding, "make_mesh", lambda *_: one)
     yield
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def lfmc(tmp_path_factory):
   """A small file in LFMC's layout, and where it gets prepared."""
   manual, prepared = tmp_path_factory.mktemp("manual"), tmp_path_factory.mktemp("prepared")
@@ -55,11 +56,11 @@ def load(lfmc, name="configs/lfmc.py", **changes):
   return config.load(name, {**SMALL, **lfmc, **{key.replace("__", "."): v for key, v in changes.items()}})
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def finished(lfmc, tmp_path_factory):
   """A work directory of a whole run, with its baseline."""
   workdir = tmp_path_factory.mktemp("run")
-  train.run(load(lfmc, baseline=True), workdir)
+  run.run(load(lfmc, baseline=True), workdir)
   return workdir
 
 
@@ -118,8 +119,8 @@ def test_a_run_leaves_everything(finished):
   assert list((finished / "tensorboard").glob("*/events.*"))
   rows = read_rows(finished, "S2_S2Ind")
   assert len(rows) == len({row["id"] for row in rows}) == 72
-  for run in ("seed10_fold0", "seed10_fold1"):  # what going on needed is gone, what predicts is there
-    assert {p.name for p in next((finished / "checkpoints" / run).iterdir()).iterdir()} >= {
+  for name in ("seed10_fold0", "seed10_fold1"):  # what resuming needed is gone, what predicts is there
+    assert {p.name for p in next((finished / "checkpoints" / name).iterdir()).iterdir()} >= {
       "model",
       "progress",
     }
@@ -135,8 +136,8 @@ def test_the_baseline_is_the_main_loss_alone(finished):
 
 def test_running_again_changes_nothing_and_trains_nothing(finished, lfmc, tmp_path, monkeypatch):
   before = comparable(finished)
-  monkeypatch.setattr(train, "fit", None)
-  train.run(load(lfmc, baseline=True), finished)
+  monkeypatch.setattr(run, "fit", None)
+  run.run(load(lfmc, baseline=True), finished)
   after = comparable(finished)
   jax.tree.map(np.testing.assert_array_equal, before.pop("models"), after.pop("models"))
   assert before == after
@@ -179,7 +180,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(lfmc, tmp_path, mo
   """Stopped by an exception in two places; inputs are changed at random and lie on the device, or stream."""
   augment = {"augment__time_shift": 1, "augment__time_dropout": 0.2, "augment__noise": 0.1}
   settings = load(lfmc, checkpoint__every_epochs=2, **changes, **augment)
-  train.run(settings, tmp_path / "whole")
+  run.run(settings, tmp_path / "whole")
   write, calls = log.Log.write, []
 
   def stop(self, *args):
@@ -191,8 +192,8 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(lfmc, tmp_path, mo
   monkeypatch.setattr(log.Log, "write", stop)
   for _ in range(2):
     with pytest.raises(RuntimeError, match="stopped"):
-      train.run(settings, tmp_path / "stopped")
-  train.run(settings, tmp_path / "stopped")
+      run.run(settings, tmp_path / "stopped")
+  run.run(settings, tmp_path / "stopped")
   assert_same(tmp_path / "whole", tmp_path / "stopped")
 
 
@@ -233,7 +234,7 @@ def test_replicas_are_the_runs_of_the_loop_and_ablations_stand_beside_them(finis
     train__replicas=True,
     loss__ablations=ablations,
   )
-  summary = train.run(settings, tmp_path)
+  summary = run.run(settings, tmp_path)
   loop = Results.read(finished / "results.json")
   assert list(summary.ablations) == ["contrastive_off", "other"]
   assert len(summary.timing["runs"]) == 6 and not (tmp_path / "training" / "stack").exists()
@@ -258,7 +259,7 @@ def test_nothing_is_compiled_after_the_first_epoch(lfmc, tmp_path, monkeypatch):
   count = lambda name, *_, **__: compiled.append(name) if "backend_compile" in name else None
   jax.monitoring.register_event_duration_secs_listener(count)
   monkeypatch.setattr(log.Log, "write", lambda self, *args: (after.append(len(compiled)), write(self, *args)))
-  train.run(load(lfmc), tmp_path)
+  run.run(load(lfmc), tmp_path)
   jax.monitoring.unregister_event_duration_listener(count)
   assert len(after) == 8 and after[0] > 0
   assert after[3] == after[0], "the first fold compiled something after its first epoch"
@@ -267,17 +268,11 @@ def test_nothing_is_compiled_after_the_first_epoch(lfmc, tmp_path, monkeypatch):
 
 def test_what_replicas_cannot_do_is_said(lfmc, tmp_path):
   with pytest.raises(InputError, match="train.replicas: .* need their samples on the device"):
-    train.run(load(lfmc, train__replicas=True, data__placement="stream"), tmp_path / "stream")
+    run.run(load(lfmc, train__replicas=True, data__placement="stream"), tmp_path / "stream")
   with pytest.raises(
     InputError, match="train.microbatches: 3 parts of train.batch_size=16 would not be equal"
   ):
-    train.run(load(lfmc, train__microbatches=3), tmp_path / "parts")
-
-
-@pytest.mark.parametrize("text", ["contrastive", "contrast=0", "main=0", "auxiliary=-1", "contrastive=x", ""])
-def test_what_is_no_ablation_is_refused(lfmc, text):
-  with pytest.raises(InputError, match="loss.ablations: .* is not allowed; weights of terms"):
-    load(lfmc, loss__ablations=(text,))
+    run.run(load(lfmc, train__microbatches=3), tmp_path / "parts")
 
 
 def test_other_samples_are_refused(finished, lfmc, tmp_path):
@@ -287,28 +282,117 @@ def test_other_samples_are_refused(finished, lfmc, tmp_path):
     lfmc, data__manual_dir=str(tmp_path), data__data_dir=str(tmp_path / "prepared"), baseline=True
   )
   with pytest.raises(InputError, match="begun with other samples than data set lfmc has now"):
-    train.run(config, finished)
+    run.run(config, finished)
   assert (finished / "dataset.json").read_text() == before
 
 
 def test_another_configuration_is_refused(finished, lfmc):
   with pytest.raises(InputError, match=r"train.learning_rate: 0.001 there, 0.01 here"):
-    train.run(load(lfmc, baseline=True, train__learning_rate=0.01), finished)
+    run.run(load(lfmc, baseline=True, train__learning_rate=0.01), finished)
 
 
 def test_two_runs_at_once_are_refused(finished, lfmc):
-  with train._alone(finished), pytest.raises(InputError, match="another run is at work in"):
-    train.run(load(lfmc, baseline=True), finished)
+  with run._locked(finished), pytest.raises(InputError, match="another run is at work in"):
+    run.run(load(lfmc, baseline=True), finished)
 
 
 def test_divergence_is_said_in_one_line(lfmc, tmp_path):
   with pytest.raises(InputError, match=r"seed10_fold0 diverged: its \w+ objective is \w+ in epoch \d"):
-    train.run(load(lfmc, train__learning_rate=1e30), tmp_path)
+    run.run(load(lfmc, train__learning_rate=1e30), tmp_path)
 
 
 def test_clean_protocol_by_site_and_official_splits(lfmc, tmp_path):
   settings = load(lfmc, "configs/lfmc.py:clean", train__max_epochs=1)
-  summary = train.run(settings, tmp_path / "clean")
+  summary = run.run(settings, tmp_path / "clean")
   assert (summary.protocol, summary.group_by) == ("clean", "site")
   with pytest.raises(InputError, match=r"protocol.split: 'official' needs .* no 'test', only train"):
-    train.run(load(lfmc, protocol__split="official"), tmp_path / "official")
+    run.run(load(lfmc, protocol__split="official"), tmp_path / "official")
+
+
+# Devices.
+
+
+@pytest.mark.parametrize("placement", ["device", "stream"])
+def test_eight_devices_with_sharded_parameters_interrupted_are_one_device(
+  lfmc, tmp_path, monkeypatch, placement
+):
+  """A real run with data=4, fsdp=2: sharded state through Orbax, resumed bit for bit, near one device."""
+  changes = {"data__placement": placement, "train__optimizer": "sgd", "train__momentum": 0.0}
+  settings = load(lfmc, train__max_epochs=2, train__learning_rate=0.01, **changes)
+  run.run(settings, tmp_path / "one")
+  monkeypatch.undo()
+  monkeypatch.setattr(sharding, "make_mesh", MAKE_MESH)
+  sharded = load(lfmc, mesh__fsdp=2, train__max_epochs=2, train__learning_rate=0.01, **changes)
+  run.run(sharded, tmp_path / "whole")
+  write, calls, seen = log.Log.write, [], []
+
+  def stop(self, *args):
+    calls.append(args)
+    if len(calls) == 2:
+      raise RuntimeError("stopped")
+    return write(self, *args)
+
+  save = run.checkpoint.save
+
+  def look(manager, epoch, state, progress):
+    kernel = state.params["shared"]["S1_S1Ind"]["linear"]["kernel"]
+    seen.append((len(kernel.sharding.device_set), kernel.size // kernel.addressable_shards[0].data.size))
+    return save(manager, epoch, state, progress)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(log.Log, "write", stop)
+    patch.setattr(run.checkpoint, "save", look)
+    with pytest.raises(RuntimeError, match="stopped"):
+      run.run(sharded, tmp_path / "stopped")
+  assert seen == [(8, 2)], "the state that was saved is not split over fsdp"
+  run.run(sharded, tmp_path / "stopped")
+  assert_same(tmp_path / "whole", tmp_path / "stopped")
+  for one, eight in zip(read_lines(tmp_path / "one"), read_lines(tmp_path / "whole")):
+    for name in one.keys() - {"run", "samples_per_second"}:
+      np.testing.assert_allclose(eight[name], one[name], rtol=2e-3, atol=1e-5, err_msg=name)
+
+
+# Methods that need more of the training.
+
+
+@dataclasses.dataclass(frozen=True)
+class Student(Individual):
+  """Learns from a teacher that was trained on the same folds, and from an array by row."""
+
+  requires = ("individual",)
+
+  def arrays(self, train, samples, seed):
+    out = np.full((len(samples.target), 1), np.nan, np.float32)
+    out[train] = samples.target[train]
+    return {"known": out}
+
+  def loss(self, outputs, batch, values):
+    teacher = batch.teachers["individual"]
+    known = values.arrays["known"][batch.row]
+    main = {m: jax.numpy.square(y - teacher[m]).mean() for m, y in outputs.items()}
+    loss = sum(main.values()) + 0.0 * jax.numpy.nan_to_num(known).sum()
+    terms = {f"main/{m}": value for m, value in main.items()}
+    return loss, terms | {"total/main": loss, "objective": loss, "known": jax.numpy.nansum(known)}
+
+
+@pytest.mark.parametrize("replicas", [False, True])
+def test_a_teacher_is_trained_first_on_the_same_folds_and_frozen(lfmc, tmp_path, monkeypatch, replicas):
+  monkeypatch.setitem(methods.METHODS, "student", Student)
+  settings = load(lfmc, "configs/lfmc.py:method=student", train__max_epochs=3, train__replicas=replicas)
+  run.run(settings, tmp_path)
+  runs = [f"seed10_fold{fold}" for fold in (0, 1)]
+  assert sorted(p.name for p in (tmp_path / "teachers/individual/checkpoints").iterdir()) == runs
+  lines = read_lines(tmp_path)
+  assert [line["train/main/S1_S1Ind"] for line in lines if line["run"] == runs[0]][-1] < 2e3
+  first = [line for line in lines if line["run"] == runs[0]]
+  assert first[-1]["train/main/S2_S2Ind"] < first[0]["train/main/S2_S2Ind"]
+  assert first[0]["validation/known"] == 0.0 and first[0]["train/known"] > 0.0, "held-out rows are known"
+  before = models.restore(tmp_path / "teachers/individual/checkpoints" / runs[0])
+  run.run(settings, tmp_path)
+  after = models.restore(tmp_path / "teachers/individual/checkpoints" / runs[0])
+  jax.tree.map(np.testing.assert_array_equal, before, after)
+
+
+def test_individual_is_built_without_what_it_does_not_train(finished):
+  model = models.restore(finished / "individual/checkpoints/seed10_fold0")
+  assert set(model["params"]) == {"encoders", "heads"}

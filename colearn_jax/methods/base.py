@@ -7,6 +7,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+import chex
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -65,6 +66,7 @@ class Values:
 
   def task_loss(self, output: jax.Array, target: jax.Array, mask: jax.Array) -> jax.Array:
     """ℓ of a head's output `[B C]` over the rows of `mask` `[B]`."""
+    chex.assert_shape(output, (len(target), len(self.task.outputs)))
     return task_loss(self.task.kind, output, target, self.constants, mask)
 
 
