@@ -77,9 +77,9 @@ def comparable(workdir):
   lines = read_lines(workdir)
   for line in lines:
     del line["samples_per_second"]
-  models = {p.name: models.restore(p) for p in sorted((workdir / "checkpoints").iterdir())}
+  restored = {p.name: models.restore(p) for p in sorted((workdir / "checkpoints").iterdir())}
   predictions = {p.name: p.read_text() for p in sorted((workdir / "predictions").iterdir())}
-  return {"results": summary, "metrics": lines, "models": models, "predictions": predictions}
+  return {"results": summary, "metrics": lines, "models": restored, "predictions": predictions}
 
 
 def assert_same(one, other):
@@ -297,7 +297,7 @@ def test_another_configuration_is_refused(finished, lfmc):
 
 
 def test_two_runs_at_once_are_refused(finished, lfmc):
-  with train._alone(finished), pytest.raises(InputError, match="another run is at work in"):
+  with train._locked(finished), pytest.raises(InputError, match="another run is at work in"):
     train.run(load(lfmc, baseline=True), finished)
 
 
