@@ -32,7 +32,7 @@ RUNS = ["seed10_fold0", "seed10_fold1"]
 def function(weights, x, *context):
   """Linear after normalisation, missing values 0; NaN where a sample has no value."""
   there = ~jnp.isnan(x).all((1, 2))
-  x = (x - weights["offset"]) / weights["scale"]
+  x = (x - weights["offset"][None, None]) / weights["scale"][None, None]
   y = jnp.where(jnp.isnan(x), 0.0, x).reshape(x.shape[0], -1) @ weights["head/kernel"]
   y = sum((jnp.where(jnp.isnan(c), 0.0, c) @ weights["context"] for c in context), y)
   return jnp.where(there[:, None], jax.nn.softmax(y), jnp.nan)

@@ -78,9 +78,9 @@ def comparable(workdir):
   lines = read_lines(workdir)
   for line in lines:
     del line["samples_per_second"]
-  models = {p.name: models.restore(p) for p in sorted((workdir / "checkpoints").iterdir())}
+  restored = {p.name: models.restore(p) for p in sorted((workdir / "checkpoints").iterdir())}
   predictions = {p.name: p.read_text() for p in sorted((workdir / "predictions").iterdir())}
-  return {"results": summary, "metrics": lines, "models": models, "predictions": predictions}
+  return {"results": summary, "metrics": lines, "models": restored, "predictions": predictions}
 
 
 def assert_same(one, other):
@@ -124,7 +124,7 @@ def test_a_run_leaves_everything(finished):
       "model",
       "progress",
     }
-    assert not list((finished / "checkpoints" / run).glob("*/rest"))
+    assert not list((finished / "checkpoints" / name).glob("*/rest"))
 
 
 def test_the_baseline_is_the_main_loss_alone(finished):
