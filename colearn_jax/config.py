@@ -18,7 +18,7 @@ from colearn_jax import schema
 from colearn_jax.data import fixed_length
 from colearn_jax.rules import Setting
 from colearn_jax.types import InputError, resolve_views
-from colearn_jax.values import ENCODER_HINT, METHOD_HINT, assign, check, refuse, unknown
+from colearn_jax.values import assign, check, refuse, unknown
 
 OF_CONTEXT = ("date", "location")  # names of data.context that are no views
 
@@ -115,15 +115,12 @@ def validate(config: ConfigDict, *, begun: bool = False) -> None:
     InputError: one line with the key, its value and what is allowed.
   """
   values, known = dict(schema.flat(config)), settings_of(config)
-  hint = lambda key: (
-    METHOD_HINT if key.startswith("loss.") else ENCODER_HINT if key.startswith("model.encoder.") else ""
-  )
   for key in values:
     if key not in known:
-      raise InputError(unknown(key, known) + hint(key))
+      raise InputError(unknown(key, known))
   for key, setting in known.items():
     if key not in values:
-      raise InputError(f"{key} is missing; {setting.rule.allowed}{hint(key)}")
+      raise InputError(f"{key} is missing; {setting.rule.allowed}")
     check(key, values[key], setting.rule)
   _check_together(config, known)
   _check_data(config, begun)
@@ -226,17 +223,19 @@ def _check_encoder(config: ConfigDict, modality: str, shape: tuple[int, ...], be
   from colearn_jax.weights import imagenet
 
   own = config.model.encoders.to_dict().get(modality, {})
-  key = f"model.encoders.{modality}" if own else "model.encoder"
+  key = "model.encoders" if own else "model.encoder"
   try:
     arguments = encoder_settings(config, modality, shape)
     known = encoders.settings(arguments["model_type"])
   except InputError as error:
-    raise InputError(f"{key}.model_type, for modality {modality}: {error}") from None
+    raise InputError(f"{key}, for modality {modality}: {error}") from None
   for name, value in own.items():
     if name != "model_type":
       if name not in known:
-        refuse(key, name, f"an argument of encoder {arguments['model_type']}: {', '.join(known)}")
-      check(f"{key}.{name}", value, known[name].rule)
+        refuse(
+          f"{key}.{modality}", name, f"an argument of encoder {arguments['model_type']}: {', '.join(known)}"
+        )
+      check(f"{key}.{modality}.{name}", value, known[name].rule)
   try:
     nnx.eval_shape(lambda: encoders.make_encoder(arguments, shape, config.model.emb_dim, rngs=nnx.Rngs(0)))
     if not begun:

@@ -116,12 +116,12 @@ def split(words: Sequence[str]) -> tuple[list[str], list[tuple[str, str | bool]]
 
 def _check_early(given: Sequence[tuple[str, str | bool]]) -> None:
   """Refuses wrong keys and values that do not depend on the configuration file, before JAX is loaded."""
+  groups = {key.partition(".")[0] for key in schema.SCHEMA if "." in key} - {"loss", "model"}
   for key, text in given:
-    if key.startswith(("loss.", "model.encoder.", "model.encoders")) or key == "method":
-      continue
-    if key not in schema.SCHEMA:
+    if key in schema.SCHEMA and key not in ("method", "model.encoders"):
+      check(key, _value(key, text, schema.SCHEMA), schema.SCHEMA[key].rule)
+    elif key.partition(".")[0] in groups:
       raise InputError(unknown(key, schema.SCHEMA))
-    check(key, _value(key, text, schema.SCHEMA), schema.SCHEMA[key].rule)
 
 
 def _value(key: str, text: str | bool, known: Mapping[str, schema.Setting]) -> object:

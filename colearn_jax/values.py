@@ -110,7 +110,9 @@ def unknown(key: str, known: Mapping[str, object]) -> str:
   alike = difflib.get_close_matches(last(key), map(last, known), 1)
   near = [k for k in known if last(k) in alike] or difflib.get_close_matches(key, known, 1, cutoff=0.8)
   have = within(key.rpartition(".")[0]) or dict.fromkeys(k.partition(".")[0] for k in known)
-  return f"unknown key {key!r}, {f'did you mean {near[0]}? ' if near else ''}have: {', '.join(have)}"
+  hint = METHOD_HINT if key.startswith("loss.") else ""
+  hint = ENCODER_HINT if key.startswith("model.encoder.") else hint
+  return f"unknown key {key!r}, {f'did you mean {near[0]}? ' if near else ''}have: {', '.join(have)}{hint}"
 
 
 def check(key: str, value: object, rule: Rule) -> None:
