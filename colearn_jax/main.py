@@ -1,62 +1,160 @@
-"""The command line: `python -m colearn_jax.main --config=configs/NAME.py --workdir=DIR [--config.KEY=VALUE]`.
+"""The command line: `python -m colearn_jax.main --config=NAME --workdir=DIR [--config.KEY=VALUE]`.
 
-Flags and errors alone are here; the work is in `train.py`. The same command goes on with a run that stopped.
+It only reads flags and prints errors; `training/run.py` does the work. The same command resumes a run that
+stopped.
 """
 
 from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict
 
-from colearn_jax import config
+from colearn_jax import config as config_lib
+from colearn_jax import schema
 from colearn_jax.types import InputError
+from colearn_jax.values import assign, check, from_text, unknown
+
+NO_CONFIG = "--config is missing; a preset or a configuration file, e.g. --config=synthetic"
 
 
-def define(values: flags.FlagValues = flags.FLAGS, argv: Sequence[str] | None = None) -> None:
-  """Defines the flags, for a command line other than the program's own where `argv` is given."""
-  help_string = "A configuration file, e.g. configs/lfmc.py or configs/lfmc.py:released."
-  config_flags.DEFINE_config_file("config", None, help_string, flag_values=values, sys_argv=argv)
-  flags.DEFINE_string("workdir", None, "The directory that the run is left in.", flag_values=values)
-  many = "of a job of many processes; SLURM, Open MPI and Cloud TPU tell it by themselves."
+class Command(NamedTuple):
+  """What a command line says: the configuration, checked and locked, and the other flags."""
+
+  config: ConfigDict
+  flags: flags.FlagValues
+
+
+def define(values: flags.FlagValues = flags.FLAGS) -> None:
+  """Defines the flags other than `--config`."""
+  flags.DEFINE_string("workdir", None, "Directory of the run.", flag_values=values)
+  many = "of a job of several processes. SLURM, Open MPI and Cloud TPU set it by themselves."
   flags.DEFINE_string("coordinator", None, f"host:port of process 0 {many}", flag_values=values)
-  flags.DEFINE_integer("processes", None, f"The number {many}", flag_values=values)
-  flags.DEFINE_integer("process", None, f"The number of this one {many}", flag_values=values)
+  flags.DEFINE_integer("processes", None, f"Number of processes {many}", flag_values=values)
+  flags.DEFINE_integer("process", None, f"Number of this process, from 0, {many}", flag_values=values)
 
 
-def parse(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> flags.FlagValues:
-  """Parses and checks a command line; InputError, in one line, for whatever is wrong with it."""
-  config.parse(argv, values)
+def parse(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> Command:
+  """Parses and checks a command line; prints the help and exits for `--help`.
+
+  Args:
+    argv: the program's name and its arguments.
+    values: the flags of `define`, which are filled.
+
+  Raises:
+    InputError: anything is wrong, in one line.
+  """
+  try:
+    words = flags.FLAGS.read_flags_from_files(list(argv[1:]))
+    if any(word in ("--help", "-help", "-h", "--helpfull", "--helpshort") for word in words):
+      print(help_text(values))
+      sys.exit(0)
+    specs, given, others = split(words)
+    rest = values([argv[0], *others])[1:]
+  except flags.Error as error:
+    raise InputError(" ".join(str(error).split())) from None
+  if rest:
+    raise InputError(f"unexpected argument {rest[0]!r}; options begin with -- and lists have no spaces")
+  if not specs or not specs[-1]:
+    raise InputError(NO_CONFIG)
+  _check_early(given)
   if not values.workdir:
-    raise InputError("--workdir is missing; the directory that the run is left in")
-  begun = (Path(values.workdir).expanduser() / "config.json").is_file()
-  config.validate(values.config, begun=begun)
-  if values is flags.FLAGS and values["verbosity"].using_default_value:  # -v shows what libraries tell
+    raise InputError("--workdir is missing; the directory of the run")
+  config = config_lib.read(specs[-1])
+  known = config_lib.settings_of(config)
+  for key, text in given:
+    if key not in known and not key.startswith("model.encoders."):
+      raise InputError(unknown(key, known))
+    assign(config, known, key, _value(key, text, known))
+  config_lib.validate(config, begun=(Path(values.workdir).expanduser() / "config.json").is_file())
+  if values is flags.FLAGS and values["verbosity"].using_default_value:  # -v shows what libraries log
     values.verbosity = logging.WARNING
     if not sys.warnoptions:
       warnings.simplefilter("ignore")
-  return values
+  return Command(config.lock(), values)
 
 
-def main(values: flags.FlagValues) -> None:
-  """Makes the work directory and trains, see `train.run`."""
+def split(words: Sequence[str]) -> tuple[list[str], list[tuple[str, str | bool]], list[str]]:
+  """Sorts the words of a command line.
+
+  Returns:
+    What stands behind `--config`; keys with their text, or True and False of a switch; all other words.
+
+  Raises:
+    InputError: `--noconfig.KEY` has a value.
+  """
+  specs: list[str] = []
+  given: list[tuple[str, str | bool]] = []
+  others: list[str] = []
+  rest = list(words)
+  while rest:
+    word = rest.pop(0)
+    dashed, equals, text = word.partition("=")
+    name = dashed.removeprefix("-").removeprefix("-") if dashed.startswith("-") else ""
+    key = name.partition(".")[2]
+    if word == "--":
+      return specs, given, [*others, word, *rest]
+    if name == "config":
+      specs.append(text if equals else rest.pop(0) if rest and not rest[0].startswith("--") else "")
+    elif name.startswith("config."):
+      switch = key in schema.SCHEMA and isinstance(schema.SCHEMA[key].default, bool)
+      follows = not switch and bool(rest) and not rest[0].startswith("--")
+      given.append((key, text if equals else rest.pop(0) if follows else True))
+    elif name.startswith("noconfig."):
+      if equals:
+        raise InputError(f"{word} is not allowed; --config.{key}=False")
+      given.append((key, False))
+    else:
+      others.append(word)
+  return specs, given, others
+
+
+def _check_early(given: Sequence[tuple[str, str | bool]]) -> None:
+  """Refuses wrong keys and values that do not depend on the configuration file, before JAX is loaded."""
+  groups = {key.partition(".")[0] for key in schema.SCHEMA if "." in key} - {"loss", "model"}
+  for key, text in given:
+    if key in schema.SCHEMA and key not in ("method", "model.encoders"):
+      check(key, _value(key, text, schema.SCHEMA), schema.SCHEMA[key].rule)
+    elif key.partition(".")[0] in groups:
+      raise InputError(unknown(key, schema.SCHEMA))
+
+
+def _value(key: str, text: str | bool, known: Mapping[str, schema.Setting]) -> object:
+  """The value that a text means for a key."""
+  if key.startswith("model.encoders."):
+    name = isinstance(text, str) and not text.lstrip().startswith("{")
+    return text if name or isinstance(text, bool) else from_text(text, known["model.encoders"])
+  if text is True and not isinstance(known[key].default, bool):
+    raise InputError(f"--config.{key} has no value; {known[key].rule.allowed}")
+  return text if isinstance(text, bool) else from_text(text, known[key])
+
+
+def help_text(values: flags.FlagValues) -> str:
+  """What `--help` prints."""
+  own = [f for f in ("workdir", "coordinator", "processes", "process") if f in values]
+  lines = [f"  --{name}\n      {values[name].help}" for name in own]
+  return "\n".join([__doc__ or "", "flags:\n", *lines, "", schema.help_text()])
+
+
+def main(command: Command) -> None:
+  """Makes the work directory and trains, see `training.run.run`."""
+  values = command.flags
   try:
     Path(values.workdir).expanduser().mkdir(parents=True, exist_ok=True)
   except OSError as error:
     raise InputError(f"--workdir={values.workdir}: {error.strerror}; a directory that can be made") from None
-  from colearn_jax.parallel import (
-    processes as distributed,  # here: these load everything, and wrong flags are to be told at once
-  )
+  from colearn_jax.parallel import processes  # here, because these load JAX, and wrong flags are told before
 
-  distributed.initialize(values.coordinator, values.processes, values.process)
-  from colearn_jax.training import run as train
+  processes.initialize(values.coordinator, values.processes, values.process)
+  from colearn_jax.training import run
 
-  with distributed.together():
-    train.run(values.config, values.workdir)
+  with processes.together():
+    run.run(command.config, values.workdir)
 
 
 if __name__ == "__main__":
@@ -66,5 +164,5 @@ if __name__ == "__main__":
   except InputError as error:
     sys.exit(str(error))
   except KeyboardInterrupt:
-    print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+    print("interrupted; the same command resumes from the last checkpoint", file=sys.stderr)
     sys.exit(130)

@@ -1,1 +1,67 @@
-"""Configurations, one file a data set: `--config=configs/NAME.py`; `common` says how to change them."""
+"""Presets, one file a data set, found by name: `--config=NAME:WORDS`. `preset` reads the words.
+
+A configuration file has a function `get_config(words)` that returns a ConfigDict. It is given what stands
+behind the colon, if anything does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ml_collections import ConfigDict
+
+from colearn_jax import schema
+from colearn_jax.types import InputError
+from colearn_jax.values import assign
+
+
+def preset(
+  words: str,
+  values: Mapping[str, object],
+  *,
+  encoder: str = schema.ENCODER,
+  **choices: Mapping[str, object],
+) -> ConfigDict:
+  """The configuration of a preset.
+
+  Every preset knows the words `encoder=NAME`, `method=NAME`, `individual` for `method=individual`, and
+  `released` for the variant of MDiCo in the authors' program.
+
+  Args:
+    words: what stands behind the colon, separated by commas.
+    values: of the preset, by dotted key; other keys have the defaults of `schema.py`.
+    encoder: where no word names one.
+    choices: by word of this preset the values that it sets.
+
+  Raises:
+    InputError: a word is unknown, repeated, or contradicts another one.
+  """
+  known = ("released", "individual", *choices)
+  named: dict[str, str] = {}
+  for word in filter(None, map(str.strip, words.split(","))):
+    name, _, value = ("method", "=", word) if word == "individual" else word.partition("=")
+    if word not in known and not (name in ("encoder", "method") and value):
+      have = ", ".join([*known, "encoder=NAME", "method=NAME"])
+      raise InputError(f"{word!r} is not allowed; separated by commas: {have}")
+    if name in named:
+      raise InputError(f"{name!r} is given twice")
+    named[name] = value
+  method = named.get("method", schema.METHOD)
+  config = schema.defaults(named.get("encoder", encoder), method)
+  change = dict(values)
+  if method == "individual":
+    change["baseline"] = False
+  if "released" in named:
+    if "variant" not in config.loss:
+      raise InputError(f"'released' is a variant of mdico, which method={method} does not have")
+    change["loss.variant"] = "released"
+  chosen = [choices[name] for name in named if name in choices]
+  if twice := [key for i, one in enumerate(chosen) for key in one if any(key in two for two in chosen[:i])]:
+    both = [name for name in named if twice[0] in choices.get(name, {})]
+    raise InputError(f"{' and '.join(both)} both set {twice[0]}; one of them")
+  for one in chosen:
+    change |= one
+  known_keys = schema.settings(method, config.model.encoder.model_type)
+  for key, value in change.items():
+    assign(config, known_keys, key, value)
+  return config

@@ -3,28 +3,23 @@
     python -m colearn_jax.main --config=configs/folder.py --workdir=runs/own \
         --config.data.manual_dir=DIR --config.data.modalities=a,b
 
-where a and b are views of DIR. It begins with 5 folds of all samples and a validation part of its own for
-stopping; `:official` takes the table's split instead, `:released` the second modality head of the authors'
-program, and `:individual` trains with the main loss alone. `:encoder=NAME` chooses the encoder of all
-sensors, `--config.model.encoders` that of one: an image wants `{'aerial': {'model_type': 'resnet'}}`.
+a and b are views of DIR. The default is 5 folds of all samples, with a validation part that stops the
+training. `:official` takes the table's split instead, `:released` is the variant of the authors' program, and
+`:individual` trains each sensor alone. Each sensor's encoder is chosen by the shape of its samples (`auto`).
+`:encoder=NAME` chooses another one for all sensors, `--config.model.encoders.a=NAME` for one.
 """
 
 from __future__ import annotations
 
-from colearn_jax.configs import common
+from colearn_jax.configs import preset
 from ml_collections import ConfigDict
 
 
-def get_config(arg: str = "") -> ConfigDict:
-  """The configuration, see `common.options` for the string."""
-  on, encoder = common.options(arg, ("official", "released", "individual"))
-  config = common.defaults(encoder)
-  config.data.name = "folder"
-  config.protocol.name = "clean"
-  config.protocol.split = "official" if "official" in on else "kfold"
-  config.protocol.folds = 5
-  if "released" in on:
-    config.loss.variant = "released"
-  if "individual" in on:
-    config.method = "individual"
-  return config
+def get_config(words: str = "") -> ConfigDict:
+  """The configuration; `preset` describes the words."""
+  return preset(
+    words,
+    {"data.name": "folder", "protocol.name": "clean", "protocol.folds": 5},
+    encoder="auto",
+    official={"protocol.split": "official"},
+  )

@@ -32,6 +32,7 @@ from colearn_jax.encoders.resnet import ResNet
 from colearn_jax.encoders.tempcnn import TempCNN
 from colearn_jax.encoders.transformer import Transformer
 from colearn_jax.nn import layers
+from colearn_jax.rules import POSITIVE, SHARE, SWITCH, TEXT, WIDTHS, Rule, Setting, choice, integer
 from colearn_jax.types import InputError
 
 ENCODERS = {
@@ -52,6 +53,36 @@ SPATIAL = ("pse_ltae", "resnet")  # these read rows and columns; others get seri
 
 NORMS = ("none", "layer", "batch")
 SIZES = ("seq_len", "num_features")  # settings of every encoder that are checked against the sample's shape
+AUTO = "auto"  # the encoder that `automatic` chooses by the shape of a sample
+HELP = {
+  "activation": "Activation of the feed-forward layers: relu or gelu.",
+  "attention_dropout": "Dropout of the attention's weights.",
+  "batchnorm": "Whether BatchNorm follows each dense layer.",
+  "bidirectional": "Whether a second pass reads the series backwards.",
+  "d_k": "Width of the queries and keys of a head.",
+  "d_model": "Width of the embedding of a time step.",
+  "depth": "Number of layers: 18, 34, 50, 101 or 152.",
+  "dropout": "Dropout.",
+  "embed": "Whether a linear layer maps the bands to layer_size first.",
+  "feedforward_size": "Hidden width of the feed-forward layers.",
+  "kernel_size": "Length of the convolutions, in time steps.",
+  "layer_size": "Width of the layers.",
+  "layer_sizes": "Widths of the dense layers.",
+  "mask_nans": "Whether time steps without any value get no attention.",
+  "max_period": "Longest period of the positional encoding, in time steps.",
+  "n_layers": "Number of layers.",
+  "n_neurons": "Width of the merged heads, then those of the dense layers after them.",
+  "num_features": "Number of bands, checked against the data. None: that of the data.",
+  "num_heads": "Number of attention heads.",
+  "output": "What is returned of a series, such as the output of the last step.",
+  "pixel_sizes": "Widths of the layers that are applied to each pixel.",
+  "position": "Encoding of the positions in time.",
+  "relative_position": "Encoding of the time differences in the attention.",
+  "seq_len": "Number of time steps, checked against the data. None: that of the data.",
+  "step_sizes": "Widths of the layers that are applied to each time step.",
+  "use_norm": "Norm after the encoder's last linear layer.",
+  "weights": "File of pretrained weights in PyTorch's or safetensors format. Empty: none.",
+}  # of each encoder argument, for --help and the reference page
 CONTEXT_WIDTH = 64  # of the hidden layer of a context that joins the features
 
 
@@ -169,6 +200,46 @@ def arguments(model_type: str) -> dict[str, object]:
     p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in ("rngs", "dtype")
   }
   return own | {"use_norm": "none"} | dict.fromkeys(SIZES)
+
+
+def settings(model_type: str) -> dict[str, Setting]:
+  """The arguments of `arguments` with what they may be and what they mean; of `auto` those of all encoders.
+
+  Raises:
+    InputError: there is no such encoder.
+  """
+  if model_type == AUTO:
+    own: dict[str, object] = {"use_norm": "none"}
+  elif model_type not in ENCODERS:
+    raise InputError(f"unknown encoder {model_type!r}, have: {', '.join([AUTO, *sorted(ENCODERS)])}")
+  else:
+    own = arguments(model_type)
+  return {name: Setting(default, _rule(name, default), HELP.get(name, "")) for name, default in own.items()}
+
+
+def _rule(name: str, default: object) -> Rule:
+  """What an argument may be, from its name and the type of its default."""
+  if name == "use_norm":
+    return choice(*NORMS)
+  if name in SIZES:
+    return Rule(lambda v: v is None or integer(1).ok(v), "an integer >= 1, or None for the data's own")
+  if "dropout" in name:
+    return SHARE
+  return {bool: SWITCH, int: integer(1), float: POSITIVE, tuple: WIDTHS}.get(type(default), TEXT)
+
+
+def automatic(shape: tuple[int, ...]) -> str:
+  """The encoder that `auto` stands for, by the shape of one sample.
+
+  `(C,)` gives mlp, `(T, C)` tempcnn, `(H, W, C)` resnet and `(T, H, W, C)` pse_ltae.
+
+  Raises:
+    InputError: a sample of another number of axes.
+  """
+  names = {1: "mlp", 2: "tempcnn", 3: "resnet", 4: "pse_ltae"}
+  if len(shape) not in names:
+    raise InputError(f"encoder auto: samples of shape {tuple(shape)} have no encoder; 1 to 4 axes")
+  return names[len(shape)]
 
 
 def make_encoder(

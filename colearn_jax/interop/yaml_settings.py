@@ -10,8 +10,7 @@ from pathlib import Path
 import yaml
 from ml_collections import ConfigDict
 
-from colearn_jax import encoders
-from colearn_jax.configs import common
+from colearn_jax import encoders, schema
 from colearn_jax.datasets import build
 from colearn_jax.interop import names as torch
 from colearn_jax.types import InputError
@@ -103,7 +102,7 @@ class _Reader:
 
   def __init__(self, path: str, ignore: set[str]):
     self.path, self.ignore = path, ignore
-    self.values: dict[str, object] = {"model.variant": "released"}
+    self.values: dict[str, object] = {"loss.variant": "released"}
     self.blocks: dict[str, tuple[dict, dict]] = {}  # encoders' settings and shapes by whose they are
     self.unknown: list[str] = []
     self.notes: list[str] = []
@@ -213,7 +212,7 @@ def _values(released: Released) -> tuple[str, dict[str, object]]:
     InputError: a value of the wrong type.
   """
   first, *others = released.encoders.values()
-  defaults = common.defaults(first["model_type"])
+  defaults = schema.defaults(first["model_type"])
   values = {}
   for key, value in released.values.items():
     if "." in key:
@@ -253,13 +252,13 @@ def _typed(key: str, value: object, like: object) -> object:
 def make_config(released: Released) -> ConfigDict:
   """Our configuration of the released program's settings."""
   model_type, values = _values(released)
-  config = common.defaults(model_type)
+  config = schema.defaults(model_type)
   for key, value in values.items():
     *groups, name = key.split(".")
     group = config
     for inner in groups:
       group = group[inner]
-    group[name] = ConfigDict(value) if isinstance(value, dict) else value
+    group[name] = schema.group(value) if isinstance(value, dict) else value
   return config
 
 
@@ -270,8 +269,8 @@ def config_text(released: Released, source: str) -> str:
   return (
     f'"""Made from {source}, settings of the released program, by colearn_jax.interop.released."""\n\n'
     "from ml_collections import ConfigDict\n\n"
-    "from colearn_jax.configs import common\n\n\n"
-    'def get_config(arg: str = "") -> ConfigDict:\n'
-    '  """The configuration; there is nothing to choose behind the colon."""\n'
-    f"  config = common.defaults({model_type!r})\n" + "".join(lines) + "  return config\n"
+    "from colearn_jax import schema\n\n\n"
+    "def get_config() -> ConfigDict:\n"
+    '  """The configuration; no words are known behind the colon."""\n'
+    f"  config = schema.defaults({model_type!r})\n" + "".join(lines) + "  return config\n"
   )

@@ -1,0 +1,127 @@
+"""Single values of a configuration: read from text, converted, checked and set."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from colearn_jax import schema
+from colearn_jax.rules import Rule, Setting, is_group, is_integer
+from colearn_jax.types import InputError
+
+METHOD_HINT = "; the method and its keys are chosen by a word, as in --config=NAME:method=individual"
+ENCODER_HINT = "; an encoder and its arguments are chosen by a word, as in --config=NAME:encoder=gru"
+
+
+def assign(config: ConfigDict, known: Mapping[str, Setting], key: str, value: object) -> None:
+  """Sets one key, where a list may stand for a tuple, an integer for a float and a path for text.
+
+  Args:
+    config: that is changed.
+    known: of `settings_of`.
+    key: dotted; also `model.encoders.<modality>`, whose value is arguments or the name of an encoder.
+    value: of the key's type.
+
+  Raises:
+    InputError: there is no such key, or the value is not allowed.
+  """
+  with config.unlocked():
+    if modality := key.removeprefix("model.encoders.") if key.startswith("model.encoders.") else "":
+      whole = dict(config.model.encoders.items()) | {modality: value}
+      key, value = "model.encoders", whole
+    if key not in known:
+      raise InputError(unknown(key, known))
+    setting = known[key]
+    value = _converted(key, value, setting)
+    if key == "method" and setting.rule.ok(value) and value != config.method:
+      raise InputError(f"method: {value!r} has other keys than {config.method!r}{METHOD_HINT}")
+    if key == "model.encoder.model_type" and value != config.model.encoder.model_type:
+      raise InputError(f"{key}: {value!r} has other arguments than the encoder here{ENCODER_HINT}")
+    check(key, value, setting.rule)
+    *groups, name = key.split(".")
+    inner = config
+    for part in groups:
+      inner = inner[part]
+    inner[name] = schema.group(value) if is_group(value) else value
+
+
+def _converted(key: str, value: object, setting: Setting) -> object:
+  """The value with the type of the default, where it stands for one; otherwise as it is."""
+  default = setting.default
+  if isinstance(value, np.generic):
+    value = value.item()
+  if isinstance(default, str) and isinstance(value, Path):
+    return str(value)
+  if isinstance(default, float) and is_integer(value):
+    return float(value)
+  if isinstance(default, tuple):
+    if isinstance(value, str):
+      return from_text(value, setting)
+    return tuple(value) if isinstance(value, list) else value if isinstance(value, tuple) else (value,)
+  if key == "model.encoders" and is_group(value):
+    return {m: {"model_type": own} if isinstance(own, str) else own for m, own in value.items()}
+  return value
+
+
+def from_text(text: str, setting: Setting) -> object:
+  """A value from the command line, of the type of the default; the text itself where it is none."""
+  default = setting.default
+  if isinstance(default, bool):
+    words = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
+    return words.get(text.lower(), text)
+  if isinstance(default, str):
+    return text
+  if isinstance(default, tuple):
+    if text.strip()[:1] in ("(", "["):
+      value = _literal(text)
+      return tuple(value) if isinstance(value, tuple | list) else value
+    words = tuple(word.strip() for word in text.split(",") if word.strip())
+    values = tuple(map(_literal, words))
+    return words if setting.rule.ok(words) else values  # a name may look like a number
+  if isinstance(default, float):
+    try:
+      return float(text)
+    except ValueError:
+      return text
+  return _literal(text)
+
+
+def _literal(text: str) -> object:
+  try:
+    return ast.literal_eval(text.strip())
+  except (ValueError, SyntaxError, MemoryError, RecursionError):
+    return text
+
+
+def unknown(key: str, known: Mapping[str, object]) -> str:
+  """The line for a key that does not exist: the nearest key, and those of its group."""
+  if outer := next((k for k in known if key.startswith(f"{k}.")), None):
+    return f"unknown key {key}: {outer} is one value"
+  within = lambda group: [k for k in known if k.startswith(f"{group}.")]
+  if within(key):
+    return f"{key} is a group of keys, set them one by one: {', '.join(within(key))}"
+  last = lambda k: k.rpartition(".")[2]
+  alike = difflib.get_close_matches(last(key), map(last, known), 1)
+  near = [k for k in known if last(k) in alike] or difflib.get_close_matches(key, known, 1, cutoff=0.8)
+  have = within(key.rpartition(".")[0]) or dict.fromkeys(k.partition(".")[0] for k in known)
+  hint = METHOD_HINT if key.startswith("loss.") else ""
+  hint = ENCODER_HINT if key.startswith("model.encoder.") else hint
+  return f"unknown key {key!r}, {f'did you mean {near[0]}? ' if near else ''}have: {', '.join(have)}{hint}"
+
+
+def check(key: str, value: object, rule: Rule) -> None:
+  """InputError unless the value passes the rule."""
+  if not rule.ok(value):
+    refuse(key, value, rule.allowed)
+
+
+def refuse(key: str, value: object, allowed: str) -> NoReturn:
+  """Raises the error for a value that is not allowed."""
+  value = value.to_dict() if isinstance(value, ConfigDict) else value
+  raise InputError(f"{key}: {value!r} is not allowed; {allowed}")
