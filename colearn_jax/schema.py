@@ -419,10 +419,10 @@ def help_text() -> str:
 
 
 def reference() -> str:
-  """The reference page, in Markdown."""
+  """The reference page without its title, in Markdown."""
   cell = lambda text: text.replace("|", "\\|")
   code = lambda text: f"`{cell(text)}`" if text else ""
-  lines = ["# Configuration", "", *textwrap.dedent(USAGE).replace("  --config", "    --config").splitlines()]
+  lines = [*textwrap.dedent(USAGE).replace("  --config", "    --config").splitlines()]
   for heading, named in sections().items():
     lines += ["", f"## {heading}", "", "| key | default | allowed | meaning |", "|---|---|---|---|"]
     for key, setting in named.items():

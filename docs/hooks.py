@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
 
@@ -13,7 +12,5 @@ def on_page_markdown(markdown: str, page, config, files) -> str:
   """Replaces the mark in configuration.md by the output of `python -m colearn_jax.schema`."""
   if MARK not in markdown:
     return markdown
-  if importlib.util.find_spec("colearn_jax.schema") is None:
-    return markdown.replace(MARK, "See `configs/common.py`.")
   command = [sys.executable, "-m", "colearn_jax.schema"]
   return markdown.replace(MARK, subprocess.run(command, check=True, capture_output=True, text=True).stdout)

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from colearn_jax.configs import common
 
 from colearn_jax import config as config_lib
+from colearn_jax import schema
 from colearn_jax.deploy.model import load_model
 from colearn_jax.evaluation.results import Results
 from colearn_jax.interop import names as torch
@@ -157,11 +157,11 @@ def test_yaml_to_a_configuration(tmp_path):
     settings.make_config(settings.read_yaml(tmp_path / "a.yaml"))
   )
   assert config.data.name == "lfmc" and config.data.modalities == ("S1_S1Ind", "S2_S2Ind")
-  assert config.train.to_dict() == common.defaults().train.to_dict() | {
+  assert config.train.to_dict() == schema.defaults().train.to_dict() | {
     "batch_size": 16, "max_epochs": 2, "learning_rate": 1e-3, "patience": 4, "min_delta": 0.02,
   }  # fmt: skip
   assert (config.loss.temperature, config.loss.discriminative, config.loss.main) == (0.2, 0.5, 1.0)
-  assert (config.model.variant, config.model.emb_dim, config.model.head_layers) == ("released", 16, ())
+  assert (config.loss.variant, config.model.emb_dim, config.model.head_layers) == ("released", 16, ())
   assert config.model.encoder.to_dict() == {
     **SMALL, "model_type": "tempcnn", "use_norm": "layer", "seq_len": 4, "num_features": None,
   }  # fmt: skip

@@ -31,8 +31,9 @@ ROOMS = {
   "evaluation": "types storage parallel data",
   "datasets": "types rules storage",
   "schema": "types rules nn encoders methods data",
-  "configs": "types rules encoders methods schema",
-  "config": "types rules storage nn encoders weights methods data datasets schema configs",
+  "values": "types rules schema",
+  "configs": "types rules encoders methods schema values",
+  "config": "types rules storage nn encoders weights methods data datasets schema values configs",
   "deploy": "types rules storage nn encoders methods data evaluation config",
   "training": (
     "types rules storage parallel nn objectives encoders weights methods data evaluation datasets schema config"
@@ -41,7 +42,7 @@ ROOMS = {
     "types rules storage nn encoders weights methods data evaluation datasets schema configs config deploy"
   ),
   "export": "types deploy",
-  "main": "types config schema parallel training",
+  "main": "types schema values config parallel training",
 }
 # Of these `deploy` loads nothing, neither at import nor in its functions.
 TRAINING_ONLY = ("colearn_jax.training", "tensorflow_datasets", "grain")

@@ -154,7 +154,7 @@ def test_settings_that_do_not_fit(changes, told):
 def test_words(word):
   settings = config.load(f"configs/treesat_ts.py{word}")
   assert settings.model.encoders.to_dict() == {"aerial": {"model_type": "resnet", "depth": 50}}
-  assert (settings.model.variant == "released") == ("released" in word)
+  assert (settings.loss.get("variant") == "released") == ("released" in word)
   assert (settings.method == "individual") == ("individual" in word)
   assert settings.protocol.name == ("clean" if "clean" in word else "paper")
   assert settings.train.batch_size == 128

@@ -526,7 +526,7 @@ def test_it_needs_a_directory(tmp_path):
 
 def test_configurations_are_checked_against_the_folder(folder):
   load = lambda **more: config_lib.load(
-    "configs/folder.py",
+    "configs/folder.py:encoder=tempcnn",
     {"data.manual_dir": folder, "data.modalities": "photo,soil"}
     | {"model.encoders": {"photo": {"model_type": "resnet", "depth": 18}, "soil": {"model_type": "mlp"}}}
     | {key.replace("__", "."): value for key, value in more.items()},
