@@ -172,6 +172,10 @@ def test_words(words):
   }
 
 
+def test_the_baseline_of_a_baseline_is_not_trained():
+  assert config_lib.read("synthetic").baseline and not config_lib.read("synthetic:individual").baseline
+
+
 @pytest.mark.parametrize(
   "spec, told",
   [
@@ -326,7 +330,7 @@ def test_auto_reads_sensors_of_every_shape_and_is_the_default_of_folder():
 @pytest.mark.parametrize(
   "key, given, told",
   [
-    ("method", "individual", "as in --config=NAME:method=individual"),
+    ("method", "individual", "method: 'individual' has other keys than 'mdico'; the method and its keys"),
     ("method", "both", "method: 'both' is not allowed; one of: individual, mdico"),
     ("model.encoder.model_type", "gru", "chosen by a word, as in --config=NAME:encoder=gru"),
     ("data.name", "mnist", "data.name: 'mnist' is not allowed; one of: "),
