@@ -38,11 +38,12 @@ def cases(*kinds):
   return [name for name, kind in KINDS.items() if kind in kinds]
 
 
-SLOW = [pytest.mark.slow]
+# The others hold every kind of task and both variants.
+SLOW = ("adam_regression_released", "mdico_multiclass_paper", "mdico_regression_released")
 
 
 @pytest.mark.parametrize(
-  "name", [pytest.param(n, marks=SLOW if n == "adam_regression_released" else ()) for n in KINDS]
+  "name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else ()) for n in KINDS]
 )
 def test_golden(name):
   """Every number: outputs, loss terms and statistics to 1e-5, gradients and objectives to 1e-4."""
@@ -64,7 +65,7 @@ def test_golden(name):
   }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", cases("module", "model", "trajectory"))
+@pytest.mark.parametrize("name", [*cases("module"), "mdico_multiclass_released"])
 def test_state_dict_round_trip(name):
   _, params = read(name)
   back = names.state_dict(load(name))
@@ -279,7 +280,7 @@ def altered(array):
   return array
 
 
-@pytest.mark.parametrize("name", ["mlp", "gru", "loss_ce_weighted"])
+@pytest.mark.parametrize("name", ["mlp", "loss_ce_weighted"])
 def test_a_single_altered_number_fails(name, tmp_path, capsys):
   """Of any array. (One encoder and one loss stand for all: these compile fast.)"""
   copy(tmp_path, name)

@@ -86,7 +86,7 @@ class Augment:
     gone = jnp.zeros(x.shape[:2], bool)
     if self.time_shift:
       moved = jnp.floor((2 * self.time_shift + 1) * drawn).astype(jnp.int32) - self.time_shift
-      came_from = jnp.arange(steps) - moved[:, None]
+      came_from = jnp.arange(steps)[None] - moved[:, None]
       gone |= (came_from < 0) | (came_from >= steps)
       x = _pick(x, jnp.clip(came_from, 0, steps - 1), axis=1)
     if self.time_dropout:
@@ -98,7 +98,7 @@ class Augment:
       bits = hashed_bits(jax.random.fold_in(key, 1), x.shape)
       uniform = ((bits >> 8).astype(jnp.float32) + 0.5) * 2.0**-24
       normal = 2.0**0.5 * jax.lax.erf_inv(2.0 * uniform - 1.0)
-      x = x.astype(jnp.float32) + self.noise * scale * normal
+      x = x.astype(jnp.float32) + self.noise * scale.reshape((1,) * (x.ndim - 1) + scale.shape) * normal
     return x
 
 

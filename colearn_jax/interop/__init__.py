@@ -1,1 +1,1 @@
-"""Doors to other programs: `interop.torch` to the released PyTorch program and back."""
+"""Import from and export to the released PyTorch program: settings (YAML), state dicts, checkpoints."""
