@@ -16,4 +16,5 @@ def on_page_markdown(markdown: str, page, config, files) -> str:
   if importlib.util.find_spec("colearn_jax.schema") is None:
     return markdown.replace(MARK, "See `configs/common.py`.")
   command = [sys.executable, "-m", "colearn_jax.schema"]
-  return markdown.replace(MARK, subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+  table = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+  return markdown.replace(MARK, table or "See `configs/common.py`.")
