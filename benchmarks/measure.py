@@ -12,9 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from colearn_jax.data.dataset import Index, labels
+from colearn_jax.data.splits import Run
+from colearn_jax.data.statistics import Normalisation
+from colearn_jax.methods.configured import weights
 from colearn_jax.parallel import sharding
-from colearn_jax.training import setup as plan
-from colearn_jax.training import steps
+from colearn_jax.training.epoch import batched, only, take
+from colearn_jax.training.on_device import OnDevice
+from colearn_jax.training.setup import make_recipe
+from colearn_jax.training.state import Recipe, TrainState
+from colearn_jax.training.step import train_step
 from colearn_jax.types import Modality, Task
 
 _COLLECTIVE = re.compile(
@@ -48,9 +55,9 @@ def ceilings(dtype: str = "float32") -> tuple[float, float]:
 
 def example(
   config: ConfigDict, task: Task, modalities: Sequence[Modality], rows: int
-) -> tuple[steps.Recipe, steps.TrainState, dict]:
+) -> tuple[Recipe, TrainState, dict]:
   """A recipe, its state before the first step, and a table of generated samples, all on the devices."""
-  recipe = plan.make_recipe(config, task, modalities)
+  recipe = make_recipe(config, task, modalities)
   rng, whole = np.random.default_rng(0), sharding.whole(recipe.mesh)
   normal = lambda shape: rng.standard_normal((rows, *shape), np.float32)
   targets = {
@@ -58,35 +65,35 @@ def example(
     "multilabel": lambda: (normal((len(task.outputs),)) > 0).astype(np.float32),
   }
   classes = lambda: rng.integers(0, len(task.outputs), rows).astype(np.int32)
+  target = targets.get(task.kind, classes)()
   table = {
     "inputs": {m.name: normal(m.shape) for m in modalities},
-    "target": targets.get(task.kind, classes)(),
-    "labelled": np.ones(rows, np.float32),
     "present": {m.name: np.ones(rows, np.float32) for m in modalities},
   }
-  each = lambda value: np.full(len(task.outputs), value, np.float32)
-  bands = lambda m: {"offset": np.zeros(m.shape[-1], np.float32), "scale": np.ones(m.shape[-1], np.float32)}
-  wanted = plan.wanted_terms(config)
-  constants = {
-    "inputs": {m.name: bands(m) for m in modalities},
-    "task": {"mean": each(104.0), "std": each(40.0), "class_weights": each(1.0)},
-    "weights": {term: np.float32(w) for term, w in plan.weights(config).items() if term in wanted},
-  }
-  init = functools.partial(steps.init, recipe)
-  stack = lambda tree: jax.tree.map(lambda a: jnp.asarray(a)[None], tree)
-  many = jax.vmap(lambda seed, constants: init(jax.random.key(seed), constants))
-  placed = sharding.of_stack(recipe.mesh, jax.eval_shape(many, jnp.zeros(1, jnp.int32), stack(constants)))
-  placed = jax.tree.map(lambda s: jax.NamedSharding(recipe.mesh, jax.P(*s.spec[1:])), placed)
-  state = jax.jit(init, out_shardings=placed)(jax.random.key(0), constants)
-  return recipe, state, jax.device_put(table, whole)
+  index = Index(np.arange(rows).astype(str), target, {})
+  samples = OnDevice(
+    recipe,
+    modalities,
+    table,
+    index,
+    class_weights=config.loss.class_weights,
+    weights=lambda run: {t: w for t, w in weights(config).items() if getattr(recipe.method, t) > 0},
+    arrays=lambda run: {},
+    normalisation=Normalisation(),
+  )
+  every = np.arange(rows)
+  stack = samples.init([Run(0, 0, every, every, every)])
+  placed = jax.tree.map(lambda a: jax.NamedSharding(recipe.mesh, jax.P(*a.sharding.spec[1:])), stack)
+  state = jax.jit(only, out_shardings=placed)(stack)
+  return recipe, state, jax.device_put({**table, **labels(index)}, whole)
 
 
-def compiled_step(recipe: steps.Recipe, state: steps.TrainState, table: dict) -> jax.stages.Compiled:
+def compiled_step(recipe: Recipe, state: TrainState, table: dict) -> jax.stages.Compiled:
   """One train step on the first rows of a table, compiled."""
 
   def step(state, table):
     rows = jax.lax.with_sharding_constraint(jnp.arange(recipe.batch_size), sharding.by_example(recipe.mesh))
-    return steps.train_step(recipe, state, steps.take(table, rows))
+    return train_step(recipe, state, take(table, rows))
 
   placed = jax.tree.map(lambda a: a.sharding, state)
   outputs = placed, sharding.whole(recipe.mesh)
@@ -114,16 +121,16 @@ def collective_bytes(program: str) -> int:
 
 
 def epoch_seconds(
-  recipe: steps.Recipe, state: steps.TrainState, table: dict, epochs: int
+  recipe: Recipe, state: TrainState, table: dict, epochs: int
 ) -> tuple[float, list[float]]:
   """Seconds of the first epoch of train steps, with its compilation, and of each further one, by step."""
   rows = jnp.asarray(
-    steps.batched(np.random.default_rng(0).permutation(len(table["labelled"])), recipe.batch_size)
+    batched(np.random.default_rng(0).permutation(len(table["labelled"])), recipe.batch_size)
   )
 
   @functools.partial(jax.jit, donate_argnums=0)
   def epoch(state, table):
-    step = lambda state, rows: steps.train_step(recipe, state, steps.take(table, rows))
+    step = lambda state, rows: train_step(recipe, state, take(table, rows))
     return jax.lax.scan(step, state, rows)
 
   times = []

@@ -13,4 +13,5 @@ def on_page_markdown(markdown: str, page, config, files) -> str:
   if MARK not in markdown:
     return markdown
   command = [sys.executable, "-m", "colearn_jax.schema"]
-  return markdown.replace(MARK, subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+  table = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+  return markdown.replace(MARK, table or "See `configs/common.py`.")

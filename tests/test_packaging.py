@@ -69,7 +69,7 @@ def test_version_is_that_of_the_citation():
 
 @pytest.mark.slow
 def test_the_wheel_trains_in_an_empty_environment(tmp_path):
-  """Builds an sdist, from it a wheel, and installs that: `pytest -m slow tests/test_packaging.py`, minutes."""
+  """An sdist, from it a wheel, installed; minutes: `pytest -m slow tests/test_packaging.py`."""
   call = lambda *command, cwd=tmp_path: (
     subprocess.run(
       [str(part) for part in command], cwd=cwd, check=True, text=True, capture_output=True
