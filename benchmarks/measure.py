@@ -120,13 +120,9 @@ def collective_bytes(program: str) -> int:
   return sum(width(dtype) * size(dims) for dtype, dims in arrays)
 
 
-def epoch_seconds(
-  recipe: Recipe, state: TrainState, table: dict, epochs: int
-) -> tuple[float, list[float]]:
+def epoch_seconds(recipe: Recipe, state: TrainState, table: dict, epochs: int) -> tuple[float, list[float]]:
   """Seconds of the first epoch of train steps, with its compilation, and of each further one, by step."""
-  rows = jnp.asarray(
-    batched(np.random.default_rng(0).permutation(len(table["labelled"])), recipe.batch_size)
-  )
+  rows = jnp.asarray(batched(np.random.default_rng(0).permutation(len(table["labelled"])), recipe.batch_size))
 
   @functools.partial(jax.jit, donate_argnums=0)
   def epoch(state, table):

@@ -10,9 +10,9 @@ from colearn_jax import config as config_lib
 from colearn_jax import schema
 from colearn_jax.deploy.model import load_model
 from colearn_jax.evaluation.results import Results
-from colearn_jax.interop import names as torch
 from colearn_jax.interop import released
 from colearn_jax.interop import yaml_settings as settings
+from colearn_jax.interop.state_dict import UNUSED_HEAD
 from colearn_jax.types import InputError
 from colearn_jax.weights import torch_file as torchfile
 from tests.helpers import save_torch_file
@@ -309,7 +309,7 @@ def test_a_checkpoint_predicts_what_the_released_program_did(name, tmp_path, cap
   if classes:
     np.testing.assert_array_equal(back.pop("criteria.weight"), more["criteria.weight"])
   for key, tensor in there.items():
-    kept = np.zeros_like(tensor) if key.startswith(torch.UNUSED_HEAD) else tensor
+    kept = np.zeros_like(tensor) if key.startswith(UNUSED_HEAD) else tensor
     np.testing.assert_array_equal(back[key], kept)
     assert back[key].dtype == tensor.dtype
   assert back.keys() == there.keys()
@@ -364,5 +364,5 @@ def test_the_command_asks_for_statistics(tmp_path):
 
 
 def test_export_wants_a_training(tmp_path):
-  with pytest.raises(SystemExit, match="no results at"):
+  with pytest.raises(SystemExit, match="holds no finished training"):
     released.main(["export", str(tmp_path), str(tmp_path / "a.npz"), "--run=seed10_fold0"])

@@ -17,8 +17,8 @@ from colearn_jax.deploy.model import load_model
 from colearn_jax.parallel import sharding
 from colearn_jax.storage.files import read_json
 from colearn_jax.training import log
-from colearn_jax.training.epoch import batched
 from colearn_jax.training import run as train
+from colearn_jax.training.epoch import batched
 from colearn_jax.types import InputError
 
 pytest.importorskip("h5py")
@@ -119,9 +119,7 @@ def test_processes_read_what_threads_read(folders, one_device):
   place = sharding.by_example(one_device)
   words = np.array([1, 2], np.uint32)
   order = stream.Order(words, batched(rows, 8))
-  iterators = [
-    iter(stream.train_batches(reader, labels, order, sharding=place, workers=n)) for n in (0, 2)
-  ]
+  iterators = [iter(stream.train_batches(reader, labels, order, sharding=place, workers=n)) for n in (0, 2)]
   for _ in range(4):
     one, other = map(next, iterators)
     jax.tree.map(np.testing.assert_array_equal, one, other)

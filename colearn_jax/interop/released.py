@@ -286,6 +286,8 @@ def export(workdir: str | Path, out: str | Path, run: str) -> dict[str, np.ndarr
     InputError: there is no such training, or the released program has no such encoder.
   """
   workdir, out = Path(workdir).expanduser().absolute(), Path(out)
+  if not (workdir / "results.json").is_file():
+    raise InputError(f"{workdir} holds no finished training: there is no results.json")
   config = config_lib.restore(read_json(workdir / "config.json"))
   described = read_json(workdir / "dataset.json")
   directory = workdir / "checkpoints" / run
