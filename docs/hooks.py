@@ -14,4 +14,4 @@ def on_page_markdown(markdown: str, page, config, files) -> str:
     return markdown
   command = [sys.executable, "-m", "colearn_jax.schema"]
   table = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-  return markdown.replace(MARK, table or "See `configs/common.py`.")
+  return markdown.replace(MARK, table)
