@@ -220,6 +220,7 @@ def _check_encoder(config: ConfigDict, modality: str, shape: tuple[int, ...], be
   from flax import nnx
 
   from colearn_jax import encoders
+  from colearn_jax.methods.configured import encoder_settings
   from colearn_jax.weights import imagenet
 
   own = config.model.encoders.to_dict().get(modality, {})
@@ -248,33 +249,6 @@ def series_settings(config: ConfigDict) -> fixed_length.Settings:
   """How series of different lengths get one length, for `data.open_dataset`."""
   given = config.data
   return fixed_length.Settings(given.series, given.lengths.to_dict(), given.masked_above.to_dict())
-
-
-def encoder_settings(
-  config: ConfigDict, modality: str, shape: tuple[int, ...] | None = None
-) -> dict[str, object]:
-  """The settings of one modality's encoder, for `encoders.make_encoder`.
-
-  These are the arguments of `model.encoder` with the modality's own in `model.encoders` over them. Where its
-  own name another `model_type`, arguments that they do not name have their defaults. `auto` is replaced by
-  the encoder for the shape; of `model.encoder.model_type=auto` all other arguments are kept.
-
-  Args:
-    config: of the model.
-    modality: its name.
-    shape: of one sample; needed where the encoder is `auto`.
-
-  Raises:
-    InputError: `auto` has no encoder for this shape.
-  """
-  common, own = config.model.encoder.to_dict(), config.model.encoders.to_dict().get(modality, {})
-  same = common["model_type"] in ("auto", own.get("model_type", common["model_type"]))
-  arguments = common | own if same else own
-  if arguments["model_type"] == "auto":
-    from colearn_jax import encoders
-
-    arguments = arguments | {"model_type": encoders.automatic(shape or ())}
-  return arguments
 
 
 def to_json(config: ConfigDict) -> dict:

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from colearn_jax import config as config_lib
 from colearn_jax import encoders, main, methods, rules, schema
+from colearn_jax.methods.configured import encoder_settings
 from colearn_jax.training import optimizer
 from colearn_jax.types import InputError, resolve_views
 from colearn_jax.values import from_text
@@ -302,20 +303,20 @@ def test_auto_is_resolved_by_shape(shape, name):
   known = config_lib.settings_of(config)
   for modality, arguments in own.items():
     config_lib.assign(config, known, f"model.encoders.{modality}", arguments)
-  of = lambda modality: config_lib.encoder_settings(config, modality, shape)
+  of = lambda modality: encoder_settings(config, modality, shape)
   assert of("a") == {"model_type": name, "use_norm": "batch"}
   assert of("b") == {"model_type": "gru", "use_norm": "batch"}
   assert of("c") == {"model_type": name, "use_norm": "batch", "dropout": 0.5}
   other = config_lib.load("lfmc", {"model.encoders.S1_S1Ind": "auto"})
-  assert config_lib.encoder_settings(other, "S1_S1Ind", shape) == {"model_type": name}
+  assert encoder_settings(other, "S1_S1Ind", shape) == {"model_type": name}
 
 
 def test_encoder_settings(lfmc):
   common = lfmc.model.encoder.to_dict()
   config = config_lib.load("lfmc", {"model.encoders": {"S1_S1Ind": {"layer_size": 8}, "S2_S2Ind": "gru"}})
-  assert config_lib.encoder_settings(config, "S1_S1Ind", (4, 3)) == common | {"layer_size": 8}
-  assert config_lib.encoder_settings(config, "S2_S2Ind", (4, 8)) == {"model_type": "gru"}
-  assert config_lib.encoder_settings(lfmc, "S1_S1Ind", (4, 3)) == common
+  assert encoder_settings(config, "S1_S1Ind", (4, 3)) == common | {"layer_size": 8}
+  assert encoder_settings(config, "S2_S2Ind", (4, 8)) == {"model_type": "gru"}
+  assert encoder_settings(lfmc, "S1_S1Ind", (4, 3)) == common
 
 
 def test_auto_reads_sensors_of_every_shape_and_is_the_default_of_folder():

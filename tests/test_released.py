@@ -13,6 +13,7 @@ from colearn_jax.evaluation.results import Results
 from colearn_jax.interop import released
 from colearn_jax.interop import yaml_settings as settings
 from colearn_jax.interop.state_dict import UNUSED_HEAD
+from colearn_jax.methods.configured import encoder_settings
 from colearn_jax.types import InputError
 from colearn_jax.weights import torch_file as torchfile
 from tests.helpers import save_torch_file
@@ -184,7 +185,7 @@ def test_yaml_with_an_encoder_for_each_sensor(tmp_path):
   config_lib.validate(config)
   assert config.data.name == "cropharvest/multi" and config.data.modalities == ("S1", "S2_S2VI")
   assert config.model.head_layers == (32,) and config.model.emb_dim == 64
-  first, second = (config_lib.encoder_settings(config, m) for m in config.data.modalities)
+  first, second = (encoder_settings(config, m) for m in config.data.modalities)
   assert (first["model_type"], first["layer_size"], first["n_layers"], first["bidirectional"]) == (
     "gru",
     16,
@@ -244,7 +245,7 @@ def test_an_encoder_has_nothing_of_another_of_its_type(tmp_path):
   tree = {"dataset": "cropharvest_multi", "encoders": own}
   config = settings.make_config(settings.read_yaml(write(tmp_path / "a.yaml", tree)))
   config_lib.validate(config)
-  first, second = (config_lib.encoder_settings(config, m) for m in ("S1", "S2"))
+  first, second = (encoder_settings(config, m) for m in ("S1", "S2"))
   assert (first["layer_size"], first["num_features"]) == (16, 2)
   assert (second["layer_size"], second["num_features"]) == (128, None)
 

@@ -9,8 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from colearn_jax import config as config_lib
-from colearn_jax import methods
+from colearn_jax import encoders, methods
 from colearn_jax.methods.architecture import Architecture
 from colearn_jax.methods.base import Method, Network
 from colearn_jax.types import CONTEXT, Modality, Task
@@ -42,7 +41,7 @@ def make_architecture(config: ConfigDict, task: Task, modalities: Sequence[Modal
   context: Any = next((m.shape[-1] for m in modalities if m.name == CONTEXT), 0)
   return Architecture(
     shapes={name: m.shape for name, m in sensors.items()},
-    encoders={name: config_lib.encoder_settings(config, name, m.shape) for name, m in sensors.items()},
+    encoders={name: encoder_settings(config, name, m.shape) for name, m in sensors.items()},
     task=task,
     emb_dim=config.model.emb_dim,
     head_layers=tuple(config.model.head_layers),
@@ -50,6 +49,31 @@ def make_architecture(config: ConfigDict, task: Task, modalities: Sequence[Modal
     remat=config.model.remat,
     dtype=jnp.dtype(config.model.dtype),
   )
+
+
+def encoder_settings(
+  config: ConfigDict, modality: str, shape: tuple[int, ...] | None = None
+) -> dict[str, object]:
+  """The settings of one modality's encoder, for `encoders.make_encoder`.
+
+  These are the arguments of `model.encoder` with the modality's own in `model.encoders` over them. Where its
+  own name another `model_type`, arguments that they do not name have their defaults. `auto` is replaced by
+  the encoder for the shape; of `model.encoder.model_type=auto` all other arguments are kept.
+
+  Args:
+    config: of the model.
+    modality: its name.
+    shape: of one sample; needed where the encoder is `auto`.
+
+  Raises:
+    InputError: `auto` has no encoder for this shape.
+  """
+  common, own = config.model.encoder.to_dict(), config.model.encoders.to_dict().get(modality, {})
+  same = common["model_type"] in ("auto", own.get("model_type", common["model_type"]))
+  arguments = common | own if same else own
+  if arguments["model_type"] == "auto":
+    arguments = arguments | {"model_type": encoders.automatic(shape or ())}
+  return arguments
 
 
 def make_network(config: ConfigDict, task: Task, modalities: Sequence[Modality]) -> Network:
