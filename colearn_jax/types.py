@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 CONTEXT = "context"  # name of the input that every sensor's encoder reads beside its own
 KINDS = ("binary", "multiclass", "multilabel", "regression")
@@ -32,6 +32,15 @@ class Modality:
   shape: tuple[int, ...]
   bands: tuple[str, ...]
 
+  def to_json(self) -> dict:
+    """As plain JSON."""
+    return {"name": self.name, **{k: list(getattr(self, k)) for k in ("views", "shape", "bands")}}
+
+  @classmethod
+  def from_json(cls, tree: Mapping) -> Modality:
+    """The inverse of `to_json`."""
+    return cls(tree["name"], *(tuple(tree[k]) for k in ("views", "shape", "bands")))
+
 
 @dataclasses.dataclass(frozen=True)
 class Task:
@@ -55,6 +64,56 @@ class Task:
   def classes(self) -> bool:
     """Whether a sample has exactly one class."""
     return self.kind in ("binary", "multiclass")
+
+  def to_json(self) -> dict:
+    """As plain JSON."""
+    return {"kind": self.kind, "outputs": list(self.outputs)}
+
+  @classmethod
+  def from_json(cls, tree: Mapping) -> Task:
+    """The inverse of `to_json`; other keys, such as the unit, are ignored."""
+    return cls(tree["kind"], tuple(tree["outputs"]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+  """What `dataset.json` of a work directory holds: all that prediction needs to know of the data set.
+
+  Attributes:
+    name: of the data set.
+    task: what is predicted.
+    modalities: the sensors, in the order of the configuration.
+    context: the pseudo modality `context`, or None.
+    samples: number and digest of the samples; None for a model that was not trained here.
+  """
+
+  name: str
+  task: Task
+  modalities: tuple[Modality, ...]
+  context: Modality | None = None
+  samples: Mapping[str, object] | None = None
+
+  def to_json(self) -> dict:
+    """As plain JSON."""
+    out = {
+      "name": self.name,
+      "task": self.task.to_json(),
+      "modalities": [modality.to_json() for modality in self.modalities],
+      "context": self.context and self.context.to_json(),
+    }
+    return out if self.samples is None else out | {"samples": dict(self.samples)}
+
+  @classmethod
+  def from_json(cls, tree: Mapping) -> Description:
+    """The inverse of `to_json`; a file without `context` was written before there was one."""
+    context = tree.get("context")
+    return cls(
+      name=tree["name"],
+      task=Task.from_json(tree["task"]),
+      modalities=tuple(map(Modality.from_json, tree["modalities"])),
+      context=context and Modality.from_json(context),
+      samples=tree.get("samples"),
+    )
 
 
 def resolve_views(name: str, known: Collection[str]) -> tuple[str, ...]:
@@ -82,3 +141,21 @@ def resolve_views(name: str, known: Collection[str]) -> tuple[str, ...]:
       f"modality {name!r} is not allowed; a view, or several joined with _: {', '.join(known)}"
     )
   return views
+
+
+def join_views(name: str, shapes: Mapping[str, Sequence[int | None]], views: Sequence[str]) -> tuple:
+  """The shape of one sample of a modality: its views joined on the last axis.
+
+  Args:
+    name: of the modality, for the error.
+    shapes: of one sample of each view; None is a length that differs between samples.
+    views: the views to join, in order.
+
+  Raises:
+    InputError: the views differ before the last axis.
+  """
+  first, *others = (tuple(shapes[view]) for view in views)
+  if any(other[:-1] != first[:-1] for other in others):
+    listed = ", ".join(f"{view} {tuple(shapes[view])}" for view in views)
+    raise InputError(f"data.modalities: {name} cannot join views that differ before the last axis: {listed}")
+  return (*first[:-1], sum(shapes[view][-1] for view in views))

@@ -25,6 +25,7 @@ from array_record.python import array_record_module
 from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
 from tqdm import tqdm
 
+from colearn_jax.parallel.cores import usable_cores
 from colearn_jax.types import InputError
 
 
@@ -189,7 +190,7 @@ def write_splits(
   for half in partial.glob("*.half"):
     half.unlink()
   skip = getattr(download_config, "unreadable", "fail") == "skip"
-  workers = getattr(download_config, "workers", None) or len(os.sched_getaffinity(0))
+  workers = getattr(download_config, "workers", None) or usable_cores()
   if sum(map(len, splits.values())) <= 2 * size:
     workers = 1  # others would take longer to start
   shards = {

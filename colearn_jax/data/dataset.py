@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -18,11 +17,12 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from colearn_jax.data.fixed_length import Ragged, Settings, plan
+from colearn_jax.parallel.cores import usable_cores
 from colearn_jax.storage import array_cache as derived
-from colearn_jax.types import InputError, Modality, Task, resolve_views
+from colearn_jax.types import InputError, Modality, Task, join_views, resolve_views
 
 SPLITS = ("train", "validation", "test")
-THREADS = min(len(os.sched_getaffinity(0)), 16)
+THREADS = min(usable_cores(), 16)
 READ = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=2 * THREADS)
 
 Table = dict[str, dict[str, np.ndarray]]  # {"inputs": {m: [N *shape]}, "present": {m: [N]}}
@@ -71,13 +71,7 @@ class Dataset:
       InputError: there are no such views, or their shapes do not join.
     """
     views = resolve_views(name, self.views)
-    shapes = [self.views[view] for view in views]
-    if len({shape[:-1] for shape in shapes}) > 1:
-      listed = ", ".join(f"{view} {shape}" for view, shape in zip(views, shapes))
-      raise InputError(
-        f"data.modalities: {name} cannot join views that differ before the last axis: {listed}"
-      )
-    shape = (*shapes[0][:-1], sum(shape[-1] for shape in shapes))
+    shape = join_views(name, self.views, views)
     return Modality(name, views, shape, tuple(band for view in views for band in self.bands[view]))
 
 
