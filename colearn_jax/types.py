@@ -50,10 +50,12 @@ class Task:
     kind: one of `KINDS`.
     outputs: the name of each model output: the classes (two for `binary`), the labels of a
       multi-label task, or the target columns of a regression.
+    unit: of the outputs, e.g. `%`; empty if unknown.
   """
 
   kind: str
   outputs: tuple[str, ...]
+  unit: str = ""
 
   def __post_init__(self):
     """Rejects a kind that does not exist."""
@@ -61,18 +63,18 @@ class Task:
       raise InputError(f"unknown task kind {self.kind!r}, have: {', '.join(KINDS)}")
 
   @property
-  def classes(self) -> bool:
+  def one_class(self) -> bool:
     """Whether a sample has exactly one class."""
     return self.kind in ("binary", "multiclass")
 
   def to_json(self) -> dict:
     """As plain JSON."""
-    return {"kind": self.kind, "outputs": list(self.outputs)}
+    return {"kind": self.kind, "outputs": list(self.outputs), "unit": self.unit}
 
   @classmethod
   def from_json(cls, tree: Mapping) -> Task:
-    """The inverse of `to_json`; other keys, such as the unit, are ignored."""
-    return cls(tree["kind"], tuple(tree["outputs"]))
+    """The inverse of `to_json`."""
+    return cls(tree["kind"], tuple(tree["outputs"]), tree.get("unit") or "")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,16 +84,24 @@ class Description:
   Attributes:
     name: of the data set.
     task: what is predicted.
-    modalities: the sensors, in the order of the configuration.
-    context: the pseudo modality `context`, or None.
+    modalities: the sensors in the order of the configuration, and behind them the context, if there is one.
     samples: number and digest of the samples; None for a model that was not trained here.
   """
 
   name: str
   task: Task
   modalities: tuple[Modality, ...]
-  context: Modality | None = None
   samples: Mapping[str, object] | None = None
+
+  @property
+  def sensors(self) -> dict[str, Modality]:
+    """The sensors by name."""
+    return {m.name: m for m in self.modalities if m.name != CONTEXT}
+
+  @property
+  def context(self) -> tuple[str, ...]:
+    """The columns of the context, () if there is none."""
+    return next((m.bands for m in self.modalities if m.name == CONTEXT), ())
 
   def to_json(self) -> dict:
     """As plain JSON."""
@@ -99,21 +109,21 @@ class Description:
       "name": self.name,
       "task": self.task.to_json(),
       "modalities": [modality.to_json() for modality in self.modalities],
-      "context": self.context and self.context.to_json(),
     }
     return out if self.samples is None else out | {"samples": dict(self.samples)}
 
   @classmethod
   def from_json(cls, tree: Mapping) -> Description:
-    """The inverse of `to_json`; a file without `context` was written before there was one."""
-    context = tree.get("context")
-    return cls(
-      name=tree["name"],
-      task=Task.from_json(tree["task"]),
-      modalities=tuple(map(Modality.from_json, tree["modalities"])),
-      context=context and Modality.from_json(context),
-      samples=tree.get("samples"),
-    )
+    """The inverse of `to_json`.
+
+    Raises:
+      InputError: it is not the content of a `dataset.json`.
+    """
+    try:
+      modalities = tuple(map(Modality.from_json, tree["modalities"]))
+      return cls(tree["name"], Task.from_json(tree["task"]), modalities, tree.get("samples"))
+    except (KeyError, TypeError) as error:
+      raise InputError(f"dataset.json lacks or misstates {error}; it is written by a training") from None
 
 
 def resolve_views(name: str, known: Collection[str]) -> tuple[str, ...]:
@@ -126,8 +136,10 @@ def resolve_views(name: str, known: Collection[str]) -> tuple[str, ...]:
     known: the views that the data set has.
 
   Raises:
-    InputError: the name cannot be cut into different views.
+    InputError: the name cannot be cut into different views, or is reserved.
   """
+  if name == CONTEXT:
+    raise InputError(f"modality {name!r} is not allowed; the name is reserved for data.context")
 
   def cuts(rest: str) -> Iterator[tuple[str, ...]]:
     for view in sorted(known, key=len, reverse=True):

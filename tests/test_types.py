@@ -1,19 +1,19 @@
 import pytest
 
-from colearn_jax.types import Description, InputError, Modality, Task, join_views
+from colearn_jax.types import CONTEXT, Description, InputError, Modality, Task, join_views, resolve_views
 
 
 def test_a_description_comes_back_from_json():
-  series, context = (
-    Modality("a_b", ("a", "b"), (12, 3), ("x", "y", "z")),
-    Modality("context", ("date",), (2,), ("s", "c")),
-  )
-  for extra in ({}, {"context": context, "samples": {"number": 3, "digest": "abc"}}):
-    described = Description("own", Task("binary", ("no", "yes")), (series,), **extra)
-    assert Description.from_json(described.to_json()) == described
-  old = described.to_json()
-  del old["context"], old["samples"]
-  assert Description.from_json(old).context is None
+  series = Modality("a_b", ("a", "b"), (12, 3), ("x", "y", "z"))
+  context = Modality(CONTEXT, ("date",), (2,), ("date_sin", "date_cos"))
+  task = Task("binary", ("no", "yes"), "crop")
+  full = Description("own", task, (series, context), {"number": 3, "digest": "abc"})
+  assert Description.from_json(full.to_json()) == full
+  assert full.sensors == {"a_b": series} and full.context == ("date_sin", "date_cos")
+  bare = Description("own", Task("regression", ("y",)), (series,))
+  assert Description.from_json(bare.to_json()) == bare and bare.context == ()
+  with pytest.raises(InputError, match="'task'"):
+    Description.from_json({"name": "own", "modalities": []})
 
 
 def test_views_join_on_the_last_axis():
@@ -22,3 +22,5 @@ def test_views_join_on_the_last_axis():
   assert join_views("c", shapes, ("c",)) == (3,)
   with pytest.raises(InputError, match="a_c cannot join views"):
     join_views("a_c", shapes, ("a", "c"))
+  with pytest.raises(InputError, match="reserved"):
+    resolve_views(CONTEXT, (CONTEXT, "a"))
