@@ -46,7 +46,7 @@ def test_places_are_unit_vectors_and_waves():
 
 def test_a_context_is_read_normalised_and_encoded_the_same_for_deployment(lfmc):
   dataset, rows = lfmc
-  assert dataset.context == ("date", "location", "DEM", "LIDAR", "landcover", "soil")
+  assert dataset.context == ("date", "location", "soil", "DEM", "LIDAR", "landcover")
   modality = context_modality(dataset, ("soil", "location", "date"), 1)
   assert modality.name == CONTEXT and modality.views == ("date", "location", "soil")
   assert modality.bands == (

@@ -112,7 +112,8 @@ def open_dataset(path: str | Path, series: Settings = Settings()) -> Dataset:  #
   """
   info = tfds.builder_from_directory(path).info
   metadata, features = info.metadata, info.features
-  shapes = {name: tuple(feature.shape) for name, feature in features["views"].items()}
+  # In the builder's order: features are read back in any order.
+  shapes = {name: tuple(features["views"][name].shape) for name in metadata["views"]}
   ragged = plan(series, shapes, metadata["views"], metadata.get("longest", {}))
   return Dataset(
     path=Path(path),
