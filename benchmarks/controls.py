@@ -28,6 +28,7 @@ from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
 from colearn_jax import config as config_lib
 from colearn_jax import main
 from colearn_jax.data import dataset as data
+from colearn_jax.data import reader as readers
 from colearn_jax.data.splits import Run
 from colearn_jax.evaluation import evaluate, metrics
 from colearn_jax.training import checkpoint
@@ -51,7 +52,7 @@ def constant(task: Task, _: int) -> BaseEstimator:
 
 
 def estimate(
-  make: Callable[[Task, int], BaseEstimator], task: Task, table: data.Table, index: data.Index, run: Run
+  make: Callable[[Task, int], BaseEstimator], task: Task, table: readers.Table, index: readers.Index, run: Run
 ) -> evaluate.Predictions:
   """What an estimator of each sensor predicts for a run's test part; what is missing is 0 after z-scoring."""
   out, train_rows = {}, run.train[index.labelled[run.train]]
@@ -72,7 +73,7 @@ def _outputs(task: Task, estimator: BaseEstimator, x: np.ndarray) -> np.ndarray:
   if task.kind == "regression":
     return estimator.predict(x).reshape(len(x), -1)
   probability = estimator.predict_proba(x)
-  if task.classes:
+  if task.one_class:
     out = np.zeros((len(x), len(task.outputs)))
     out[:, estimator.classes_] = probability
     return out
@@ -81,7 +82,7 @@ def _outputs(task: Task, estimator: BaseEstimator, x: np.ndarray) -> np.ndarray:
 
 
 def on_random_labels(
-  config: ConfigDict, dataset: data.Dataset, modalities: list[Modality], index: data.Index, runs: list[Run]
+  config: ConfigDict, dataset: data.Dataset, modalities: list[Modality], index: readers.Index, runs: list[Run]
 ) -> list[evaluate.Predictions]:
   """What the configured training predicts after labels were dealt out anew."""
   known = np.flatnonzero(index.labelled)
@@ -102,9 +103,9 @@ def run(config: ConfigDict, workdir: Path) -> str:
   ours = train.run(config, workdir)
   dataset = data.open_dataset(plan.prepare(config), config_lib.series_settings(config))
   modalities = [dataset.modality(name) for name in config.data.modalities]
-  index = data.read_index(dataset)
+  index = readers.read_index(dataset)
   runs = [run for run in plan.make_runs(config, dataset, index) if not run.setting]
-  table = data.read_table(data.make_reader(dataset, modalities))
+  table = readers.read_table(readers.make_reader(dataset, modalities))
   of = lambda make: [estimate(make, dataset.task, table, index, run) for run in runs]
   score = lambda predictions: evaluate.evaluate(dataset.task, index, runs, predictions)["modalities"]
   rows = {

@@ -31,6 +31,7 @@ from absl import app, flags
 from benchmarks import treesat_files
 from colearn_jax import config as config_lib
 from colearn_jax.data import dataset as data
+from colearn_jax.data import reader as readers
 from colearn_jax.data import stream
 from colearn_jax.parallel import sharding
 from colearn_jax.training import setup as plan
@@ -71,16 +72,16 @@ def measure(places: dict[str, str]) -> dict[str, list[float]]:
   settings |= {"model.encoders": ENCODERS.value}
   settings |= {f"augment.{name}": value for name, value in ALL.items()} if AUGMENT.value else {}
   config = config_lib.load("configs/treesat_ts.py", settings | places)
-  path = f"{places['data.data_dir']}/treesat_ts/1.0.0"
+  path = f"{places['data.data_dir']}/treesat_ts/2.0.0"
   dataset = data.open_dataset(path, config_lib.series_settings(config))
-  modalities, index = [dataset.modality(m) for m in config.data.modalities], data.read_index(dataset)
+  modalities, index = [dataset.modality(m) for m in config.data.modalities], readers.read_index(dataset)
   recipe = plan.make_recipe(config, dataset.task, modalities)
   feed = plan.make_feed(config, recipe, dataset, modalities, index)
   (run,) = plan.make_runs(config, dataset, index)
   state = feed.pick(feed.init([run], {}), 0)
   step = jax.jit(functools.partial(steps.train_step, recipe), donate_argnums=0)
   where = {"sharding": sharding.by_example(recipe.mesh), "workers": WORKERS.value}
-  source = data.make_reader(dataset, modalities), data.labels(index), run.train
+  source = readers.make_reader(dataset, modalities), readers.labels(index), run.train
 
   @contextlib.contextmanager
   def batches():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 CONTEXT = "context"  # name of the input that every sensor's encoder reads beside its own
 KINDS = ("binary", "multiclass", "multilabel", "regression")
@@ -32,6 +32,15 @@ class Modality:
   shape: tuple[int, ...]
   bands: tuple[str, ...]
 
+  def to_json(self) -> dict:
+    """As plain JSON."""
+    return {"name": self.name, **{k: list(getattr(self, k)) for k in ("views", "shape", "bands")}}
+
+  @classmethod
+  def from_json(cls, tree: Mapping) -> Modality:
+    """The inverse of `to_json`."""
+    return cls(tree["name"], *(tuple(tree[k]) for k in ("views", "shape", "bands")))
+
 
 @dataclasses.dataclass(frozen=True)
 class Task:
@@ -41,10 +50,12 @@ class Task:
     kind: one of `KINDS`.
     outputs: the name of each model output: the classes (two for `binary`), the labels of a
       multi-label task, or the target columns of a regression.
+    unit: of the outputs, e.g. `%`; empty if unknown.
   """
 
   kind: str
   outputs: tuple[str, ...]
+  unit: str = ""
 
   def __post_init__(self):
     """Rejects a kind that does not exist."""
@@ -52,9 +63,67 @@ class Task:
       raise InputError(f"unknown task kind {self.kind!r}, have: {', '.join(KINDS)}")
 
   @property
-  def classes(self) -> bool:
+  def one_class(self) -> bool:
     """Whether a sample has exactly one class."""
     return self.kind in ("binary", "multiclass")
+
+  def to_json(self) -> dict:
+    """As plain JSON."""
+    return {"kind": self.kind, "outputs": list(self.outputs), "unit": self.unit}
+
+  @classmethod
+  def from_json(cls, tree: Mapping) -> Task:
+    """The inverse of `to_json`."""
+    return cls(tree["kind"], tuple(tree["outputs"]), tree.get("unit") or "")
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+  """What `dataset.json` of a work directory holds: all that prediction needs to know of the data set.
+
+  Attributes:
+    name: of the data set.
+    task: what is predicted.
+    modalities: the sensors in the order of the configuration, and behind them the context, if there is one.
+    samples: number and digest of the samples; None for a model that was not trained here.
+  """
+
+  name: str
+  task: Task
+  modalities: tuple[Modality, ...]
+  samples: Mapping[str, object] | None = None
+
+  @property
+  def sensors(self) -> dict[str, Modality]:
+    """The sensors by name."""
+    return {m.name: m for m in self.modalities if m.name != CONTEXT}
+
+  @property
+  def context(self) -> tuple[str, ...]:
+    """The columns of the context, () if there is none."""
+    return next((m.bands for m in self.modalities if m.name == CONTEXT), ())
+
+  def to_json(self) -> dict:
+    """As plain JSON."""
+    out = {
+      "name": self.name,
+      "task": self.task.to_json(),
+      "modalities": [modality.to_json() for modality in self.modalities],
+    }
+    return out if self.samples is None else out | {"samples": dict(self.samples)}
+
+  @classmethod
+  def from_json(cls, tree: Mapping) -> Description:
+    """The inverse of `to_json`.
+
+    Raises:
+      InputError: it is not the content of a `dataset.json`.
+    """
+    try:
+      modalities = tuple(map(Modality.from_json, tree["modalities"]))
+      return cls(tree["name"], Task.from_json(tree["task"]), modalities, tree.get("samples"))
+    except (KeyError, TypeError) as error:
+      raise InputError(f"dataset.json lacks or misstates {error}; it is written by a training") from None
 
 
 def resolve_views(name: str, known: Collection[str]) -> tuple[str, ...]:
@@ -67,8 +136,10 @@ def resolve_views(name: str, known: Collection[str]) -> tuple[str, ...]:
     known: the views that the data set has.
 
   Raises:
-    InputError: the name cannot be cut into different views.
+    InputError: the name cannot be cut into different views, or is reserved.
   """
+  if name == CONTEXT:
+    raise InputError(f"modality {name!r} is not allowed; the name is reserved for data.context")
 
   def cuts(rest: str) -> Iterator[tuple[str, ...]]:
     for view in sorted(known, key=len, reverse=True):
@@ -82,3 +153,21 @@ def resolve_views(name: str, known: Collection[str]) -> tuple[str, ...]:
       f"modality {name!r} is not allowed; a view, or several joined with _: {', '.join(known)}"
     )
   return views
+
+
+def join_views(name: str, shapes: Mapping[str, Sequence[int | None]], views: Sequence[str]) -> tuple:
+  """The shape of one sample of a modality: its views joined on the last axis.
+
+  Args:
+    name: of the modality, for the error.
+    shapes: of one sample of each view; None is a length that differs between samples.
+    views: the views to join, in order.
+
+  Raises:
+    InputError: the views differ before the last axis.
+  """
+  first, *others = (tuple(shapes[view]) for view in views)
+  if any(other[:-1] != first[:-1] for other in others):
+    listed = ", ".join(f"{view} {tuple(shapes[view])}" for view in views)
+    raise InputError(f"data.modalities: {name} cannot join views that differ before the last axis: {listed}")
+  return (*first[:-1], sum(shapes[view][-1] for view in views))

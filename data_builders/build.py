@@ -1,4 +1,4 @@
-"""Builds a data set without TensorFlow, for `tfds build` needs it: `python -m data_builders.build NAME`.
+"""Builds a data set without TensorFlow, which `tfds build` needs: `python -m data_builders.build NAME`.
 
 A data set with several forms has a name for each, e.g. `cropharvest/binary` and `cropharvest/multi`.
 """
@@ -8,19 +8,19 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import fcntl
+import functools
 import importlib
-import io
+import re
 import shutil
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import tensorflow_datasets as tfds
 from absl import logging
 
-from colearn_jax.types import InputError
-
-OWN = "folder"  # the data set that is whatever a user's directory holds
+from colearn_jax.storage import files
+from colearn_jax.types import InputError, Task
 
 
 def names() -> list[str]:
@@ -45,7 +45,93 @@ def find(
   if not _file(folder).is_file() or name not in _configured(folder):
     raise InputError(f"unknown data set {name!r}, have: {', '.join(names())}")
   builder = _builder(folder)
-  return builder, builder.configure(manual_dir) if name == OWN else config or None
+  return builder, builder.configure(manual_dir) if _holds_own_data(builder) else config or None
+
+
+@dataclasses.dataclass(frozen=True)
+class Described:
+  """What a data set says of itself before it is built.
+
+  Attributes:
+    task: what is predicted; of some data sets the outputs are known for good after the build only.
+    shapes: of one sample, by view, with None where the length differs between samples.
+    views: for each view its `bands`, the view that is its `mask`, and `dated`, false if its days are only the
+      numbers of its steps.
+    groups: names of groups that folds can keep together.
+    dated: whether samples have a date.
+    located: whether samples have coordinates.
+  """
+
+  task: Task
+  shapes: Mapping[str, tuple[int | None, ...]]
+  views: Mapping[str, Mapping]
+  groups: tuple[str, ...]
+  dated: bool
+  located: bool
+
+  @property
+  def context(self) -> tuple[str, ...]:
+    """The names that `data.context` may have: date, location, and the static views."""
+    static = [view for view, shape in self.shapes.items() if len(shape) == 1]
+    return (*["date"] * self.dated, *["location"] * self.located, *static)
+
+
+@functools.lru_cache(maxsize=8)
+def describe(name: str, manual_dir: str | Path | None = None) -> Described:
+  """What a data set holds, without building it.
+
+  A process looks at a user's own directory once. `build` looks again, as files may have changed.
+
+  Args:
+    name: one of `names()`.
+    manual_dir: directory with the source files.
+
+  Raises:
+    InputError: the name is unknown, or a user's own directory is malformed or not given.
+  """
+  folder, _, config = name.partition("/")
+  if not _file(folder).is_file() or name not in _configured(folder):
+    raise InputError(f"unknown data set {name!r}, have: {', '.join(names())}")
+  builder = _builder(folder)
+  if hasattr(builder, "describe"):
+    said = builder.describe(manual_dir, config) if config else builder.describe(manual_dir)
+  else:
+    said = _described_by_plan(builder.configure(manual_dir))
+  shapes = {view: tuple(facts["shape"]) for view, facts in said["views"].items()}
+  views = {
+    view: {key: facts[key] for key in ("bands", "mask", "dated") if facts.get(key) is not None}
+    for view, facts in said["views"].items()
+  }
+  task, groups = Task.from_json(said["task"]), tuple(said["groups"])
+  return Described(task, shapes, views, groups, bool(said["date"]), bool(said["coordinates"]))
+
+
+def _described_by_plan(form: tfds.core.BuilderConfig) -> dict:
+  """A user's own directory in the words of a builder's `describe`."""
+  from colearn_jax.datasets.folder.plan import survey
+
+  plan = form.plan
+  described = plan.described["views"]
+  return {
+    "task": plan.table.task,
+    "views": {
+      view.name: {
+        "shape": view.shape,
+        "bands": list(view.bands),
+        "mask": described.get(view.name, {}).get("mask"),
+        "dated": False if view.numbered else None,
+      }
+      for view in survey(plan)[0]
+    },
+    "groups": plan.table.groups,
+    "date": False,
+    "coordinates": False,
+  }
+
+
+def _holds_own_data(builder: type[tfds.core.DatasetBuilder]) -> bool:
+  """Whether the data set is whatever a user's directory holds, and each directory a configuration."""
+  return hasattr(builder, "configure")
 
 
 def _file(folder: str) -> Path:
@@ -106,14 +192,15 @@ def build(
   if manual_dir:
     manual_dir = Path(manual_dir).expanduser().absolute()
     sources = builder.sources(manual_dir)
-  stands = lambda: path.exists() and (name != OWN or _made_from(path) == sources)
-  with _quiet():
-    if not stands():
+  own = _holds_own_data(builder)
+  is_current = lambda: path.exists() and (not own or _made_from(path) == sources)
+  with _quiet_tfds():
+    if not is_current():
       try:
         (root / place).mkdir(parents=True, exist_ok=True)
-        with _alone(root, place):
-          if not stands():  # another process may have built it meanwhile
-            shutil.rmtree(path, ignore_errors=True)  # a user's own data that have changed
+        with _locked(root, place):
+          if not is_current():  # another process may have built it meanwhile
+            shutil.rmtree(path, ignore_errors=True)  # a user's own data, which have changed
             config = Config(
               manual_dir=manual_dir,
               force_checksums_validation=True,
@@ -131,15 +218,32 @@ def build(
   return path
 
 
+class _OnStderr:
+  """A stdout that passes on to stderr what builders print, without the two lines that TFDS prints."""
+
+  _TFDS = re.compile(r"(\x1b\[1m)?(Downloading and preparing dataset |Dataset \S+ downloaded and prepared )")
+
+  def __init__(self):
+    self._skipped = False
+
+  def write(self, text: str) -> int:
+    skip = bool(self._TFDS.match(text)) or (self._skipped and not text.strip())
+    self._skipped = skip and text.strip() != ""  # print writes the end of the line by itself
+    return len(text) if skip else sys.stderr.write(text)
+
+  def flush(self) -> None:
+    sys.stderr.flush()
+
+
 @contextlib.contextmanager
-def _quiet():
-  """Holds back what TFDS prints and logs; its progress bars are shown in a terminal only."""
+def _quiet_tfds() -> Iterator[None]:
+  """Drops what TFDS prints and logs; its progress bars are shown in a terminal only."""
   verbosity = logging.get_verbosity()
   logging.set_verbosity(logging.WARNING)
   if not sys.stderr.isatty():
     tfds.disable_progress_bar()
   try:
-    with contextlib.redirect_stdout(io.StringIO()):
+    with contextlib.redirect_stdout(_OnStderr()):
       yield
   finally:
     logging.set_verbosity(verbosity)
@@ -147,22 +251,17 @@ def _quiet():
 
 
 @contextlib.contextmanager
-def _alone(root: Path, name: str):
-  """Holds the data set's lock, which dies with the process; no build leaves anything unfinished."""
-  with open(root / name / ".lock", "w") as lock:
+def _locked(root: Path, name: str) -> Iterator[None]:
+  """Holds the data set's lock; removes what builds left unfinished, before and after."""
+  with files.lock(root / name / ".lock"):
     try:
-      fcntl.flock(lock, fcntl.LOCK_EX)
-    except OSError:  # a file system without locks: the final rename still lets only one build win
-      yield
-      return
-    try:
-      _sweep(root, name)
+      _remove_unfinished(root, name)
       yield
     finally:
-      _sweep(root, name)
+      _remove_unfinished(root, name)
 
 
-def _sweep(root: Path, name: str):
+def _remove_unfinished(root: Path, name: str):
   """Removes the unfinished directories of TFDS; call it under the lock."""
   for stale in [*(root / name).glob("incomplete.*"), *(root / "downloads" / name).glob("*.tmp.*")]:
     shutil.rmtree(stale, ignore_errors=True)

@@ -25,6 +25,8 @@ from array_record.python import array_record_module
 from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
 from tqdm import tqdm
 
+from colearn_jax.parallel.cores import usable_cores
+from colearn_jax.storage.files import write_json
 from colearn_jax.types import InputError
 
 
@@ -77,11 +79,11 @@ class Shard:
     return report if same and (self.skip or not report["unreadable"]) else None
 
   def write(self) -> dict:
-    """Writes the shard, then its report, each under another name until it is whole."""
+    """Writes the shard, then its report; each has another name until it is complete."""
     features = self.reader.features()
     ragged = [view for view, feature in features["views"].items() if None in feature.shape]
     count, size, unreadable, longest = 0, 0, {}, dict.fromkeys(ragged, 0)
-    half = self.path.with_suffix(".half")
+    half = self.path.with_suffix(".half")  # ArrayRecord writes to a name, not into an open file
     try:
       writer = array_record_module.ArrayRecordWriter(str(half), "group_size:1")
       with contextlib.closing(writer):
@@ -107,8 +109,7 @@ class Shard:
         "unreadable": unreadable,
         "longest": longest,
       }
-      half.write_text(json.dumps(report), encoding="utf-8")
-      half.rename(self.report)
+      write_json(self.report, report)
     finally:
       half.unlink(missing_ok=True)
     return report
@@ -189,7 +190,7 @@ def write_splits(
   for half in partial.glob("*.half"):
     half.unlink()
   skip = getattr(download_config, "unreadable", "fail") == "skip"
-  workers = getattr(download_config, "workers", None) or len(os.sched_getaffinity(0))
+  workers = getattr(download_config, "workers", None) or usable_cores()
   if sum(map(len, splits.values())) <= 2 * size:
     workers = 1  # others would take longer to start
   shards = {

@@ -7,8 +7,10 @@ import pytest
 from colearn_jax.datasets import build
 
 from colearn_jax.data import dataset as data
+from colearn_jax.data import reader as readers
 from colearn_jax.data import stream
 from colearn_jax.parallel import sharding
+from colearn_jax.training.epoch import batched
 from colearn_jax.types import InputError, Modality
 
 PLACE = sharding.by_example(sharding.make_mesh({"replica": 1, "data": -1, "fsdp": 1}, 16))
@@ -32,10 +34,10 @@ def test_a_prepared_data_set_describes_itself(fields):
 
 def test_tables_and_streams_hold_the_same(fields):
   modalities = [fields.modality("S1"), fields.modality("S2_S2VI")]
-  reader = pickle.loads(pickle.dumps(data.make_reader(fields, modalities)))
-  index, inputs = data.read_index(fields), data.read_table(reader)["inputs"]
+  reader = pickle.loads(pickle.dumps(readers.make_reader(fields, modalities)))
+  index, inputs = readers.read_index(fields), readers.read_table(reader)["inputs"]
   rows = np.array([5, 3001, 4999, 17, 3])
-  (batch,) = stream.eval_batches(reader, data.labels(index), rows, batch_size=16, sharding=PLACE)
+  (batch,) = stream.eval_batches(reader, readers.labels(index), rows, size=16, sharding=PLACE)
   assert batch["inputs"]["S1"].sharding == PLACE
   np.testing.assert_array_equal(batch["present"]["S1"], [1.0] * 5 + [0.0] * 11)
   for m in ("S1", "S2_S2VI"):
@@ -45,15 +47,20 @@ def test_tables_and_streams_hold_the_same(fields):
   views = fields.views
   np.testing.assert_array_equal(
     inputs["S2_S2VI"][..., : views["S2"][-1]],
-    data.read_table(data.make_reader(fields, [fields.modality("S2")]))["inputs"]["S2"],
+    readers.read_table(readers.make_reader(fields, [fields.modality("S2")]))["inputs"]["S2"],
   )
 
 
-def test_training_batches_see_every_row_once_an_epoch_and_go_on_from_their_state(fields):
-  reader = data.make_reader(fields, [fields.modality("terrain")])
+def order(rows, size, seed=0):
+  words = np.asarray(jax.random.key_data(jax.random.key(seed)))
+  return stream.Order(words, batched(rows, size))
+
+
+def test_training_batches_see_every_row_once_an_epoch_and_resume_from_a_batch(fields):
+  reader = readers.make_reader(fields, [fields.modality("terrain")])
   rows, labels = np.arange(40), {"target": np.arange(len(fields), dtype=np.int32)}
   make = lambda seed=1, start=0: iter(
-    stream.train_batches(reader, labels, rows, batch_size=16, seed=seed, start=start, sharding=PLACE)
+    stream.train_batches(reader, labels, order(rows, 16, seed), start=start, sharding=PLACE)
   )
   take = lambda batch: np.asarray(batch["target"])[np.asarray(batch["present"]["terrain"]) > 0].tolist()
   iterator = make()
@@ -63,15 +70,15 @@ def test_training_batches_see_every_row_once_an_epoch_and_go_on_from_their_state
   assert batches != later[:3]
   resumed = make(start=3)
   assert [take(next(resumed)) for _ in range(4)] == later
-  assert [take(b) for b in (next(make(seed=2)),)] != batches[:1]
+  assert [take(next(make(seed=2)))] != batches[:1]
   for it in (iterator, resumed):
     it.close()
 
 
 def test_the_index_is_read_once(fields, monkeypatch):
-  index = data.read_index(fields)
-  monkeypatch.setattr(data, "_read_index", None)
-  again = data.read_index(fields)
+  index = readers.read_index(fields)
+  monkeypatch.setattr(readers, "_read_index", None)
+  again = readers.read_index(fields)
   np.testing.assert_array_equal(index.ids, again.ids, strict=True)
   np.testing.assert_array_equal(index.target, again.target, strict=True)
   for group, values in index.groups.items():
@@ -79,13 +86,13 @@ def test_the_index_is_read_once(fields, monkeypatch):
   labels = sorted(fields.path.glob("dataset_info.json"))
   os.utime(labels[0], ns=(0, 0))
   with pytest.raises(TypeError):  # the data set may have been rebuilt: it is read again
-    data.read_index(fields)
+    readers.read_index(fields)
 
 
 def test_prefetch_reaches_the_device_as_global_arrays(fields):
-  reader = data.make_reader(fields, [fields.modality("S1")])
-  labels = data.labels(data.read_index(fields))
-  iterator = iter(stream.train_batches(reader, labels, np.arange(64), batch_size=16, seed=0, sharding=PLACE))
+  reader = readers.make_reader(fields, [fields.modality("S1")])
+  labels = readers.labels(readers.read_index(fields))
+  iterator = iter(stream.train_batches(reader, labels, order(np.arange(64), 16), sharding=PLACE))
   batch = next(iterator)
   assert all(isinstance(leaf, jax.Array) and leaf.sharding == PLACE for leaf in jax.tree.leaves(batch))
   iterator.close()
@@ -98,16 +105,31 @@ def test_a_sensor_is_there_where_any_of_its_values_is():
   ]
   samples[0]["present"], samples[1]["present"] = {"c": False}, {"c": True}
   modalities = [Modality(n, tuple(n.split("_")), (3, len(n.split("_"))), ()) for n in ("a_b", "b", "c")]
-  table = data.read_table(data.Reader(samples, tuple(modalities)))
+  table = readers.read_table(readers.Reader(samples, tuple(modalities)))
   assert {m: p.tolist() for m, p in table["present"].items()} == {"a_b": [1, 0], "b": [0, 0], "c": [0, 1]}
 
 
 def test_what_has_no_label_is_told_apart_and_filled():
   none = np.empty(3)
-  classes = data.Index(none, np.array([2, -1, 0], np.int32), {})
-  columns = data.Index(none, np.array([[1.0, 2.0], [np.nan, np.nan], [3.0, 4.0]], np.float32), {})
+  classes = readers.Index(none, np.array([2, -1, 0], np.int32), {})
+  columns = readers.Index(none, np.array([[1.0, 2.0], [np.nan, np.nan], [3.0, 4.0]], np.float32), {})
   for index in (classes, columns):
-    got = data.labels(index)
+    got = readers.labels(index)
     np.testing.assert_array_equal(got["labelled"], [1.0, 0.0, 1.0])
     assert got["target"].dtype == index.target.dtype and not got["target"][1].any()
     np.testing.assert_array_equal(got["target"][[0, 2]], index.target[[0, 2]])
+
+
+def test_a_table_is_read_by_threads_in_the_order_of_its_rows(fields):
+  reader = readers.make_reader(fields, [fields.modality("weather")])
+  table = readers.read_table(reader)
+  for row in (0, 63, 64, 3000, 4999):
+    np.testing.assert_array_equal(table["inputs"]["weather"][row], reader(row)["inputs"]["weather"])
+
+
+def test_a_data_set_says_what_it_has_for_a_context(fields):
+  assert fields.context == ("terrain",)
+  with pytest.raises(InputError, match="'location' is not allowed; synthetic has .*: terrain"):
+    data.context_modality(fields, ("location",))
+  with pytest.raises(InputError, match="'S1' is not allowed"):
+    data.context_modality(fields, ("S1",))

@@ -3,7 +3,7 @@ import csv
 import numpy as np
 import pytest
 
-from colearn_jax.data.dataset import Index
+from colearn_jax.data.reader import Index
 from colearn_jax.data.splits import Run
 from colearn_jax.evaluation import evaluate, metrics
 from colearn_jax.types import Task

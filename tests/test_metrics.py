@@ -162,7 +162,7 @@ def test_what_cannot_be_scored_is_refused(task, prediction, target, message):
 @pytest.mark.parametrize("kind", KINDS)
 def test_headline_figures_exist(kind):
   task = Task(kind, ("a", "b"))
-  target = np.array([0, 1, 1]) if task.classes else np.array([[0, 1], [1, 1], [1, 0]])
+  target = np.array([0, 1, 1]) if task.one_class else np.array([[0, 1], [1, 1], [1, 0]])
   got = scores(task, np.array([[0.2, 0.8], [0.3, 0.7], [0.6, 0.4]]), target)
   assert all(np.isfinite(got[name]) for name in HEADLINE[kind])
 

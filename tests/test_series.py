@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from colearn_jax.data import dataset as data
 from colearn_jax.data import fixed_length as series
+from colearn_jax.data import reader as readers
 from colearn_jax.types import InputError, Modality
 
 SHAPES = {"S2": (None, 6, 6, 2), "S2mask": (None, 6, 6, 2), "S1": (None, 6, 6, 1), "aerial": (8, 8, 4)}
@@ -91,7 +91,7 @@ def test_hidden_pixels_are_missing_and_hidden_steps_left_out():
 
 def reader(given, modality, **settings):
   views = modality.split("_")
-  return data.Reader([given], (Modality(modality, tuple(views), (), ()),), plan(**settings))(0)
+  return readers.Reader([given], (Modality(modality, tuple(views), (), ()),), plan(**settings))(0)
 
 
 def test_joined_views_stay_aligned_and_masks_are_padded_with_zeros():

@@ -3,8 +3,9 @@ import pytest
 from colearn_jax.datasets import build
 
 from colearn_jax.data import dataset as data
+from colearn_jax.data import reader as readers
 from colearn_jax.data import statistics
-from colearn_jax.storage import array_cache as derived
+from colearn_jax.storage import array_cache
 from colearn_jax.types import InputError, Modality, Task
 
 BANDS = Modality("m", ("m",), (3, 2), ("a", "b"))
@@ -84,15 +85,15 @@ def test_one_pass_over_the_disk_is_enough(fields, monkeypatch):
   """From the disk as from a table; kept, and not taken for what other rows or a rebuilt data set have."""
   modalities = [fields.modality("S1"), fields.modality("S2_S2VI")]
   rows = np.random.default_rng(0).permutation(3000)[:700]
-  table = data.read_table(data.make_reader(fields, modalities))
+  table = readers.read_table(readers.make_reader(fields, modalities))
   expected = statistics.of_table(table, rows)
   got = statistics.of_dataset(fields, modalities, rows)
   for m in expected:
     for one, other in zip(got[m], expected[m], strict=True):
       np.testing.assert_allclose(one, other, rtol=1e-12)
   read = []
-  get = data.Source.__getitem__
-  monkeypatch.setattr(data.Source, "__getitem__", lambda self, row: read.append(row) or get(self, row))
+  get = readers.Source.__getitem__
+  monkeypatch.setattr(readers.Source, "__getitem__", lambda self, row: read.append(row) or get(self, row))
   again = statistics.of_dataset(fields, modalities[::-1], rows[::-1])
   assert not read
   for m in expected:
@@ -116,14 +117,14 @@ def test_absent_sensors_do_not_count():
 
 def test_where_nothing_can_be_written_nothing_is_kept(tmp_path):
   (tmp_path / "derived").write_text("in the way")
-  derived.write(tmp_path, {"what": "x"}, {"a": np.ones(3)})
-  assert derived.read(tmp_path, {"what": "x"}) is None
+  array_cache.write(tmp_path, {"what": "x"}, {"a": np.ones(3)})
+  assert array_cache.read(tmp_path, {"what": "x"}) is None
   (tmp_path / "derived").unlink()
-  derived.write(tmp_path, {"what": "x"}, {"a": np.ones(3)})
-  np.testing.assert_array_equal(derived.read(tmp_path, {"what": "x"})["a"], np.ones(3))
+  array_cache.write(tmp_path, {"what": "x"}, {"a": np.ones(3)})
+  np.testing.assert_array_equal(array_cache.read(tmp_path, {"what": "x"})["a"], np.ones(3))
   (file,) = (tmp_path / "derived").iterdir()
   file.write_bytes(file.read_bytes()[:100])
-  assert derived.read(tmp_path, {"what": "x"}) is None
+  assert array_cache.read(tmp_path, {"what": "x"}) is None
 
 
 def test_constants_of_the_task():

@@ -15,6 +15,7 @@ from colearn_jax.datasets.lfmc.dummy import write_dummy
 
 from colearn_jax import config, methods
 from colearn_jax.data import dataset as data
+from colearn_jax.data import reader as readers
 from colearn_jax.deploy.model import load_model
 from colearn_jax.evaluation.results import Results
 from colearn_jax.methods.individual import Individual
@@ -145,12 +146,13 @@ def test_running_again_changes_nothing_and_trains_nothing(finished, lfmc, tmp_pa
 
 def test_one_sensor_predicts_from_the_work_directory(finished, lfmc):
   """Its model holds nothing of the other, and gives what the evaluation gave."""
-  dataset = data.open_dataset(f"{lfmc['data.data_dir']}/lfmc/1.0.0")
-  inputs = data.read_table(data.make_reader(dataset, [dataset.modality("S2_S2Ind")]))["inputs"]["S2_S2Ind"]
+  dataset = data.open_dataset(f"{lfmc['data.data_dir']}/lfmc/2.0.0")
+  table = readers.read_table(readers.make_reader(dataset, [dataset.modality("S2_S2Ind")]))
+  inputs = table["inputs"]["S2_S2Ind"]
   model = load_model(finished, "S2_S2Ind", runs=["seed10_fold1"])
   assert model.bands == ("red", "green", "blue", "swir", "nir", "ndvi", "ndwi", "nirv")
   assert not any("S1" in name for name in model.weights["seed10_fold1"])
-  got = dict(zip(data.read_index(dataset).ids, model.predict(inputs, batch_size=50)))
+  got = dict(zip(readers.read_index(dataset).ids, model.predict(inputs, batch_size=50)))
   for row in read_rows(finished, "S2_S2Ind"):
     if row["fold"] == "1":
       value = next(float(v) for k, v in row.items() if k.startswith("prediction"))

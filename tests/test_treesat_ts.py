@@ -12,6 +12,7 @@ from colearn_jax.datasets.treesat_ts.dummy import STEPS, random_names, write_dum
 from colearn_jax import config
 from colearn_jax.data import dataset as data
 from colearn_jax.data import fixed_length as series
+from colearn_jax.data import reader as readers
 from colearn_jax.data import stream
 from colearn_jax.deploy.model import load_model
 from colearn_jax.parallel import sharding
@@ -90,9 +91,9 @@ def test_from_files_to_scores(folders, tmp_path, monkeypatch):
   # What was configured describes what the predictor reads; a user's series gets there with the same function.
   model = load_model(tmp_path, "S2_S2mask")
   assert model.modality.shape == (20, 6, 6, 12) and model.bands[-2:] == ("snow", "cloud")
-  dataset = data.open_dataset(f"{folders['data.data_dir']}/treesat_ts/1.0.0")
+  dataset = data.open_dataset(f"{folders['data.data_dir']}/treesat_ts/2.0.0")
   row = int(dataset.parts["test"][0])
-  sample = data.Source(dataset, {"views": {"S2": None, "S2mask": None}})[row]["views"]
+  sample = readers.Source(dataset, {"views": {"S2": None, "S2mask": None}})[row]["views"]
   own = [series.pad(sample["S2"], 20), series.pad(sample["S2mask"], 20, fill=0.0)]
   got = model.predict(np.concatenate(own, -1)[None], batch_size=4)[0]
   expected = results_of(tmp_path, "S2_S2mask", listed[0])
@@ -114,8 +115,8 @@ def results_of(workdir, modality, name):
 def test_processes_read_what_threads_read(folders, one_device):
   path = build.build("treesat_ts", folders["data.data_dir"], manual_dir=folders["data.manual_dir"])
   dataset = data.open_dataset(path, series.Settings("month", masked_above={"cloud": 50}))
-  reader = data.make_reader(dataset, [dataset.modality("S2_S2mask"), dataset.modality("S1asc_S1des")])
-  labels, rows = data.labels(data.read_index(dataset)), dataset.parts["train"]
+  reader = readers.make_reader(dataset, [dataset.modality("S2_S2mask"), dataset.modality("S1asc_S1des")])
+  labels, rows = readers.labels(readers.read_index(dataset)), dataset.parts["train"]
   place = sharding.by_example(one_device)
   words = np.array([1, 2], np.uint32)
   order = stream.Order(words, batched(rows, 8))

@@ -10,9 +10,11 @@ from typing import NamedTuple
 import grain
 import numpy as np
 
-from colearn_jax.data import dataset as data
-from colearn_jax.storage import array_cache as derived
-from colearn_jax.types import InputError, Modality, Task
+from colearn_jax.data import context
+from colearn_jax.data.dataset import Dataset
+from colearn_jax.data.reader import READ, Table, make_reader
+from colearn_jax.storage import array_cache
+from colearn_jax.types import CONTEXT, InputError, Modality, Task
 
 NORMALISATIONS = ("zscore", "max", "minmax", "fixed")
 
@@ -80,30 +82,30 @@ def merged(pieces: Iterable[Mapping[str, Moments]]) -> dict[str, Moments]:
   return functools.reduce(lambda a, b: {m: merge(a[m], b[m]) for m in b}, pieces)
 
 
-def of_table(table: data.Table, rows: np.ndarray) -> dict[str, Moments]:
-  """The moments of each modality in these rows of a table, see `data.read_table`."""
+def of_table(table: Table, rows: np.ndarray) -> dict[str, Moments]:
+  """The moments of each modality in these rows of a table, see `reader.read_table`."""
   size = _piece(x.shape[1:] for x in table["inputs"].values())
   take = lambda rows: {part: {m: x[rows] for m, x in named.items()} for part, named in table.items()}
   return merged(_moments(take(rows[at : at + size])) for at in range(0, len(rows), size))
 
 
-def of_dataset(dataset: data.Dataset, modalities: Sequence[Modality], rows: np.ndarray) -> dict[str, Moments]:
+def of_dataset(dataset: Dataset, modalities: Sequence[Modality], rows: np.ndarray) -> dict[str, Moments]:
   """The moments of each modality in these rows, read from the disk once and then kept beside the data set."""
   rows = np.sort(rows)
-  question = lambda m: {
+  query = lambda m: {
     "what": "statistics",
     "modality": dataclasses.asdict(m),
     "series": [dataclasses.asdict(dataset.ragged[view]) for view in m.views if view in dataset.ragged],
-    "rows": derived.digest(rows),
+    "rows": array_cache.digest(rows),
   }
-  found = {m.name: derived.read(dataset.path, question(m)) for m in modalities}
+  found = {m.name: array_cache.read(dataset.path, query(m)) for m in modalities}
   if unknown := [m for m in modalities if found[m.name] is None]:
     size = _piece(m.shape for m in unknown)
-    read = grain.MapDataset.source(rows).map(data.make_reader(dataset, unknown)).batch(size).map(_moments)
-    new = merged(read.to_iter_dataset(data.READ))
+    read = grain.MapDataset.source(rows).map(make_reader(dataset, unknown)).batch(size).map(_moments)
+    new = merged(read.to_iter_dataset(READ))
     for m in unknown:
       found[m.name] = new[m.name]._asdict()
-      derived.write(dataset.path, question(m), found[m.name])
+      array_cache.write(dataset.path, query(m), found[m.name])
   return {name: Moments(**values) for name, values in found.items()}
 
 
@@ -112,9 +114,9 @@ def _piece(shapes: Iterable[tuple[int, ...]]) -> int:
   return min(max(2**21 // max(int(np.prod(shape)) for shape in shapes), 1), 4096)
 
 
-def _moments(piece: data.Table) -> dict[str, Moments]:
-  present = piece["present"]
-  return {m: moments(x[present[m] > 0]) for m, x in piece["inputs"].items()}
+def _moments(piece: Table) -> dict[str, Moments]:
+  present = piece["present"]  # a context is not in it
+  return {m: moments(x[present[m] > 0] if m in present else x) for m, x in piece["inputs"].items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,6 +127,8 @@ class Normalisation:
     how: `zscore`, by mean and deviation; `max`, by the greatest value; `minmax`, the least becoming 0 and the
       greatest 1; or `fixed`.
     fixed: the constants of each modality, where they are fixed.
+
+  The columns of date and location in a context are never changed: their offset is 0 and their scale 1.
   """
 
   how: str = "zscore"
@@ -142,23 +146,26 @@ class Normalisation:
     """
     if self.how == "fixed":
       return dict(self.fixed[modality.name])
-    if not (found.count > 0).all():
-      band = modality.bands[int(np.argmax(found.count == 0))]
+    encoded = sum(context.encoded(modality.bands)) if modality.name == CONTEXT else 0
+    known = (found.count > 0) | (np.arange(len(found.count)) < encoded)
+    if not known.all():
+      band = modality.bands[int(np.argmin(known))]
       raise InputError(f"band {band} of modality {modality.name} has no value in the training part")
     if self.how == "zscore":
-      offset, scale = found.mean, np.sqrt(found.spread / found.count)
+      offset, scale = found.mean, np.sqrt(found.spread / np.maximum(found.count, 1))
     elif self.how == "max":
       offset, scale = np.zeros_like(found.mean), found.greatest
     else:
       offset, scale = found.least, found.greatest - found.least
     scale = np.where(scale != 0, scale, 1.0)
+    offset[:encoded], scale[:encoded] = 0.0, 1.0
     return {"offset": offset.astype(np.float32), "scale": scale.astype(np.float32)}
 
 
 def make_normalisation(
   how: str,
   fixed: Mapping[str, Mapping[str, object]],
-  dataset: data.Dataset,
+  dataset: Dataset,
   modalities: Sequence[Modality],
 ) -> Normalisation:
   """The normalisation of these modalities.
@@ -168,11 +175,23 @@ def make_normalisation(
     fixed: `{view: {"offset": of each band or of all, "scale": the same}}`, for `fixed`.
     dataset: whose views.
     modalities: which.
+
+  Raises:
+    InputError: a view has no fixed constants, also a static view of a context.
   """
   if how != "fixed":
     return Normalisation(how)
-  wide = lambda view, name: np.broadcast_to(np.float32(fixed[view][name]), len(dataset.bands[view]))
-  join = lambda m, name: np.concatenate([wide(view, name) for view in m.views])
+
+  def join(m: Modality, name: str) -> np.ndarray:
+    encoded = sum(context.encoded(m.bands)) if m.name == CONTEXT else 0
+    parts = [np.full(encoded, 0.0 if name == "offset" else 1.0, np.float32)]
+    for view in m.views:
+      if m.name != CONTEXT or view not in (context.DATE, context.LOCATION):
+        if view not in fixed:
+          raise InputError(f"data.fixed: it needs an offset and a scale of {view}, has: {', '.join(fixed)}")
+        parts.append(np.broadcast_to(np.float32(fixed[view][name]), len(dataset.bands[view])))
+    return np.concatenate(parts)
+
   return Normalisation(how, {m.name: {n: join(m, n) for n in ("offset", "scale")} for m in modalities})
 
 

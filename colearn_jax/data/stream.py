@@ -12,7 +12,7 @@ import numpy as np
 from absl import flags
 from jax.sharding import NamedSharding
 
-from colearn_jax.data.dataset import THREADS, Reader
+from colearn_jax.data.reader import THREADS, Reader
 from colearn_jax.nn import random
 
 PIECE = 2**22  # bytes of samples that one thread reads at a time

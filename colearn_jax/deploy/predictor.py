@@ -20,7 +20,7 @@ from colearn_jax.methods.configured import make_architecture, make_method
 from colearn_jax.methods.predict import predict
 from colearn_jax.storage import models
 from colearn_jax.storage.files import jsonable, read_json
-from colearn_jax.types import CONTEXT, InputError, Modality, Task
+from colearn_jax.types import CONTEXT, Description, InputError
 
 
 def load(workdir: str | Path, sensor: str, *, runs: Sequence[str] | None = None) -> Model:
@@ -39,16 +39,11 @@ def load(workdir: str | Path, sensor: str, *, runs: Sequence[str] | None = None)
     raise InputError(f"{workdir} holds no finished training: there is no results.json")
   results = Results.read(workdir / "results.json")
   config = config_lib.restore(read_json(workdir / "config.json"))
-  described = read_json(workdir / "dataset.json")
-  task = Task(described["task"]["kind"], tuple(described["task"]["outputs"]))
-  modalities = [
-    Modality(m["name"], *(tuple(m[k]) for k in ("views", "shape", "bands"))) for m in described["modalities"]
-  ]
-  sensors = {m.name: m for m in modalities if m.name != CONTEXT}
-  context = next((m.bands for m in modalities if m.name == CONTEXT), ())
+  described = Description.from_json(read_json(workdir / "dataset.json"))
+  task, sensors, context = described.task, described.sensors, described.context
   if sensor not in sensors:
     raise InputError(f"{workdir} has no modality {sensor!r}, have: {', '.join(sensors)}")
-  method, architecture = make_method(config), make_architecture(config, task, modalities)
+  method, architecture = make_method(config), make_architecture(config, task, described.modalities)
   if sensor not in (predictors := method.predictors(list(sensors))):
     have = ", ".join(predictors)
     raise InputError(f"{workdir} has no model of {sensor} alone: method {config.method} predicts with {have}")
@@ -61,13 +56,13 @@ def load(workdir: str | Path, sensor: str, *, runs: Sequence[str] | None = None)
   restored = {run: models.restore(path, part) for run, path in paths.items()}
   about = {
     "method": results.method,
-    "unit": described["task"].get("unit"),
+    "unit": task.unit or None,
     "metrics": results.scores.modalities.get(sensor, {}),
     "normalisation": {run: model["values"]["inputs"] for run, model in restored.items()},
     "dataset": {
       "name": results.dataset,
       "sha256": sha256((workdir / "dataset.json").read_bytes()),
-      "samples": described.get("samples"),
+      "samples": described.samples,
     },
     "configuration": config_lib.to_json(config),
   }

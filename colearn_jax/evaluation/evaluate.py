@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from colearn_jax.data.dataset import Index
+from colearn_jax.data.reader import Index
 from colearn_jax.data.splits import Run
 from colearn_jax.evaluation import metrics, results
 from colearn_jax.evaluation.results import Scores

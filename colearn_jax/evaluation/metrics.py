@@ -50,10 +50,10 @@ def scores(task: Task, prediction: np.ndarray, target: np.ndarray) -> dict:
   """
   prediction, target = np.asarray(prediction), np.asarray(target)
   n, columns = len(target), (len(task.outputs),)
-  if prediction.shape != (n, *columns) or target.shape != ((n,) if task.classes else (n, *columns)):
+  if prediction.shape != (n, *columns) or target.shape != ((n,) if task.one_class else (n, *columns)):
     raise InputError(
       f"{task.kind} with {columns[0]} outputs cannot score prediction {prediction.shape} "
-      f"against target {target.shape}, have: [N K] and {'[N]' if task.classes else '[N K]'}"
+      f"against target {target.shape}, have: [N K] and {'[N]' if task.one_class else '[N K]'}"
     )
   if n == 0:
     raise InputError("no samples to score: prediction and target are empty")

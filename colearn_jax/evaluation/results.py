@@ -199,7 +199,7 @@ def write_predictions(
   header = ["id", "seed", "fold"]
   columns = [[i.decode() if isinstance(i, bytes) else str(i) for i in ids]]
   columns += [np.broadcast_to(seeds, n).astype(str), np.broadcast_to(folds, n).astype(str)]
-  if task.classes:
+  if task.one_class:
     header += ["target", "prediction"]
     columns += [names[target], np.where(np.isnan(prediction).any(1), "", names[prediction.argmax(1)])]
   else:

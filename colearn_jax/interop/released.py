@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import re
 import sys
@@ -29,8 +28,8 @@ from colearn_jax.interop.state_dict import UNUSED_HEAD, fill, state_dict
 from colearn_jax.interop.yaml_settings import Released, config_text, make_config, read_yaml
 from colearn_jax.methods.configured import make_network
 from colearn_jax.storage import models
-from colearn_jax.storage.files import jsonable, read_json, replacing, write_json
-from colearn_jax.types import InputError, Modality, Task, resolve_views
+from colearn_jax.storage.files import read_json, replacing, write_json
+from colearn_jax.types import Description, InputError, Modality, Task, join_views, resolve_views
 from colearn_jax.weights import torch_file
 
 KINDS = {
@@ -82,20 +81,16 @@ def read_state_dict(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, 
   return own, beside, epoch, notes
 
 
-def _modalities(released: Released) -> tuple[list[Modality], dict | None]:
+def _modalities(released: Released) -> tuple[list[Modality], Task | None]:
   """The sensors, and the task as the data set has it, where it is one of ours."""
   name, out = str(released.values.get("data.name", "")), []
-  features = metadata = None
-  if name in build.names():
-    builder, form = build.find(name)
-    info = builder(data_dir="/dev/null/none", config=form).info  # a directory that cannot be: nothing is made
-    features, metadata = info.features["views"], info.metadata
+  known = build.describe(name) if name in build.names() else None
   for m in released.values["data.modalities"]:
     said = released.shapes[m]
-    if features is not None:
-      views = resolve_views(m, features)
-      shape = (*features[views[0]].shape[:-1], sum(features[view].shape[-1] for view in views))
-      bands = tuple(band for view in views for band in metadata["views"][view]["bands"])
+    if known is not None:
+      views = resolve_views(m, known.shapes)
+      shape = join_views(m, known.shapes, views)
+      bands = tuple(band for view in views for band in known.views[view]["bands"])
     elif "num_features" in said:
       views = (m,)
       shape = tuple(said[size] for size in encoders.SIZES if size in said)
@@ -108,12 +103,12 @@ def _modalities(released: Released) -> tuple[list[Modality], dict | None]:
     if any(said.get(size, n) != n for size, n in zip(encoders.SIZES, (shape[0], shape[-1]))):
       raise InputError(f"modality {m}: the settings say {said}, data set {name} has shape {shape}")
     out.append(Modality(m, views, shape, bands))
-  return out, metadata and metadata["task"]
+  return out, known and known.task
 
 
-def _task(released: Released, known: dict | None, outputs: Sequence[str] | None, count: int) -> Task:
+def _task(released: Released, known: Task | None, outputs: Sequence[str] | None, count: int) -> Task:
   if known:
-    kind, names = known["kind"], tuple(known["outputs"])
+    kind, names = known.kind, known.outputs
   else:
     name = str(released.values.get("loss name", "")).lower()
     if name not in KINDS:
@@ -124,7 +119,7 @@ def _task(released: Released, known: dict | None, outputs: Sequence[str] | None,
     raise InputError(
       f"the checkpoint has {count} outputs, not {len(names)}: {', '.join(names)}; name --outputs"
     )
-  return Task(kind, names)
+  return Task(kind, names, known.unit if known else "")
 
 
 def read_statistics(path: str | Path, modalities: Sequence[Modality]) -> dict[str, dict[str, np.ndarray]]:
@@ -229,11 +224,7 @@ def import_checkpoint(
   params, stats = nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
   values = {"inputs": inputs, "task": _task_constants(task, released, beside)}
 
-  described = {
-    "name": config.data.name,
-    "task": dataclasses.asdict(task),
-    "modalities": [dataclasses.asdict(m) for m in modalities],
-  }
+  described = Description(config.data.name, task, tuple(modalities))
   imported = _claim(workdir, config, described, run)
   record = {"seed": int(numbers[1]), "fold": int(numbers[2]), "epoch": epoch}
   record |= {"best_epoch": epoch, "best_objective": None, "seconds": 0.0}
@@ -250,7 +241,7 @@ def import_checkpoint(
   return released.notes + notes
 
 
-def _claim(workdir: Path, config: ConfigDict, described: dict, run: str) -> dict:
+def _claim(workdir: Path, config: ConfigDict, described: Description, run: str) -> dict:
   """Writes what all runs share, or checks that it is the same there; returns the runs that are there."""
   wanted = config_lib.to_json(config)
   if (workdir / "results.json").exists():
@@ -259,7 +250,7 @@ def _claim(workdir: Path, config: ConfigDict, described: dict, run: str) -> dict
       raise InputError(f"{workdir} holds a training; take another work directory")
     if different := config_lib.differences(read_json(workdir / "config.json"), wanted):
       raise InputError(f"{workdir} holds checkpoints of other settings ({'; '.join(different)})")
-    if read_json(workdir / "dataset.json") != jsonable(described):
+    if Description.from_json(read_json(workdir / "dataset.json")) != described:
       raise InputError(f"{workdir} holds checkpoints of other sensors or outputs; see its dataset.json")
     if run in summary.imported:
       raise InputError(f"{workdir} holds {run} already; name another --run, or take another work directory")
@@ -267,7 +258,7 @@ def _claim(workdir: Path, config: ConfigDict, described: dict, run: str) -> dict
   if (workdir / "config.json").exists():
     raise InputError(f"{workdir} holds a training; take another work directory")
   write_json(workdir / "config.json", wanted)
-  write_json(workdir / "dataset.json", described)
+  write_json(workdir / "dataset.json", described.to_json())
   return {}
 
 
@@ -289,26 +280,21 @@ def export(workdir: str | Path, out: str | Path, run: str) -> dict[str, np.ndarr
   if not (workdir / "results.json").is_file():
     raise InputError(f"{workdir} holds no finished training: there is no results.json")
   config = config_lib.restore(read_json(workdir / "config.json"))
-  described = read_json(workdir / "dataset.json")
+  described = Description.from_json(read_json(workdir / "dataset.json"))
   directory = workdir / "checkpoints" / run
   if not directory.is_dir():
     have = ", ".join(sorted(path.name for path in (workdir / "checkpoints").glob("*"))) or "none"
     raise InputError(f"{workdir} has no run {run!r}, have: {have}")
   if out.suffix != ".npz":
     raise InputError(f"{out} is not allowed; a file that ends in .npz")
-  task = Task(described["task"]["kind"], tuple(described["task"]["outputs"]))
-  modalities = [
-    Modality(m["name"], *(tuple(m[k]) for k in ("views", "shape", "bands"))) for m in described["modalities"]
-  ]
   model = models.restore(directory)
-  network = make_network(config, task, modalities)
+  network = make_network(config, described.task, described.modalities)
   tensors = state_dict(network.model(model["params"], model["stats"]))
-  if task.classes:
+  if described.task.one_class:
     tensors["criteria.weight"] = np.asarray(model["values"]["task"]["class_weights"])
-  part = out.with_name(f".{out.name}")
   try:
-    np.savez(part, **tensors)
-    part.replace(out)
+    with replacing(out, binary=True) as file:
+      np.savez(file, **tensors)
   except OSError as error:
     raise InputError(f"{out} cannot be written: {error.strerror}") from None
   bands = {m: {"mean": c["offset"], "std": c["scale"]} for m, c in model["values"]["inputs"].items()}

@@ -1,7 +1,7 @@
-"""What is computed once from a prepared data set and kept with it, in the folder `derived` of its directory.
+"""Arrays that are computed once from a prepared data set and cached in the folder `derived` of its directory.
 
-A file is named by a digest of the question that it answers and of the sizes and times of the data set's own
-files: it is never taken for the answer to another question, nor to the same one after a rebuild.
+A cached file is named by a digest of the query, which is all that the result depends on, and of the sizes and
+times of the data set's own files. After a rebuild the results of the old data set are not found.
 """
 
 from __future__ import annotations
@@ -10,52 +10,45 @@ import contextlib
 import hashlib
 import json
 import os
-import uuid
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
+from colearn_jax.storage.files import replacing
+
 FOLDER = "derived"
 
 
-def read(path: Path, question: Mapping[str, object]) -> dict[str, np.ndarray] | None:
-  """The arrays that were kept as the answer to a question, or None.
+def read(path: Path, query: Mapping[str, object]) -> dict[str, np.ndarray] | None:
+  """The cached result of a query, or None.
 
   Args:
     path: of the prepared directory.
-    question: all that the answer depends on but the data set itself, as plain JSON; `what` names it.
+    query: all that the result depends on but the data set itself, as plain JSON; `what` names it.
   """
   try:
-    with open(_file(path, question), "rb") as file, np.load(file, allow_pickle=False) as arrays:
+    with open(_file(path, query), "rb") as file, np.load(file, allow_pickle=False) as arrays:
       return dict(arrays)
-  except (OSError, ValueError, EOFError, zipfile.BadZipFile):  # not there, or damaged by somebody
+  except (OSError, ValueError, EOFError, zipfile.BadZipFile):  # not cached, or a damaged file
     return None
 
 
-def write(path: Path, question: Mapping[str, object], answer: Mapping[str, np.ndarray]) -> None:
-  """Keeps the answer to a question, whole or not at all; nothing happens where nothing can be written."""
-  with contextlib.suppress(OSError):
-    file = _file(path, question)
-    file.parent.mkdir(exist_ok=True)
-    half = file.with_name(f"{uuid.uuid4().hex}.half")  # several processes may have the same to say
-    try:
-      with open(half, "wb") as out:
-        np.savez(out, **answer)
-      half.replace(file)
-    finally:
-      half.unlink(missing_ok=True)
+def write(path: Path, query: Mapping[str, object], result: Mapping[str, np.ndarray]) -> None:
+  """Caches the result of a query; where nothing can be written, nothing is cached."""
+  with contextlib.suppress(OSError), replacing(_file(path, query), binary=True) as file:
+    np.savez(file, **result)
 
 
 def digest(array: np.ndarray) -> str:
-  """Stands for an array in a question."""
+  """A text that stands for an array in a query."""
   return hashlib.sha256(f"{array.dtype.str} {array.shape} ".encode() + array.tobytes()).hexdigest()
 
 
-def _file(path: Path, question: Mapping[str, object]) -> Path:
+def _file(path: Path, query: Mapping[str, object]) -> Path:
   with os.scandir(path) as entries:
     stats = sorted((entry.name, entry.stat()) for entry in entries if entry.is_file())
   files = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
-  key = json.dumps({"question": question, "files": files}, sort_keys=True)
-  return path / FOLDER / f"{question['what']}-{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz"
+  key = json.dumps({"query": query, "files": files}, sort_keys=True)
+  return path / FOLDER / f"{query['what']}-{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz"

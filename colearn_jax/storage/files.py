@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and JSON."""
+"""Files that are written whole or not at all, locks, and JSON."""
 
 from __future__ import annotations
 
@@ -6,27 +6,31 @@ import contextlib
 import json
 import math
 import os
+import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any
 
+import filelock
 import numpy as np
 
 from colearn_jax.types import InputError
 
 
 @contextlib.contextmanager
-def replacing(path: str | os.PathLike) -> Iterator[TextIO]:
-  """Opens a text file that replaces `path` when the block ends without an error.
+def replacing(path: str | os.PathLike, *, binary: bool = False) -> Iterator[IO]:
+  """Opens a file, UTF-8 text or binary, that replaces `path` when the block ends without an error.
 
   A reader, or a process that is killed, finds the old file or the new one, never a part. After an error the
-  old file stays and nothing else is left.
+  old file stays and nothing else is left. Several processes may write the same file at once.
   """
   path = Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  part = path.with_name(f".{path.name}.part")  # beside it: a rename is atomic within one file system only
+  # Beside it, as a rename is atomic within one file system only.
+  part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+  text = {} if binary else {"encoding": "utf-8", "newline": ""}
   try:
-    with open(part, "w", encoding="utf-8", newline="") as file:
+    with open(part, "wb" if binary else "w", **text) as file:
       yield file
       file.flush()
       os.fsync(file.fileno())
@@ -34,6 +38,31 @@ def replacing(path: str | os.PathLike) -> Iterator[TextIO]:
   except BaseException:
     part.unlink(missing_ok=True)
     raise
+
+
+@contextlib.contextmanager
+def lock(path: str | os.PathLike, busy: str | None = None) -> Iterator[None]:
+  """Holds a lock, which is released at the latest when the process ends.
+
+  Args:
+    path: of the lock file; its directory has to exist. The file may stay.
+    busy: the error if another process holds the lock; None waits for it.
+
+  Raises:
+    InputError: another process holds the lock, and `busy` says so.
+  """
+  held = filelock.FileLock(path, blocking=busy is None)
+  try:
+    held.acquire()
+  except filelock.Timeout:
+    raise InputError(str(busy)) from None
+  except (NotImplementedError, OSError):  # a file system without locks: the caller's renames have to do
+    yield
+    return
+  try:
+    yield
+  finally:
+    held.release()
 
 
 def jsonable(tree: Any) -> Any:

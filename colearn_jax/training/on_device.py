@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from colearn_jax.data import statistics
-from colearn_jax.data.dataset import Index, Table
+from colearn_jax.data.reader import Index, Table
 from colearn_jax.data.splits import Run
 from colearn_jax.parallel import sharding
 from colearn_jax.training.epoch import batched, predict_rows, train_stack
@@ -26,7 +26,7 @@ class OnDevice(SamplesOf):
   Args:
     recipe: of the runs.
     modalities: that samples have, a context among them.
-    table: of all samples on the host, see `data.dataset.read_table`.
+    table: of all samples on the host, see `data.reader.read_table`.
     index: of all samples.
     **options: see `SamplesOf`.
   """

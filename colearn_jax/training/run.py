@@ -8,14 +8,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import filelock
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from colearn_jax import config as config_lib
 from colearn_jax import schema
-from colearn_jax.data.dataset import describe, fingerprint, open_dataset, read_index
+from colearn_jax.data.dataset import open_dataset
+from colearn_jax.data.reader import describe, read_index
 from colearn_jax.data.splits import Run
 from colearn_jax.evaluation import evaluate, results
 from colearn_jax.evaluation.results import Results
@@ -27,7 +27,7 @@ from colearn_jax.training.log import Log, Progress
 from colearn_jax.training.on_device import OnDevice
 from colearn_jax.training.state import Tree, finished_model
 from colearn_jax.training.streaming import Streamed
-from colearn_jax.types import InputError
+from colearn_jax.types import Description, InputError
 
 
 def run(config: ConfigDict, workdir: str | Path) -> Results:
@@ -64,7 +64,7 @@ def train(config: ConfigDict, workdir: Path) -> Results:
   modalities = setup.make_modalities(config, dataset)
   index = read_index(dataset)
   runs = setup.make_runs(config, dataset, index)
-  _keep_description(workdir, describe(dataset, modalities), fingerprint(dataset, index))
+  _keep_description(workdir, describe(dataset, modalities, index))
 
   # Methods that have to be trained first, on the same runs.
   teachers = {name: schema.with_method(config, name) for name in make_method(config).requires}
@@ -275,34 +275,26 @@ def _use_compilation_cache(cache: str, workdir: Path) -> None:
     jax.config.update("jax_compilation_cache_dir", str(directory))
 
 
-@contextlib.contextmanager
-def _locked(workdir: Path):
-  """Holds the work directory's lock, which dies with the process; the first process does it for all."""
+def _locked(workdir: Path) -> contextlib.AbstractContextManager:
+  """Holds the work directory's lock; the first process does it for all."""
   if not processes.first():
-    yield
-    return
-  lock = filelock.FileLock(workdir / ".lock", blocking=False)
-  try:
-    lock.acquire()
-  except filelock.Timeout:
-    raise InputError(f"another run is at work in {workdir}") from None
-  try:
-    yield
-  finally:
-    lock.release()
+    return contextlib.nullcontext()
+  return files.lock(workdir / ".lock", busy=f"another run is at work in {workdir}")
 
 
-def _keep_description(workdir: Path, described: Mapping, samples: Mapping) -> None:
+def _keep_description(workdir: Path, described: Description) -> None:
   """Writes dataset.json, or checks that the samples are still those that the run was begun with."""
   path = workdir / "dataset.json"
-  if path.exists() and files.read_json(path).get("samples", samples) != samples:
-    raise InputError(
-      f"{workdir} was begun with other samples than data set {described['name']} has now: "
-      "put them back, or take another workdir"
-    )
+  if path.exists():
+    begun = Description.from_json(files.read_json(path))
+    if begun.samples not in (None, described.samples):
+      raise InputError(
+        f"{workdir} was begun with other samples than data set {described.name} has now: "
+        "put them back, or take another workdir"
+      )
   processes.wait("samples")
   if processes.first():
-    files.write_json(path, {**described, "samples": samples})
+    files.write_json(path, described.to_json())
 
 
 def _claim(config: ConfigDict, workdir: Path) -> None:

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from colearn_jax.data import statistics
-from colearn_jax.data.dataset import Index, labels
+from colearn_jax.data.reader import Index, labels
 from colearn_jax.data.splits import Run
 from colearn_jax.nn import random
 from colearn_jax.parallel import sharding

@@ -11,10 +11,10 @@ from pathlib import Path
 from flax import nnx
 from ml_collections import ConfigDict
 
-from colearn_jax.data import dataset as data
 from colearn_jax.data import splits
 from colearn_jax.data.augment import make_augment
-from colearn_jax.data.dataset import Dataset, Index
+from colearn_jax.data.dataset import Dataset, context_modality
+from colearn_jax.data.reader import Index, make_reader, read_table, table_bytes
 from colearn_jax.data.splits import Run
 from colearn_jax.data.statistics import make_normalisation
 from colearn_jax.datasets import build
@@ -43,7 +43,7 @@ def make_modalities(config: ConfigDict, dataset: Dataset) -> list[Modality]:
   sensors = [dataset.modality(name) for name in config.data.modalities]
   if not config.data.context:
     return sensors
-  return [*sensors, data.context_modality(dataset, config.data.context, config.data.fourier)]
+  return [*sensors, context_modality(dataset, config.data.context, config.data.fourier)]
 
 
 def make_runs(config: ConfigDict, dataset: Dataset, index: Index) -> list[Run]:
@@ -136,10 +136,10 @@ def make_samples(
 ) -> OnDevice | Streamed:
   """Keeps the samples on the device if they fit there, else streams them from the disk."""
   wanted = [term for term in recipe.method.terms if getattr(recipe.method, term) > 0]
-  reader = data.make_reader(dataset, modalities)
-  small = data.table_bytes(reader) <= config.data.device_bytes
+  reader = make_reader(dataset, modalities)
+  small = table_bytes(reader) <= config.data.device_bytes
   on_device = config.data.placement == "device" or (config.data.placement == "auto" and small)
-  table = data.read_table(reader) if on_device else None
+  table = read_table(reader) if on_device else None
   group_by = config.protocol.group_by
   groups = index.groups[group_by] if group_by else None
   own_arrays = type(recipe.method).arrays is not Method.arrays

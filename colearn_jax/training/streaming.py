@@ -13,7 +13,8 @@ import jax
 import numpy as np
 
 from colearn_jax.data import statistics, stream
-from colearn_jax.data.dataset import Dataset, Index, make_reader
+from colearn_jax.data.dataset import Dataset
+from colearn_jax.data.reader import Index, make_reader
 from colearn_jax.data.splits import Run
 from colearn_jax.nn import random
 from colearn_jax.parallel import sharding

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import hashlib
 import io
 import json
@@ -54,7 +55,7 @@ class Row:
   label: str
   coordinates: tuple[float, float]
   year: int
-  export_end_date: str
+  date: str
 
 
 def read_labels(path, task: str) -> tuple[list[Row], dict[str, int]]:
@@ -126,10 +127,18 @@ def _read_row(properties: object, task: str, where: str) -> Row | str:
     id=f"{int(index)}_{dataset}",
     dataset=dataset,
     label=label,
-    coordinates=(longitude, latitude),
+    coordinates=(latitude, longitude),
     year=int(date[:4]),
-    export_end_date=get("export_end_date", lambda v: v is None or isinstance(v, str), "a date or null") or "",
+    date=(get("export_end_date", lambda v: v is None or _day(v), "a date YYYY-MM-DD or null") or "")[:10],
   )
+
+
+def _day(text: object) -> bool:
+  """Whether a text begins with a day, whatever time follows."""
+  try:
+    return isinstance(text, str) and bool(datetime.datetime.strptime(text[:10], "%Y-%m-%d"))
+  except ValueError:
+    return False
 
 
 def choose_classes(labels: Sequence[str], path) -> tuple[str, ...]:
@@ -264,8 +273,11 @@ class Builder(tfds.core.GeneratorBasedBuilder):
   """Places all over the world, what grows there, and twelve months of satellite and weather data."""
 
   pkg_dir_path, code_path = here(__file__)
-  VERSION = tfds.core.Version("1.0.0")
-  RELEASE_NOTES = {"1.0.0": "Initial release."}
+  VERSION = tfds.core.Version("2.0.0")
+  RELEASE_NOTES = {
+    "1.0.0": "Initial release.",
+    "2.0.0": "Coordinates are latitude, then longitude; `export_end_date` is the feature `date`.",
+  }
   BUILDER_CONFIGS = [
     tfds.core.BuilderConfig(name="binary", description="Crop or not."),
     tfds.core.BuilderConfig(name="multi", description="Which of ten groups of crops, or none."),
@@ -291,9 +303,26 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     except OSError as error:
       raise InputError(f"cannot read {error.filename}: {error.strerror}") from error
 
+  @staticmethod
+  def describe(manual_dir=None, config: str = "multi") -> dict:
+    """What the data set holds, see `build.describe`. Classes of other files of this layout are not known."""
+    del manual_dir
+    binary = config == "binary"
+    return {
+      "task": {
+        "kind": "binary" if binary else "multiclass",
+        "outputs": ["non_crop", "crop"] if binary else list(CROPS),
+        "unit": "crop" if binary else "crop group",
+      },
+      "views": {name: {"shape": shape, "bands": list(bands)} for name, (shape, bands, _) in VIEWS.items()},
+      "groups": ["dataset"],
+      "date": True,
+      "coordinates": True,
+    }
+
   def _info(self) -> tfds.core.DatasetInfo:
-    binary = self.builder_config.name == "binary"
-    outputs = ("non_crop", "crop") if binary else CROPS
+    task = self.describe(config=self.builder_config.name)["task"]
+    binary, outputs = task["kind"] == "binary", task["outputs"]
     tensor = lambda shape: tfds.features.Tensor(shape=shape, dtype=np.float32)
     exact = tfds.features.Encoding.BYTES  # otherwise stored as float32
     return self.dataset_info_from_configs(
@@ -306,18 +335,14 @@ class Builder(tfds.core.GeneratorBasedBuilder):
           "groups": {"dataset": tfds.features.Text()},
           "coordinates": tfds.features.Tensor(shape=(2,), dtype=np.float64, encoding=exact),
           "year": tfds.features.Scalar(np.int32),
-          "export_end_date": tfds.features.Text(),
+          "date": tfds.features.Text(),  # the end of the last of the twelve steps
         }
       ),
       homepage="https://github.com/nasaharvest/cropharvest",
       license="CC BY-SA 4.0",
       disable_shuffling=True,  # the order of the labels, whatever the archive's
       metadata=tfds.core.MetadataDict(
-        task={
-          "kind": "binary" if binary else "multiclass",
-          "outputs": list(outputs),
-          "unit": "crop" if binary else "crop group",
-        },
+        task=task,
         views={name: {"bands": list(bands), "description": text} for name, (_, bands, text) in VIEWS.items()},
         sources={},
         left_out={},
@@ -358,7 +383,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         "groups": {"dataset": row.dataset},
         "coordinates": np.array(row.coordinates, np.float64),
         "year": row.year,
-        "export_end_date": row.export_end_date,
+        "date": row.date,
       }
       yield int(i), example
 

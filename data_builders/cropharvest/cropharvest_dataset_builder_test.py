@@ -12,7 +12,8 @@ from colearn_jax.datasets.build import build, find, names
 from colearn_jax.datasets.cropharvest import cropharvest_dataset_builder as cropharvest
 from colearn_jax.datasets.cropharvest.dummy import write_archive, write_dummy
 
-from colearn_jax.data.dataset import make_reader, open_dataset, read_index, read_table
+from colearn_jax.data.dataset import open_dataset
+from colearn_jax.data.reader import make_reader, read_index, read_table
 from colearn_jax.types import InputError
 
 h5py = pytest.importorskip("h5py")
@@ -83,9 +84,9 @@ def test_samples_hold_the_columns_of_their_files_in_the_order_of_the_labels(prep
     else:
       assert cropharvest.CROPS[sample["target"]] == row["classification_label"]
     assert sample["groups"]["dataset"].decode() == f"set-{i % 3}"
-    assert sample["coordinates"].tolist() == [row["lon"], row["lat"]]
+    assert sample["coordinates"].tolist() == [row["lat"], row["lon"]]
     assert sample["year"] == 2016 + i % 5
-    assert sample["export_end_date"].decode() == f"{2017 + i % 5}-02-01T00:00:00"
+    assert sample["date"].decode() == f"{2017 + i % 5}-02-01"
 
 
 def test_metadata_describes_task_views_sources_and_what_was_left_out(prepared, folder):
@@ -131,7 +132,7 @@ def test_archive_and_folder_give_the_same_samples(task, folder, archive, tmp_pat
     assert a["id"] == b["id"] and a["target"] == b["target"]
     for name, view in a["views"].items():
       np.testing.assert_array_equal(view, b["views"][name])
-  metadata = json.loads((tmp_path / f"two/cropharvest/{task}/1.0.0/metadata.json").read_text())
+  metadata = json.loads((tmp_path / f"two/cropharvest/{task}/2.0.0/metadata.json").read_text())
   digest = hashlib.sha256((archive / "features.tar.gz").read_bytes()).hexdigest()
   assert metadata["sources"]["features.tar.gz"] == digest
 
@@ -141,7 +142,7 @@ def test_what_is_left_out_is_told_in_one_line(folder, tmp_path):
   ran = subprocess.run(
     [*command, f"--manual_dir={folder}"], cwd=Path(__file__).parents[2], capture_output=True, text=True
   )
-  assert ran.stdout == f"{tmp_path}/cropharvest/multi/1.0.0\n"
+  assert ran.stdout == f"{tmp_path}/cropharvest/multi/2.0.0\n"
   left_out = "4 test, 2 unlabelled, 0 repeated, 1 without_array"
   assert ran.stderr == f"cropharvest/multi: 17 samples; left out: {left_out}\n"
 

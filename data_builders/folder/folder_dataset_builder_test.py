@@ -15,7 +15,8 @@ from colearn_jax.datasets.folder.dummy import SPLITS, write_dummy
 from colearn_jax.datasets.folder.table import read_table
 
 from colearn_jax import config as config_lib
-from colearn_jax.data.dataset import open_dataset, read_index
+from colearn_jax.data.dataset import open_dataset
+from colearn_jax.data.reader import read_index
 from colearn_jax.types import InputError
 
 

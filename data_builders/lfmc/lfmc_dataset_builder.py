@@ -52,7 +52,11 @@ LANDCOVER = {
   150: "sparse_vegetation",
   160: "flooded_broadleaved_forest",
 }
-LARGEST = float(np.finfo(np.float32).max)
+VIEWS = {  # shape, bands and description of each
+  **{name: ((len(STEPS), len(bands)), bands, text) for name, (bands, text) in SERIES.items()},
+  **{name: ((len(bands),), bands, text) for name, (bands, text) in STATIC.items()},
+  "landcover": ((len(LANDCOVER),), tuple(LANDCOVER.values()), "GlobCover 2009 class, one-hot"),
+}
 LARGEST = float(np.finfo(np.float32).max)
 TARGET, COVER = "percent(t)", "forest_cover(t)"
 
@@ -105,7 +109,7 @@ def read_samples(path) -> dict:
 
   Returns:
     A dict of N samples in the file's order: `id`, `date`, `site`, lists of str; `target` (N, 1) float32,
-    LFMC in %; `coordinates` (N, 2) float64, longitude and latitude in degrees; `views`, a dict of float32
+    LFMC in %; `coordinates` (N, 2) float64, latitude and longitude in degrees; `views`, a dict of float32
     arrays, (N, 4, C) for the names in `SERIES`, time ascending, (N, C) for those in `STATIC` and for
     `landcover`, which is one-hot.
 
@@ -140,8 +144,8 @@ def read_samples(path) -> dict:
       raise InputError(f"{path}, line {line}, column {names[j]!r}: {cell!r} is {what}")
 
   check(~np.isnan(table), NUMBERS, "not a finite number")
-  target, place, cover = table[:, :1], table[:, 1:3], table[:, 3:4]
-  check(abs(place) <= [180, 90], ["longitude", "latitude"], "out of range (degrees)")
+  target, place, cover = table[:, :1], table[:, [2, 1]], table[:, 3:4]
+  check(abs(place) <= [90, 180], ["latitude", "longitude"], "out of range (degrees)")
   codes = np.array(list(LANDCOVER))
   check(np.isin(cover, codes), [COVER], f"no known GlobCover class, have: {', '.join(map(str, codes))}")
 
@@ -168,8 +172,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
   """Live fuel moisture content with four months of radar and optical data before each measurement."""
 
   pkg_dir_path, code_path = here(__file__)
-  VERSION = tfds.core.Version("1.0.0")
-  RELEASE_NOTES = {"1.0.0": "Initial release."}
+  VERSION = tfds.core.Version("2.0.0")
+  RELEASE_NOTES = {"1.0.0": "Initial release.", "2.0.0": "Coordinates are latitude, then longitude."}
   MANUAL_DOWNLOAD_INSTRUCTIONS = f"Optional, the file is downloaded otherwise: {HOW_TO_GET_IT}."
 
   @staticmethod
@@ -184,22 +188,29 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     except OSError as error:
       raise InputError(f"cannot read {path}: {error}") from error
 
-  def _info(self) -> tfds.core.DatasetInfo:
-    views = {
-      **{name: ((len(STEPS), len(bands)), bands, text) for name, (bands, text) in SERIES.items()},
-      **{name: ((len(bands),), bands, text) for name, (bands, text) in STATIC.items()},
-      "landcover": ((len(LANDCOVER),), LANDCOVER.values(), "GlobCover 2009 class, one-hot"),
+  @staticmethod
+  def describe(manual_dir=None) -> dict:
+    """What the data set holds, see `build.describe`."""
+    del manual_dir  # the file has one layout
+    return {
+      "task": {"kind": "regression", "outputs": ["LFMC"], "unit": "%"},
+      "views": {name: {"shape": shape, "bands": list(bands)} for name, (shape, bands, _) in VIEWS.items()},
+      "groups": ["site"],
+      "date": True,
+      "coordinates": True,
     }
+
+  def _info(self) -> tfds.core.DatasetInfo:
     tensor = lambda shape: tfds.features.Tensor(shape=shape, dtype=np.float32)
     exact = tfds.features.Encoding.BYTES  # otherwise stored as float32
     return self.dataset_info_from_configs(
       features=tfds.features.FeaturesDict(
         {
           "id": tfds.features.Text(),
-          "views": {name: tensor(shape) for name, (shape, _, _) in views.items()},
+          "views": {name: tensor(shape) for name, (shape, _, _) in VIEWS.items()},
           "target": tensor((1,)),
           "groups": {"site": tfds.features.Text()},
-          "date": tfds.features.Text(),
+          "date": tfds.features.Text(),  # of the measurement
           "coordinates": tfds.features.Tensor(shape=(2,), dtype=np.float64, encoding=exact),
         }
       ),
@@ -207,8 +218,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
       license="CC BY-NC-ND 4.0",
       disable_shuffling=True,  # the file's order, so that a seed gives the folds that it gives elsewhere
       metadata=tfds.core.MetadataDict(
-        task={"kind": "regression", "outputs": ["LFMC"], "unit": "%"},
-        views={name: {"bands": list(bands), "description": text} for name, (_, bands, text) in views.items()},
+        task=self.describe()["task"],
+        views={name: {"bands": list(bands), "description": text} for name, (_, bands, text) in VIEWS.items()},
         sources={},
       ),
     )

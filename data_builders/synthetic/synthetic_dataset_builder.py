@@ -34,6 +34,18 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     """There are none: all is simulated, so a directory of source files is an InputError."""
     raise InputError(f"synthetic reads no files: leave manual_dir out, it was {manual_dir}")
 
+  @staticmethod
+  def describe(manual_dir=None) -> dict:
+    """What the data set holds, see `build.describe`; the fields are simulated and have no date or place."""
+    del manual_dir
+    return {
+      "task": {"kind": "multiclass", "outputs": list(CROPS), "unit": "crop"},
+      "views": {name: {"shape": shape, "bands": list(bands)} for name, (shape, bands, _) in VIEWS.items()},
+      "groups": ["region"],
+      "date": False,
+      "coordinates": False,
+    }
+
   def _info(self) -> tfds.core.DatasetInfo:
     tensor = lambda shape: tfds.features.Tensor(shape=shape, dtype=np.float32)
     return self.dataset_info_from_configs(
@@ -48,7 +60,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
       ),
       disable_shuffling=True,  # the crops are drawn at random, and a fixed order keeps folds reproducible
       metadata=tfds.core.MetadataDict(
-        task={"kind": "multiclass", "outputs": list(CROPS), "unit": "crop"},
+        task=self.describe()["task"],
         views={name: {"bands": list(bands), "description": text} for name, (_, bands, text) in VIEWS.items()},
         sources={},
         latent={

@@ -27,6 +27,11 @@ VIEWS = {
   ),
   "S2mask": (("snow", "cloud"), "probability of snow and cloud in the Sentinel-2 images, %"),
 }
+SHAPES = {
+  "aerial": arrays.AERIAL,
+  **{v: (None, arrays.PIXELS, arrays.PIXELS, bands) for v, (_, _, bands) in arrays.SERIES.items()},
+}
+MASKS = {"S2": "S2mask", "S2mask": "S2mask"}
 
 
 def make_features() -> tfds.features.FeaturesDict:
@@ -35,14 +40,10 @@ def make_features() -> tfds.features.FeaturesDict:
   plain = lambda shape, dtype: tfds.features.Tensor(
     shape=shape, dtype=dtype, encoding=tfds.features.Encoding.BYTES
   )
-  side = arrays.PIXELS
   return tfds.features.FeaturesDict(
     {
       "id": tfds.features.Text(),
-      "views": {
-        "aerial": plain(arrays.AERIAL, np.uint8),
-        **{v: plain((None, side, side, bands), np.float32) for v, (_, _, bands) in arrays.SERIES.items()},
-      },
+      "views": {v: plain(shape, np.float32 if None in shape else np.uint8) for v, shape in SHAPES.items()},
       "dates": {view: plain((None,), np.int32) for view in arrays.SERIES},
       "target": tfds.features.Tensor(shape=(len(files.GENERA),), dtype=np.float32),
       "groups": {"block": tfds.features.Text()},
@@ -68,9 +69,10 @@ class Reader:
     views, dates = arrays.read_series(self.series.read(sample.series), self.series.where(sample.series))
     target = np.zeros(len(files.GENERA), np.float32)
     target[list(sample.genera)] = 1
-    place = np.array([sample.longitude, sample.latitude])
+    place = np.array([sample.latitude, sample.longitude])
     # Blocks of about 10 km keep neighbours together where folds are made.
-    block = "_".join(f"{n:.0f}" for n in place // [0.15, 0.1]) if np.isfinite(place).all() else "unknown"
+    cell = place[::-1] // [0.15, 0.1]
+    block = "_".join(f"{n:.0f}" for n in cell) if np.isfinite(place).all() else "unknown"
     return {
       "id": sample.id,
       "views": {"aerial": arrays.read_aerial(self.images.read(image), self.images.where(image)), **views},
@@ -89,8 +91,8 @@ class Builder(FileReaderBuilder):
   """Forest tiles and their tree genera: an aerial image and a year of Sentinel-1 and Sentinel-2 of each."""
 
   pkg_dir_path, code_path = here(__file__)
-  VERSION = tfds.core.Version("1.0.0")
-  RELEASE_NOTES = {"1.0.0": "Initial release."}
+  VERSION = tfds.core.Version("2.0.0")
+  RELEASE_NOTES = {"1.0.0": "Initial release.", "2.0.0": "Coordinates are latitude, then longitude."}
   MANUAL_DOWNLOAD_INSTRUCTIONS = f"{files.HOW_TO_GET_IT}."
 
   @staticmethod
@@ -98,17 +100,32 @@ class Builder(FileReaderBuilder):
     """What the data set is made from, see `files.sources`; InputError if something is missing."""
     return files.sources(manual_dir)
 
+  @staticmethod
+  def describe(manual_dir=None) -> dict:
+    """What the data set holds, see `build.describe`; the series have dates, a tile as a whole has none."""
+    del manual_dir
+    mask = lambda view: {"mask": MASKS[view]} if view in MASKS else {}
+    return {
+      "task": {"kind": "multilabel", "outputs": list(files.GENERA), "unit": "genus"},
+      "views": {
+        name: {"shape": shape, "bands": list(VIEWS[name][0]), **mask(name)} for name, shape in SHAPES.items()
+      },
+      "groups": ["block"],
+      "date": False,
+      "coordinates": True,
+    }
+
   def _info(self) -> tfds.core.DatasetInfo:
     views = {name: {"bands": list(bands), "description": text} for name, (bands, text) in VIEWS.items()}
-    for view in ("S2", "S2mask"):
-      views[view]["mask"] = "S2mask"
+    for view, mask in MASKS.items():
+      views[view]["mask"] = mask
     return self.dataset_info_from_configs(
       features=make_features(),
       homepage="https://huggingface.co/datasets/IGNF/TreeSatAI-Time-Series",
       license="CC BY 4.0",
       disable_shuffling=True,  # the order of the published lists
       metadata=tfds.core.MetadataDict(
-        task={"kind": "multilabel", "outputs": list(files.GENERA), "unit": "genus"},
+        task=self.describe()["task"],
         views=views,
         sources={},
         longest={},

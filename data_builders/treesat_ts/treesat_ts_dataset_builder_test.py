@@ -14,8 +14,9 @@ from colearn_jax.datasets.treesat_ts import arrays, files
 from colearn_jax.datasets.treesat_ts import treesat_ts_dataset_builder as treesat
 from colearn_jax.datasets.treesat_ts.dummy import STEPS, published_names, random_names, write_dummy
 
-from colearn_jax.data.dataset import make_reader, open_dataset, read_index
+from colearn_jax.data.dataset import open_dataset
 from colearn_jax.data.fixed_length import Settings
+from colearn_jax.data.reader import make_reader, read_index
 from colearn_jax.types import InputError
 
 h5py, rasterio = pytest.importorskip("h5py"), pytest.importorskip("rasterio")
@@ -311,7 +312,7 @@ def test_a_stopped_build_goes_on_where_it_was(copy, prepared, tmp_path, monkeypa
   for _ in range(2):  # the second time nothing but the third shard is tried
     with pytest.raises(InputError, match=f"cannot read .*{broken.name} as HDF5"):
       build("treesat_ts", tmp_path / "data", manual_dir=copy, workers=1)
-  partial = tmp_path / "data/treesat_ts/partial-1.0.0"
+  partial = tmp_path / "data/treesat_ts/partial-2.0.0"
   whole = {f"train-0000000{at}.{kind}" for at in (0, 2) for kind in ("array_record", "json")}
   assert {left.name for left in partial.iterdir()} == whole
   assert written == [f"train-0000000{at}.array_record" for at in (0, 2, 4, 4)]
@@ -357,7 +358,7 @@ def test_a_split_of_which_nothing_can_be_read_is_an_error(copy, tmp_path):
     (copy / f"aerial/{name}.tif").unlink()
   with pytest.raises(InputError, match="no sample of the validation part is left: cannot read .*tif"):
     build("treesat_ts", tmp_path / "data", manual_dir=copy, workers=1, unreadable="skip")
-  assert not (tmp_path / "data/treesat_ts/1.0.0").exists()
+  assert not (tmp_path / "data/treesat_ts/2.0.0").exists()
 
 
 def listed(split, edit):

@@ -1,0 +1,134 @@
+"""The context of a sample as numbers: its date, its location and static layers. Needs numpy alone.
+
+The columns come in this order, those of names that are not asked for left out:
+
+- `date_sin`, `date_cos`: sine and cosine of 2 pi (d - 1) / D, for day d of a year of D days.
+- `place_x`, `place_y`, `place_z`: the unit vector (cos lat cos lon, cos lat sin lon, sin lat).
+- `place_lon_sin_s`, `place_lon_cos_s`, `place_lat_sin_s`, `place_lat_cos_s` for each Fourier scale
+  s = 1, 2, 4, ..., 2^(L-1): sine and cosine of s pi lon / 180 and of s pi lat / 90, in degrees.
+- The bands of each static view, as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from colearn_jax.types import InputError
+
+DATE, LOCATION = "date", "location"  # names of `data.context`; all others are static views
+DATE_COLUMNS = ("date_sin", "date_cos")
+UNIT_VECTOR = ("place_x", "place_y", "place_z")
+
+
+def ordered(names: Sequence[str]) -> tuple[str, ...]:
+  """The names of `data.context` in the order of their columns."""
+  return (*(n for n in (DATE, LOCATION) if n in names), *(n for n in names if n not in (DATE, LOCATION)))
+
+
+def place_columns(fourier: int = 0) -> tuple[str, ...]:
+  """The names of the columns that `encode_places` gives."""
+  waves = ("lon_sin", "lon_cos", "lat_sin", "lat_cos")
+  return (*UNIT_VECTOR, *(f"place_{wave}_{2**scale}" for scale in range(fourier) for wave in waves))
+
+
+def columns(names: Sequence[str], fourier: int, static: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+  """The names of all columns; `static` gives the bands of each static view."""
+  of = lambda n: DATE_COLUMNS if n == DATE else place_columns(fourier) if n == LOCATION else static[n]
+  return tuple(column for name in ordered(names) for column in of(name))
+
+
+def encoded(bands: Sequence[str]) -> tuple[int, int]:
+  """How many columns of a context are of the date, and how many of the location; static bands follow."""
+  date = len(DATE_COLUMNS) if tuple(bands[: len(DATE_COLUMNS)]) == DATE_COLUMNS else 0
+  rest = tuple(bands[date:])
+  if rest[: len(UNIT_VECTOR)] != UNIT_VECTOR:
+    return date, 0
+  fourier = 0
+  while rest[: len(wider := place_columns(fourier + 1))] == wider:
+    fourier += 1
+  return date, len(place_columns(fourier))
+
+
+def encode_dates(dates: Sequence[str] | np.ndarray) -> np.ndarray:
+  """Sine and cosine of the day of the year, `[N 2]` float32, NaN for an unknown date.
+
+  Args:
+    dates: `[N]` ISO days such as `2019-07-28`, empty if unknown, or `datetime64`.
+
+  Raises:
+    InputError: a text is not a date.
+  """
+  try:
+    days = np.asarray(dates).astype("datetime64[D]")
+  except ValueError as error:
+    raise InputError(f"a date is not a day as 2019-07-28: {error}") from None
+  first = days.astype("datetime64[Y]")
+  number = lambda span: np.where(np.isnat(span), np.nan, span.astype(np.float64))
+  passed = number(days - first.astype("datetime64[D]"))
+  length = number((first + 1).astype("datetime64[D]") - first.astype("datetime64[D]"))
+  angle = 2 * np.pi * passed / length
+  return np.stack([np.sin(angle), np.cos(angle)], -1).astype(np.float32)
+
+
+def encode_places(coordinates: np.ndarray, fourier: int = 0) -> np.ndarray:
+  """The location's columns, see `place_columns`, `[N 3 + 4 fourier]` float32, NaN for an unknown place.
+
+  Args:
+    coordinates: `[N 2]`, latitude and longitude in degrees (WGS84), NaN if unknown.
+    fourier: the number of scales L.
+
+  Raises:
+    InputError: a coordinate is out of range.
+  """
+  coordinates = np.asarray(coordinates, np.float64)
+  if coordinates.ndim != 2 or coordinates.shape[1] != 2:
+    raise InputError(f"coordinates have shape {coordinates.shape}, not (N, 2): latitude, longitude")
+  if (np.abs(coordinates) > [90, 180]).any():
+    raise InputError("coordinates have to be latitude (-90 to 90), then longitude (-180 to 180), in degrees")
+  coordinates = np.where(np.isnan(coordinates).any(1, keepdims=True), np.nan, coordinates)
+  latitude, longitude = np.radians(coordinates).T
+  out = [np.cos(latitude) * np.cos(longitude), np.cos(latitude) * np.sin(longitude), np.sin(latitude)]
+  for scale in 2.0 ** np.arange(fourier):
+    for angle in (scale * longitude, scale * 2 * latitude):
+      out += [np.sin(angle), np.cos(angle)]
+  return np.stack(out, -1).astype(np.float32)
+
+
+def encode(
+  bands: Sequence[str],
+  *,
+  dates: Sequence[str] | np.ndarray | None = None,
+  coordinates: np.ndarray | None = None,
+  static: np.ndarray | None = None,
+) -> np.ndarray:
+  """The context of N samples, for a model that needs these columns.
+
+  Args:
+    bands: the columns of the model, e.g. `Model.context`.
+    dates: see `encode_dates`.
+    coordinates: see `encode_places`.
+    static: `[N C]`, the static bands in their order, NaN where unknown.
+
+  Returns:
+    `[N K]` float32, NaN where unknown.
+
+  Raises:
+    InputError: something is missing, or has another shape.
+  """
+  date, place = encoded(bands)
+  names = bands[date + place :]
+  parts = []
+  for count, given, what, how in (
+    (date, dates, "dates", encode_dates),
+    (place, coordinates, "coordinates", lambda x: encode_places(x, (place - len(UNIT_VECTOR)) // 4)),
+    (len(names), static, f"static values: {', '.join(names)}", lambda x: np.asarray(x, np.float32)),
+  ):
+    if count and given is None:
+      raise InputError(f"this context needs {what}")
+    if count:
+      parts.append(how(given))
+      if parts[-1].ndim != 2 or parts[-1].shape[1] != count or len(parts[-1]) != len(parts[0]):
+        raise InputError(f"this context needs as many {what}, [N {count}], not {list(parts[-1].shape)}")
+  return np.concatenate(parts, axis=1)

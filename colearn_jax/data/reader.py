@@ -1,0 +1,231 @@
+"""The samples of a prepared data set: one by one, as a table, and the index of their labels and groups."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+
+import grain
+import numpy as np
+import tensorflow_datasets as tfds
+
+from colearn_jax.data import context
+from colearn_jax.data.dataset import Dataset
+from colearn_jax.data.fixed_length import Ragged
+from colearn_jax.parallel.cores import usable_cores
+from colearn_jax.storage import array_cache
+from colearn_jax.types import CONTEXT, Description, InputError, Modality
+
+THREADS = min(usable_cores(), 16)
+READ = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=2 * THREADS)
+ROWS = 64  # rows that one thread reads at a time
+
+Table = dict[str, dict[str, np.ndarray]]  # {"inputs": {m: [N *shape]}, "present": {sensor: [N]}}
+
+
+class Source:
+  """Random access to the samples of all splits; decodes only the features it was made for.
+
+  Args:
+    dataset: whose samples.
+    features: nested names, e.g. `{"id": None, "views": {"S1": None}}`.
+  """
+
+  def __init__(self, dataset: Dataset, features: Mapping[str, object]):
+    builder = tfds.builder_from_directory(dataset.path)
+    self._features = _select(builder.info.features, features)
+    raw = tfds.decode.DeserializeMethod.RAW_BYTES
+    self._splits = [builder.as_data_source(split=s, deserialize_method=raw) for s in dataset.sizes]
+    self._ends = np.cumsum(list(dataset.sizes.values()))
+
+  def __len__(self) -> int:
+    """The number of samples of all splits."""
+    return int(self._ends[-1])
+
+  def __getitem__(self, row: int) -> dict:
+    """The sample of a row."""
+    split = int(np.searchsorted(self._ends, row, side="right"))
+    record = self._splits[split][int(row) - (int(self._ends[split - 1]) if split else 0)]
+    return self._features.deserialize_example_np(record)
+
+
+def _select(features: tfds.features.FeaturesDict, wanted: Mapping[str, object]) -> tfds.features.FeaturesDict:
+  """The features that are wanted (what tfds.decode.PartialDecoding does, which needs TensorFlow)."""
+  pick = lambda name, inner: _select(features[name], inner) if inner else features[name]
+  return tfds.features.FeaturesDict({name: pick(name, inner) for name, inner in wanted.items()})
+
+
+@dataclasses.dataclass(frozen=True)
+class Index:
+  """What is known of every sample without its inputs; `[N]` or `[N K]` arrays."""
+
+  ids: np.ndarray
+  target: np.ndarray
+  groups: Mapping[str, np.ndarray]
+
+  @property
+  def labelled(self) -> np.ndarray:
+    """Which samples have a target, `[N]` bool."""
+    if self.target.ndim == 1:
+      return self.target >= 0
+    return np.isfinite(self.target).all(1)
+
+
+def labels(index: Index) -> dict[str, np.ndarray]:
+  """The targets and which of them are known, as batches have them: `target` is 0 where it is not."""
+  labelled = index.labelled
+  target = np.where(labelled.reshape(-1, *[1] * (index.target.ndim - 1)), index.target, 0)
+  return {"target": target.astype(index.target.dtype), "labelled": labelled.astype(np.float32)}
+
+
+def read_index(dataset: Dataset) -> Index:
+  """Ids, targets (float32 `[N K]`, or int32 `[N]` for classes) and groups of all samples.
+
+  They are stored with the inputs, so that the first reading of a large data set takes a while. The result is
+  cached with the data set.
+  """
+  query = {"what": "index"}
+  if (found := array_cache.read(dataset.path, query)) is None:
+    found = _read_index(dataset)
+    array_cache.write(dataset.path, query, found)
+  return Index(found["ids"], found["target"], {g: found[f"groups/{g}"] for g in dataset.groups})
+
+
+def _read_index(dataset: Dataset) -> dict[str, np.ndarray]:
+  source = Source(dataset, {"id": None, "target": None, "groups": None})
+  dtype = np.int32 if dataset.task.one_class else np.float32
+
+  def parts(rows):
+    samples = [source[row] for row in rows]
+    groups = {f"groups/{g}": [sample["groups"][g].decode() for sample in samples] for g in dataset.groups}
+    target = np.stack([np.asarray(sample["target"], dtype) for sample in samples])
+    return {"ids": [sample["id"].decode() for sample in samples], "target": target, **groups}
+
+  every = list(_pieces(len(source)).map(parts).to_iter_dataset(READ))
+  return {name: np.concatenate([piece[name] for piece in every]) for name in every[0]}
+
+
+def _pieces(size: int) -> grain.MapDataset:
+  """All rows in pieces for the threads."""
+  return grain.MapDataset.source(np.array_split(np.arange(size), -(-size // ROWS)))
+
+
+def fingerprint(dataset: Dataset, index: Index) -> dict:
+  """What tells a data set from one with other samples, as plain JSON."""
+  files = [file.stat().st_size for file in sorted(dataset.path.iterdir()) if file.is_file()]
+  digests = [array_cache.digest(np.asarray(array)) for array in (index.ids, index.target, files)]
+  return {"number": len(dataset), "digest": array_cache.digest(np.asarray(digests))}
+
+
+def describe(dataset: Dataset, modalities: Sequence[Modality], index: Index) -> Description:
+  """What a work directory keeps of a data set."""
+  return Description(dataset.name, dataset.task, tuple(modalities), fingerprint(dataset, index))
+
+
+@dataclasses.dataclass(frozen=True)
+class Reader:
+  """Picklable row → `{"inputs": {m: array}, "present": {sensor: float32 scalar}}`, views joined.
+
+  Inputs keep the small integers that they are stored as; all others are float32. A context is among the
+  inputs, float32 `[K]`, NaN where unknown, and is not in `present`.
+  """
+
+  source: Source
+  modalities: tuple[Modality, ...]
+  ragged: Mapping[str, Ragged] = dataclasses.field(default_factory=dict)
+
+  @functools.cached_property
+  def nbytes(self) -> int:
+    """The size of one sample's inputs in memory."""
+    return sum(x.nbytes for x in self(0)["inputs"].values())
+
+  def __call__(self, row: int) -> dict[str, dict[str, np.ndarray]]:
+    """The inputs of a row, and which sensors saw anything."""
+    sample = self.source[row]
+    flags = sample.get("present", {})
+    sensors = [m for m in self.modalities if m.name != CONTEXT]
+    inputs = {m.name: self._join(m, sample) for m in sensors}
+    seen = lambda x: x.dtype.kind != "f" or not np.isnan(x).all()
+    there = lambda m: seen(inputs[m.name]) and all(flags.get(view, True) for view in m.views)
+    present = {m.name: np.float32(there(m)) for m in sensors}
+    contexts = {m.name: _context(m, sample) for m in self.modalities if m.name == CONTEXT}
+    return {"inputs": inputs | contexts, "present": present}
+
+  def _join(self, modality: Modality, sample: dict) -> np.ndarray:
+    parts, days = [], []
+    for view in modality.views:
+      if view in self.ragged:
+        values, kept = self.ragged[view].fix(sample["views"], sample["dates"])
+        days.append((view, kept))
+      else:
+        values = sample["views"][view]
+      parts.append(values)
+    for view, others in days[1:]:
+      # Of a month there is a mean, of whichever days; steps have to be the same ones.
+      if self.ragged[view].how == "pad" and not np.array_equal(days[0][1], others):
+        raise InputError(
+          f"data.modalities: {modality.name} cannot join {days[0][0]} and {view}, whose dates differ in "
+          f"sample {sample['id'].decode()}; data.series=month joins means of months"
+        )
+    dtype = np.result_type(*parts)
+    dtype = dtype if dtype.kind in "iu" and dtype.itemsize <= 2 else np.float32
+    if len(parts) == 1:
+      return np.asarray(parts[0], dtype)
+    return np.concatenate(parts, axis=-1, dtype=dtype, casting="same_kind")
+
+
+def _context(modality: Modality, sample: dict) -> np.ndarray:
+  """The context of a sample, `[K]`."""
+  flags = sample.get("present", {})
+  views = [view for view in modality.views if view not in (context.DATE, context.LOCATION)]
+  known = lambda view: np.float32(1 if flags.get(view, True) else np.nan)
+  return context.encode(
+    modality.bands,
+    dates=[sample["date"].decode()] if "date" in sample else None,
+    coordinates=sample["coordinates"][None] if "coordinates" in sample else None,
+    static=np.concatenate([sample["views"][v] * known(v) for v in views])[None] if views else None,
+  )[0]
+
+
+def make_reader(dataset: Dataset, modalities: Sequence[Modality]) -> Reader:
+  """A reader that decodes the features of these modalities and nothing else."""
+  facts = {
+    feature: None
+    for m in modalities
+    for name, feature in ((context.DATE, "date"), (context.LOCATION, "coordinates"))
+    if m.name == CONTEXT and name in m.views
+  }
+  stored = lambda m, view: m.name != CONTEXT or view not in (context.DATE, context.LOCATION)
+  views = {view: None for m in modalities for view in m.views if stored(m, view)}
+  ragged = {view: dataset.ragged[view] for view in views if view in dataset.ragged}
+  wanted = {
+    "views": views | {fixed.mask: None for fixed in ragged.values() if fixed.mask},
+    "dates": dict.fromkeys(ragged),
+    "present": {view: None for view in views if view in dataset.flags},
+  }
+  wanted = {"id": None} | facts | {group: names for group, names in wanted.items() if names}
+  return Reader(Source(dataset, wanted), tuple(modalities), ragged)
+
+
+def table_bytes(reader: Reader) -> int:
+  """The size of all inputs in memory."""
+  return len(reader.source) * reader.nbytes
+
+
+def read_table(reader: Reader) -> Table:
+  """What the reader gives for all rows, read by threads straight into the table."""
+  size, first = len(reader.source), reader(0)
+  empty = lambda named: {m: np.empty((size, *np.shape(x)), x.dtype) for m, x in named.items()}
+  table = {part: empty(named) for part, named in first.items()}
+
+  def fill(rows):
+    for row in rows:
+      for part, named in reader(row).items():
+        for name, value in named.items():
+          table[part][name][row] = value
+    return len(rows)
+
+  if sum(_pieces(size).map(fill).to_iter_dataset(READ)) != size:
+    raise AssertionError("rows of the table were left out")
+  return table
