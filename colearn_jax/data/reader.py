@@ -19,7 +19,7 @@ from colearn_jax.types import CONTEXT, Description, InputError, Modality
 
 THREADS = min(usable_cores(), 16)
 READ = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=2 * THREADS)
-ROWS = 64  # rows that one thread reads at a time
+ROWS = 16  # rows that one thread reads at a time
 
 Table = dict[str, dict[str, np.ndarray]]  # {"inputs": {m: [N *shape]}, "present": {sensor: [N]}}
 
