@@ -171,7 +171,7 @@ def build(
     data_dir: where data sets are prepared: `data_dir/name/version`.
     manual_dir: directory with the source files; without it they are downloaded, where the data set can be.
     workers: processes that read samples, for a data set with many files; None for one on each core.
-    unreadable: what a sample with a file that cannot be read does there: `fail`, or `skip` to leave it out.
+    unreadable: what happens if a file of a sample cannot be read: `fail`, or `skip` to leave the sample out.
 
   Returns:
     The directory that `tfds.builder_from_directory` reads.

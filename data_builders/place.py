@@ -1,4 +1,4 @@
-"""Where the files beside a builder are; TFDS would guess it from the name of the module."""
+"""Where the files beside a builder are; TFDS would guess it from the module's name."""
 
 from __future__ import annotations
 
