@@ -10,17 +10,14 @@ import runpy
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
 from colearn_jax import schema
 from colearn_jax.data import fixed_length
 from colearn_jax.rules import Setting
-from colearn_jax.types import InputError, resolve_views
+from colearn_jax.types import InputError, join_views, resolve_views
 from colearn_jax.values import assign, check, refuse, unknown
-
-OF_CONTEXT = ("date", "location")  # names of data.context that are no views
 
 
 def load(spec: str, overrides: Mapping[str, object] | None = None) -> ConfigDict:
@@ -143,61 +140,33 @@ def _check_together(config: ConfigDict, known: Mapping[str, Setting]) -> None:
       refuse("model.encoders", modality, f"a configured modality: {', '.join(config.data.modalities)}")
 
 
-class Described(NamedTuple):
-  """What a data set says of itself before it is built.
-
-  Attributes:
-    shapes: of one sample, by view, with None where the length differs between samples.
-    views: the metadata of each view, see `fixed_length.plan`.
-    groups: names of groups that folds can keep together.
-  """
-
-  shapes: dict[str, tuple[int | None, ...]]
-  views: Mapping[str, Mapping]
-  groups: tuple[str, ...]
-
-
-def _describe(config: ConfigDict) -> Described:
-  """The data set of a configuration; InputError if there is none, or its source files are malformed."""
+def _check_data(config: ConfigDict, begun: bool) -> None:
+  """The part of `validate` that depends on the data set, which need not be built."""
   from colearn_jax.datasets import build
 
   name = config.data.name
   if name not in build.names():
     refuse("data.name", name, f"one of: {', '.join(build.names())}")
   try:
-    builder, form = build.find(name, config.data.manual_dir)
+    described = build.describe(name, config.data.manual_dir)
   except InputError as error:
     raise InputError(f"data.manual_dir: {error}") from None
-  # TFDS describes a data set by a builder; one in a directory that cannot exist finds and makes nothing.
-  info = builder(data_dir="/dev/null/none", config=form).info
-  shapes = {view: tuple(feature.shape) for view, feature in info.features["views"].items()}
-  return Described(shapes, info.metadata["views"], tuple(info.features["groups"]))
-
-
-def _check_data(config: ConfigDict, begun: bool) -> None:
-  """The part of `validate` that depends on the data set, which need not be built."""
-  described = _describe(config)
   group_by, groups = config.protocol.group_by, described.groups
   if group_by not in ("", *groups):
-    refuse("protocol.group_by", group_by, f"nothing, or a group of {config.data.name}: {', '.join(groups)}")
+    refuse("protocol.group_by", group_by, f"nothing, or a group of {name}: {', '.join(groups)}")
+  for given in config.data.context:
+    if given not in described.context:
+      refuse("data.context", given, f"what {name} has: {', '.join(described.context) or 'nothing'}")
   # The longest series is unknown before the build; any length stands for it.
   shapes, views = described.shapes, described.views
   fixed = fixed_length.plan(series_settings(config), shapes, views, dict.fromkeys(shapes, 100))
   known = shapes | {view: ragged.shape for view, ragged in fixed.items()}
-  static = [view for view, shape in known.items() if len(shape) == 1]
-  for name in config.data.context:
-    if name not in (*OF_CONTEXT, *static):
-      have = ", ".join(static) or "it has none"
-      refuse("data.context", name, f"{', '.join(OF_CONTEXT)}, or a static view: {have}")
   for modality in config.data.modalities:
     try:
       joined = resolve_views(modality, known)
     except InputError as error:
       raise InputError(f"data.modalities: {error}") from None
-    each = [known[view] for view in joined]
-    if len({shape[:-1] for shape in each}) > 1:
-      refuse("data.modalities", modality, f"views of one shape but for the last axis, not {each}")
-    shape = (*each[0][:-1], sum(shape[-1] for shape in each))
+    shape = join_views(modality, known, joined)
     if config.augment.quarter_turns and len(shape) > 2 and shape[-3] != shape[-2]:
       refuse("augment.quarter_turns", True, f"False, for {modality} is not square but {shape[-3:-1]}")
     if config.data.normalisation == "fixed":

@@ -337,7 +337,7 @@ def test_auto_reads_sensors_of_every_shape_and_is_the_default_of_folder():
     ("data.name", "mnist", "data.name: 'mnist' is not allowed; one of: "),
     ("data.modalities", "S1,S3", "data.modalities: modality 'S3' is not allowed; a view, or several"),
     ("data.modalities", "S1,DEM", "model.encoder, for modality DEM: encoder tempcnn reads series"),
-    ("data.context", "date,S1", "data.context: 'S1' is not allowed; date, location, or a static view: "),
+    ("data.context", "date,S1", "data.context: 'S1' is not allowed; what lfmc has: date, location, soil, "),
     ("data.normalisation", "fixed", "data.fixed: {} is not allowed; for data.normalisation=fixed"),
     ("protocol.group_by", "region", "'region' is not allowed; nothing, or a group of lfmc: site"),
     ("protocol.seeds", "(1,", "protocol.seeds: '(1,' is not allowed; one or more different integers"),
