@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
+import threading
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +17,7 @@ from colearn_jax.datasets.folder.decoding import Decoding
 
 from colearn_jax.types import InputError
 
+HDF5 = threading.Lock()
 SUFFIXES = (".npy", ".npz", ".zarr", ".nc", ".tif", ".tiff")
 
 
@@ -120,6 +123,17 @@ def _caught(path: Path, read):
     raise InputError(f"cannot read {path}: {line}") from error
 
 
+@contextlib.contextmanager
+def _open(path: Path, decoding: Decoding):
+  """A Zarr or NetCDF file of a sample; HDF5 lets one thread at a time in."""
+  with HDF5 if path.suffix.lower() == ".nc" else contextlib.nullcontext():
+    cube = cubes.open_cube(path, decoding)
+    try:
+      yield cube
+    finally:
+      cube.close()
+
+
 def _header(path: Path, decoding: Decoding) -> Header:
   suffix = path.suffix.lower()
   if suffix == ".npy":
@@ -128,8 +142,8 @@ def _header(path: Path, decoding: Decoding) -> Header:
   if suffix == ".npz":
     return _npz_header(path)
   if suffix in (".zarr", ".nc"):
-    cube = cubes.open_cube(path, decoding)
-    return Header(cube.shape, cube.dtype, cube.dates is not None, cube.bands)
+    with _open(path, decoding) as cube:
+      return Header(cube.shape, cube.dtype, cube.dates is not None, cube.bands)
   shape, dtype, bands, located = rasters.header(path, decoding)
   return Header(shape, dtype, bands=bands, located=located)
 
@@ -147,8 +161,8 @@ def _read(path: Path, decoding: Decoding):
         _check_number(path, np.size(arrays[DATES]), values)
         days = dates.to_days(arrays[DATES], str(path))
   elif suffix in (".zarr", ".nc"):
-    cube = cubes.open_cube(path, decoding)
-    values, days = cube.take(), cube.dates() if cube.dates else None
+    with _open(path, decoding) as cube:
+      values, days = cube.take(), cube.dates() if cube.dates else None
   else:
     values, bounds = rasters.read(path, decoding)
   return decoding.unpack(values), days, bounds

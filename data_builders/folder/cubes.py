@@ -36,6 +36,7 @@ class Cube:
     bands: their names, if the file has them.
     dates: the days of the steps, `[T]`, read when it is called; None where there are none.
     ids: of the rows of a stack, read when it is called; None where there are none.
+    close: releases the file.
   """
 
   shape: tuple[int, ...]
@@ -44,6 +45,7 @@ class Cube:
   bands: tuple[str, ...] | None = None
   dates: Callable | None = None
   ids: Callable | None = None
+  close: Callable = lambda: None
 
 
 def open_cube(path: Path, decoding: Decoding, *, stack: bool = False) -> Cube:
@@ -55,9 +57,7 @@ def open_cube(path: Path, decoding: Decoding, *, stack: bool = False) -> Cube:
     stack: whether the first axis is that of the samples.
   """
   if path.suffix.lower() == ".nc":
-    xarray = module("xarray", "zarr")
-    opened = xarray.open_dataset(path, mask_and_scale=False, decode_times=False)
-    return _labelled(path, opened, stack, decoding)
+    return _labelled(path, _open_netcdf(path), stack, decoding)
   zarr = module("zarr", "zarr")
   node = zarr.open(str(path), mode="r")
   if isinstance(node, zarr.Group):
@@ -69,6 +69,16 @@ def open_cube(path: Path, decoding: Decoding, *, stack: bool = False) -> Cube:
       raise InputError(f"{path} has to be an array, or hold {VALUES}; it has: {have}")
     return _plain(path, arrays[VALUES], arrays, decoding)
   return _plain(path, node, {}, decoding)
+
+
+def _open_netcdf(path: Path):
+  xarray = module("xarray", "zarr")
+  with open(path, "rb") as file:
+    classic = file.read(3) == b"CDF"
+  engine = "scipy" if classic else "h5netcdf"
+  if not classic:
+    module("h5netcdf", "zarr")
+  return xarray.open_dataset(path, engine=engine, mask_and_scale=False, decode_times=False, cache=False)
 
 
 def _dimensions(array) -> Sequence[str] | None:
@@ -189,6 +199,7 @@ def _labelled(path: Path, opened, stack: bool, decoding: Decoding) -> Cube:
     dtype=np.result_type(*(decoded[name].dtype for name in names)),
     take=take,
     bands=bands,
+    close=opened.close,
     dates=_steps(path, decoded, next((dim for dim in inner if role[dim] == "time"), None)),
     ids=None if ids is None else lambda: [str(v) for v in _texts(decoded[ids].to_numpy()).tolist()],
   )
