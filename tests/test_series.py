@@ -83,7 +83,9 @@ def test_hidden_pixels_are_missing_and_hidden_steps_left_out():
   expected[1, 0, 0] = np.nan
   np.testing.assert_array_equal(got[2:], expected)
   assert np.isnan(got[:2]).all()
-  month, _ = fixed("month", masked_above={"cloud": 50, "snow": 89})["S2"].apply(given["views"], given["dates"])
+  month, _ = fixed("month", masked_above={"cloud": 50, "snow": 89})["S2"].apply(
+    given["views"], given["dates"]
+  )
   np.testing.assert_array_equal(month[4, 0, 0], given["views"]["S2"][0, 0, 0])
   np.testing.assert_allclose(month[4, 1], given["views"]["S2"][[0, 2], 1].mean(0), rtol=1e-6)
   assert np.isnan(month[6]).all()

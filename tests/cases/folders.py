@@ -11,9 +11,9 @@ import pytest
 from colearn_jax.datasets.folder.folder import read_folder, survey_folder
 from colearn_jax.datasets.folder.folder_dataset_builder import Builder, Config
 
-from colearn_jax.data import dataset as data
 from colearn_jax.data import fixed_length
-from colearn_jax.types import InputError, Modality
+from colearn_jax.data import reader as readers
+from colearn_jax.types import InputError, Modality, resolve_views
 
 DAY = 17_546  # 2018-01-15
 AERIAL = (0.0003, 0, 9.0, 0, -0.0003, 51.4514)  # a tile over the one of write_tif, in degrees
@@ -71,8 +71,8 @@ def used(there, modality, **settings):
   longest = {name: max(len(e["views"][name]) for e in every) for name in shapes}
   asked = fixed_length.Settings(modalities=(modality,), **settings)
   fixed = fixed_length.fixed_lengths(asked, shapes, said, longest)
-  one = Modality(modality, data.resolve_views(modality, shapes), (), ())
-  read = data.Reader(every, (one,), fixed)
+  one = Modality(modality, resolve_views(modality, shapes), (), ())
+  read = readers.Reader(every, (one,), fixed)
   return [read(i)["inputs"][modality] for i in range(len(every))]
 
 
