@@ -158,6 +158,7 @@ def test_no_home_directory(tmp_path, monkeypatch):  # B23
   "shape, told",
   [
     ((3, 16, 16), "is it the first here"),
+    ((2, 10, 8, 8), "is it the first here"),  # PASTIS
     ((16, 16), "an image of one band has shape"),
     ((16, 16, 3), None),
     ((16, 17, 4), None),

@@ -135,4 +135,4 @@ def test_numbers_of_named_classes(tmp_path):  # B13
   there = describe(
     table(tmp_path / "d", ["10", "30", "20"]), task={"outputs": {"10": "a", "20": "b", "30": "a"}}
   )
-  assert task(there) == ("multiclass", ["a", "b"], [0, 0, 1])
+  assert task(there) == ("binary", ["a", "b"], [0, 0, 1])

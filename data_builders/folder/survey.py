@@ -199,7 +199,7 @@ def pattern(shape: tuple[int | None, ...]) -> str:
 def hint(view: View) -> str:
   """What may be meant by a shape whose last axis is not the bands' by the look of it; else nothing."""
   *before, bands = view.shape
-  if len(view.shape) in (3, 4) and bands == before[-1] and before[-2] < bands:
+  if len(view.shape) in (3, 4) and bands == before[-1] != before[-2]:
     return "; bands have to be the last axis: is it the first here?"
   if len(view.shape) == 2 and not view.dated and bands == before[0] and bands > 4:
     return f"; a series of {bands} steps with {bands} bands: an image of one band has shape (H, W, 1)"

@@ -45,7 +45,8 @@ def encode(
   if kind is not None and kind not in KINDS:
     raise InputError(f"unknown task kind {kind!r} for {path}, have: {', '.join(KINDS)}")
   names = [name.removeprefix("target_") for name in columns]
-  kind = kind or ("multiclass" if isinstance(given, dict) and len(set(given.values())) > 2 else None)
+  if isinstance(given, dict) and kind is None:  # only classes have codes
+    kind = "binary" if len(set(given.values())) == 2 else "multiclass"
   values = [cells_lib.read(cells, described.get("unlabelled"), kind, where) for cells in columns.values()]
   vectors = len(columns) == 1 and cells_lib.vectors(values[0], kind, path)
   if vectors:
