@@ -159,7 +159,7 @@ def _check_data(config: ConfigDict, begun: bool) -> None:
       refuse("data.context", given, f"what {name} has: {', '.join(described.context) or 'nothing'}")
   # The longest series is unknown before the build; any length stands for it.
   shapes, views = described.shapes, described.views
-  fixed = fixed_length.plan(series_settings(config), shapes, views, dict.fromkeys(shapes, 100))
+  fixed = fixed_length.fixed_lengths(series_settings(config), shapes, views, dict.fromkeys(shapes, 100))
   known = shapes | {view: ragged.shape for view, ragged in fixed.items()}
   for modality in config.data.modalities:
     try:
@@ -217,7 +217,9 @@ def _check_encoder(config: ConfigDict, modality: str, shape: tuple[int, ...], be
 def series_settings(config: ConfigDict) -> fixed_length.Settings:
   """How series of different lengths get one length, for `data.open_dataset`."""
   given = config.data
-  return fixed_length.Settings(given.series, given.lengths.to_dict(), given.masked_above.to_dict())
+  return fixed_length.Settings(
+    given.series, given.lengths.to_dict(), given.masked_above.to_dict(), tuple(given.modalities)
+  )
 
 
 def to_json(config: ConfigDict) -> dict:

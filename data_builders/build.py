@@ -55,8 +55,8 @@ class Described:
   Attributes:
     task: what is predicted; of some data sets the outputs are known for good after the build only.
     shapes: of one sample, by view, with None where the length differs between samples.
-    views: for each view its `bands`, the view that is its `mask`, and `dated`, false if its days are only the
-      numbers of its steps.
+    views: for each view its `bands`, the view that is its `mask`, and, if days are stored beside its values,
+      `dated`, false if these are only the numbers of its steps.
     groups: names of groups that folds can keep together.
     dated: whether samples have a date.
     located: whether samples have coordinates.
@@ -93,40 +93,15 @@ def describe(name: str, manual_dir: str | Path | None = None) -> Described:
   if not _file(folder).is_file() or name not in _configured(folder):
     raise InputError(f"unknown data set {name!r}, have: {', '.join(names())}")
   builder = _builder(folder)
-  if hasattr(builder, "describe"):
-    said = builder.describe(manual_dir, config) if config else builder.describe(manual_dir)
-  else:
-    said = _described_by_plan(builder.configure(manual_dir))
+  said = builder.describe(manual_dir, config) if config else builder.describe(manual_dir)
   shapes = {view: tuple(facts["shape"]) for view, facts in said["views"].items()}
   views = {
-    view: {key: facts[key] for key in ("bands", "mask", "dated") if facts.get(key) is not None}
+    view: {key: facts[key] for key in ("bands", "mask") if facts.get(key) is not None}
+    | ({"dated": not facts.get("numbered", False)} if facts.get("dated") else {})
     for view, facts in said["views"].items()
   }
   task, groups = Task.from_json(said["task"]), tuple(said["groups"])
   return Described(task, shapes, views, groups, bool(said["date"]), bool(said["coordinates"]))
-
-
-def _described_by_plan(form: tfds.core.BuilderConfig) -> dict:
-  """A user's own directory in the words of a builder's `describe`."""
-  from colearn_jax.datasets.folder.plan import survey
-
-  plan = form.plan
-  described = plan.described["views"]
-  return {
-    "task": plan.table.task,
-    "views": {
-      view.name: {
-        "shape": view.shape,
-        "bands": list(view.bands),
-        "mask": described.get(view.name, {}).get("mask"),
-        "dated": False if view.numbered else None,
-      }
-      for view in survey(plan)[0]
-    },
-    "groups": plan.table.groups,
-    "date": False,
-    "coordinates": False,
-  }
 
 
 def _holds_own_data(builder: type[tfds.core.DatasetBuilder]) -> bool:

@@ -76,3 +76,43 @@ def test_a_missing_file_is_told_before_anything_is_built(own, tmp_path):
   ):
     train.run(settings, tmp_path / "run")
   assert not (tmp_path / "data").exists() and not (tmp_path / "run/config.json").exists()
+
+
+TASKS = {
+  "binary": ("target", ["a", "b"], "binary"),
+  "multiclass": ("target", ["oak", "pine", "beech"], "multiclass"),
+  "labels": ("target", ["oak;pine", "pine", "beech;oak", "oak"], "multilabel"),
+  "two amounts": ("target_a,target_b", ["0.5,3", "1.5,2", "2.25,1"], "regression"),
+}
+
+
+@pytest.mark.parametrize("header, targets, kind", TASKS.values(), ids=TASKS)
+def test_each_kind_of_task_is_built_trained_predicted_and_scored(
+  tmp_path, monkeypatch, header, targets, kind
+):
+  one = sharding.make_mesh(dict.fromkeys(sharding.AXES, 1), 1, jax.devices()[:1])
+  monkeypatch.setattr(sharding, "make_mesh", lambda *_: one)
+  (tmp_path / "own").mkdir()
+  rows = [f"s{i},{targets[i % len(targets)]}" for i in range(24)]
+  (tmp_path / "own/samples.csv").write_text("\n".join([f"id,{header}", *rows]))
+  rng = np.random.default_rng(0)
+  for view in ("A", "B"):
+    np.save(tmp_path / f"own/{view}.npy", rng.normal(size=(24, 3)).astype(np.float32))
+  settings = {
+    "data.manual_dir": tmp_path / "own",
+    "data.data_dir": tmp_path / "data",
+    "data.modalities": "A,B",
+    "model.encoders": {view: {"model_type": "mlp", "layer_sizes": (4,)} for view in ("A", "B")},
+    "model.emb_dim": 4,
+    "protocol.folds": 2,
+    "train.batch_size": 8,
+    "train.max_epochs": 1,
+  }
+  train.run(config.load("configs/folder.py", settings), tmp_path / "run")
+  assert Results.read(tmp_path / "run/results.json").task == kind
+  outputs = 3 if kind in ("multiclass", "multilabel") else 2
+  for view in ("A", "B"):
+    rows = list(csv.DictReader((tmp_path / f"run/predictions/{view}.csv").read_text().splitlines()))
+    assert {row["id"] for row in rows} == {f"s{i}" for i in range(24)}
+    got = load_model(tmp_path / "run", view).predict(np.load(tmp_path / f"own/{view}.npy"))
+    assert got.shape == (24, outputs) and np.isfinite(got).all()

@@ -15,9 +15,9 @@ DESCRIBED = {
 LONGEST = {"S2": 9, "S2mask": 9, "S1": 5}
 
 
-def plan(how="pad", lengths=(), masked_above=()):
-  settings = series.Settings(how, dict(lengths), dict(masked_above))
-  return series.plan(settings, SHAPES, DESCRIBED, LONGEST)
+def fixed(method="pad", lengths=(), masked_above=()):
+  settings = series.Settings(method, dict(lengths), dict(masked_above))
+  return series.fixed_lengths(settings, SHAPES, DESCRIBED, LONGEST)
 
 
 def days(*dates):
@@ -47,21 +47,21 @@ def test_months_are_means_of_what_was_seen_in_whatever_year():
 
 
 def test_every_view_gets_a_length():
-  assert {view: r.shape for view, r in plan().items()} == {
+  assert {view: r.shape for view, r in fixed().items()} == {
     "S2": (9, 6, 6, 2),
     "S2mask": (9, 6, 6, 2),
     "S1": (5, 6, 6, 1),
   }
-  assert plan(lengths={"S2": 4})["S2mask"].shape[0] == 4  # a mask is as long as what it masks
-  assert {r.shape[0] for r in plan("month", lengths={"S2": 4}).values()} == {12}
+  assert fixed(lengths={"S2": 4})["S2mask"].shape[0] == 4  # a mask is as long as what it masks
+  assert {r.shape[0] for r in fixed("month", lengths={"S2": 4}).values()} == {12}
   with pytest.raises(InputError, match=r"data.lengths: 'aerial' is not allowed; .*: S2, S2mask, S1"):
-    plan(lengths={"aerial": 4})
+    fixed(lengths={"aerial": 4})
   undated = DESCRIBED | {"S1": {"bands": ["VV"], "dated": False}}
-  series.plan(series.Settings("pad"), SHAPES, undated, LONGEST)
+  series.fixed_lengths(series.Settings("pad"), SHAPES, undated, LONGEST)
   with pytest.raises(InputError, match=r"data.series: 'month' is not allowed; pad, for view S1 has no dates"):
-    series.plan(series.Settings("month"), SHAPES, undated, LONGEST)
+    series.fixed_lengths(series.Settings("month"), SHAPES, undated, LONGEST)
   with pytest.raises(InputError, match=r"data.masked_above: 'fog' is not allowed; .*: snow, cloud"):
-    plan(masked_above={"fog": 4})
+    fixed(masked_above={"fog": 4})
 
 
 def sample(steps=4):
@@ -77,13 +77,15 @@ def sample(steps=4):
 
 def test_hidden_pixels_are_missing_and_hidden_steps_left_out():
   given = sample()
-  got, kept = plan(lengths={"S2": 5}, masked_above={"cloud": 50})["S2"].fix(given["views"], given["dates"])
+  got, kept = fixed(lengths={"S2": 5}, masked_above={"cloud": 50})["S2"].apply(given["views"], given["dates"])
   np.testing.assert_array_equal(kept, given["dates"]["S2"][[0, 2, 3]])
   expected = given["views"]["S2"][[0, 2, 3]]
   expected[1, 0, 0] = np.nan
   np.testing.assert_array_equal(got[2:], expected)
   assert np.isnan(got[:2]).all()
-  month, _ = plan("month", masked_above={"cloud": 50, "snow": 89})["S2"].fix(given["views"], given["dates"])
+  month, _ = fixed("month", masked_above={"cloud": 50, "snow": 89})["S2"].apply(
+    given["views"], given["dates"]
+  )
   np.testing.assert_array_equal(month[4, 0, 0], given["views"]["S2"][0, 0, 0])
   np.testing.assert_allclose(month[4, 1], given["views"]["S2"][[0, 2], 1].mean(0), rtol=1e-6)
   assert np.isnan(month[6]).all()
@@ -91,7 +93,7 @@ def test_hidden_pixels_are_missing_and_hidden_steps_left_out():
 
 def reader(given, modality, **settings):
   views = modality.split("_")
-  return readers.Reader([given], (Modality(modality, tuple(views), (), ()),), plan(**settings))(0)
+  return readers.Reader([given], (Modality(modality, tuple(views), (), ()),), fixed(**settings))(0)
 
 
 def test_joined_views_stay_aligned_and_masks_are_padded_with_zeros():
@@ -114,4 +116,4 @@ def test_series_of_other_dates_join_by_month_alone():
   told = "S2_S1 cannot join S2 and S1, whose dates differ in sample a; data.series=month"
   with pytest.raises(InputError, match=told):
     reader(given, "S2_S1", lengths={"S2": 5, "S1": 5})
-  assert reader(given, "S2_S1", how="month")["inputs"]["S2_S1"].shape == (12, 6, 6, 3)
+  assert reader(given, "S2_S1", method="month")["inputs"]["S2_S1"].shape == (12, 6, 6, 3)

@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from colearn_jax.data import context
-from colearn_jax.data.fixed_length import Ragged, Settings, plan
+from colearn_jax.data.fixed_length import FixedLength, Settings, fixed_lengths
 from colearn_jax.types import CONTEXT, InputError, Modality, Task, join_views, resolve_views
 
 SPLITS = ("train", "validation", "test")
@@ -32,7 +32,7 @@ class Dataset:
     name: e.g. `lfmc`.
     task: what it is labelled for.
     views: the shape of one sample of each view, as it is read.
-    ragged: how views whose samples differ in length get that shape.
+    ragged: how those views get it that have days, a mask or another length than they are stored with.
     bands: the band names of each view.
     groups: the features by which samples can be kept together.
     flags: the views with a feature that says whether a sample has them.
@@ -45,7 +45,7 @@ class Dataset:
   name: str
   task: Task
   views: Mapping[str, tuple[int, ...]]
-  ragged: Mapping[str, Ragged]
+  ragged: Mapping[str, FixedLength]
   bands: Mapping[str, tuple[str, ...]]
   groups: tuple[str, ...]
   flags: tuple[str, ...]
@@ -114,7 +114,7 @@ def open_dataset(path: str | Path, series: Settings = Settings()) -> Dataset:  #
   metadata, features = info.metadata, info.features
   # In the builder's order: features are read back in any order.
   shapes = {name: tuple(features["views"][name].shape) for name in metadata["views"]}
-  ragged = plan(series, shapes, metadata["views"], metadata.get("longest", {}))
+  ragged = fixed_lengths(series, shapes, metadata["views"], metadata.get("longest", {}))
   return Dataset(
     path=Path(path),
     name=info.name,

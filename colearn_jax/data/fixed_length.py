@@ -1,37 +1,39 @@
-"""Series of different lengths to arrays of one shape: the last L steps, or a mean for each calendar month.
+"""Series as arrays of one shape: the last L steps, or the mean of each calendar month; masks hide pixels.
 
-A data set may store a view with a length of its own for every sample, shape `(None, ...)`, and the days of
-its steps beside it, `dates/<view>`. A view may name another one as its mask, whose bands say in percent how
-sure it is that something (`snow`, `cloud`) hides the ground.
+A data set stores days beside the values of a view, `dates/<view>`, where its metadata has `dated`: true if
+these are days, false if they are only the numbers of the steps. A view of shape `(None, ...)`, whose samples
+have different lengths, always has them. A view may have a mask: another view with as many steps and pixels,
+whose bands say in percent how sure it is that something (`snow`, `cloud`) hides the ground.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from colearn_jax.types import InputError
+from colearn_jax.types import InputError, resolve_views
 
-HOW = ("pad", "month")
+METHODS = ("pad", "month")
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """How the series of a data set come to one length.
+  """How the series of a data set get one length.
 
   Attributes:
-    how: `pad` takes the last steps of a series and pads shorter ones in front; `month` takes the mean of all
-      steps in January, February and so on, of whatever year.
-    lengths: of padded series by view, its mask's being the same;
-      else the longest of the data set.
+    method: `pad` takes the last steps of a series and pads shorter ones in front; `month` takes the mean of
+      all steps in January, February and so on, of whatever year.
+    lengths: of padded series by view, that of its mask being the same; else the longest of the data set.
     masked_above: by band of a mask the greatest value with which a pixel counts as seen.
+    modalities: that are used; what is asked has to be possible for their views. None: all views.
   """
 
-  how: str = "pad"
+  method: str = "pad"
   lengths: Mapping[str, int] = dataclasses.field(default_factory=dict)
   masked_above: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  modalities: tuple[str, ...] | None = None
 
 
 def pad(series: np.ndarray, length: int, fill: float = np.nan) -> np.ndarray:
@@ -63,94 +65,145 @@ def monthly(series: np.ndarray, days: np.ndarray) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True)
-class Ragged:
-  """How one view gets its fixed shape.
+class FixedLength:
+  """How one view gets the shape with which it is used.
 
   Attributes:
     view: its name.
-    shape: what it gets, `(L, ...)`.
-    how: as in `Settings`.
+    shape: with which it is used, `(L, ...)`.
+    method: as in `Settings`.
     fill: what stands in front of a shorter series.
     mask: the view whose bands are looked at, or nothing.
     limits: those bands' positions, and the greatest value with which a pixel counts as seen.
+    dated: whether days are stored beside its values.
+    changes: whether its values change; else only its days matter, in joins.
   """
 
   view: str
   shape: tuple[int, ...]
-  how: str
+  method: str
   fill: float
   mask: str | None
   limits: tuple[tuple[int, float], ...]
+  dated: bool = True
+  changes: bool = True
 
-  def fix(self, views: Mapping[str, np.ndarray], dates: Mapping[str, np.ndarray]):
+  def apply(self, views: Mapping[str, np.ndarray], dates: Mapping[str, np.ndarray]):
     """The view of one sample.
 
-    A pixel that is hidden is missing, and a step in which all are is left out. Where a view that is a mask
-    is padded there is 0; but a series without any step is missing whatever it is.
+    A pixel that is hidden is missing, and a step in which all are is left out. Padding in front of a mask is
+    0, but a series without any step is missing whatever it is.
 
     Args:
       views: of the sample, `[T ...]`: this one, and its mask.
-      dates: `[T]`, of this one.
+      dates: `[T]`, of this one; empty where the sample lacks it.
 
     Returns:
-      `[L ...]` float32, and the days of the steps that were not left out.
+      `[L ...]` float32 (as it is stored if nothing changes), and the days of the steps that were not left
+      out, None for a view without.
     """
-    series, days = views[self.view], dates[self.view]
+    series, days = views[self.view], dates[self.view] if self.dated else None
+    if not self.changes:
+      return series, days
+    if self.dated and len(days) != len(series):  # the sample lacks the view
+      return np.full(self.shape, np.nan, np.float32), days
     if self.mask:
       hidden = np.any([views[self.mask][..., band] > limit for band, limit in self.limits], axis=0)
+      series = np.where(hidden[..., None], np.nan, series).astype(np.float32)
+      if not self.dated:  # an image
+        return series, None
       kept = ~hidden.all(axis=tuple(range(1, hidden.ndim)))
-      series, days = np.where(hidden[..., None], np.nan, series)[kept], days[kept]
-    if self.how == "month":
+      series, days = series[kept], days[kept]
+    if self.method == "month":
       return monthly(series, days), days
     return pad(series, self.shape[0], self.fill if len(series) else np.nan), days
 
 
-def plan(
+def find_different_dates(days: Sequence[tuple[str, np.ndarray | None]]) -> tuple[str, str] | None:
+  """The first two views whose days differ, of those of which a sample has any; None if there are none."""
+  known = [(view, own) for view, own in days if own is not None and len(own)]
+  return next(((known[0][0], view) for view, own in known if not np.array_equal(own, known[0][1])), None)
+
+
+def fixed_lengths(
   settings: Settings,
   shapes: Mapping[str, tuple[int | None, ...]],
   described: Mapping[str, Mapping],
   longest: Mapping[str, int],
-) -> dict[str, Ragged]:
-  """How each view without a fixed length gets one.
+) -> dict[str, FixedLength]:
+  """How each view that has days, has a mask or gets another length comes to its shape.
 
   Args:
     settings: as configured.
     shapes: of one sample of each view.
     described: what the metadata of the data set say of each view: its `bands`, the `mask` if it has one, and
-      `dated`, false if its days are only the numbers of its steps.
-    longest: the length of the longest series of each view.
+      `dated`, see above.
+    longest: the length of the longest series of each view without a fixed one.
 
   Raises:
-    InputError: the settings name a view or a band that there is not.
+    InputError: the settings name a view or a band that there is not, or a view that is used has no dates.
   """
-  ragged = [view for view, shape in shapes.items() if None in shape]
-  masks = {view: described[view]["mask"] for view in ragged if described[view].get("mask")}
-  have = lambda names: ", ".join(names) or "there is none here"
-  for view in settings.lengths:
-    if view not in ragged:
-      raise InputError(
-        f"data.lengths: {view!r} is not allowed; a view with series of different lengths: {have(ragged)}"
-      )
-  bands = {band: None for mask in masks.values() for band in described[mask]["bands"]}
-  for band in settings.masked_above:
-    if band not in bands:
-      raise InputError(f"data.masked_above: {band!r} is not allowed; a band of a mask: {have(bands)}")
+  masks = {view: described[view]["mask"] for view in shapes if described[view].get("mask")}
+  used = _used(settings, shapes)
+  _check(settings, shapes, described, masks, used)
   lengths = {masks[v]: n for v, n in settings.lengths.items() if v in masks} | dict(settings.lengths)
-  if settings.how == "month" and (odd := [view for view in ragged if not described[view].get("dated", True)]):
-    raise InputError(f"data.series: 'month' is not allowed; pad, for view {odd[0]} has no dates")
   out = {}
-  for view in ragged:
-    length = 12 if settings.how == "month" else lengths.get(view, longest.get(view, 0))
+  for view, shape in shapes.items():
+    series = len(shape) in (2, 4)
+    dated = shape[0] is None or "dated" in described[view]
+    month = settings.method == "month" and dated and described[view].get("dated", True)
     limits = ()
     if mask := masks.get(view):
       positions = {band: i for i, band in enumerate(described[mask]["bands"])}
       limits = tuple((positions[b], limit) for b, limit in settings.masked_above.items() if b in positions)
-    out[view] = Ragged(
-      view=view,
-      shape=(length, *shapes[view][1:]),
-      how=settings.how,
-      fill=0.0 if view in masks.values() else np.nan,
-      mask=mask if limits else None,
-      limits=limits,
-    )
+    stored = longest.get(view, 0) if shape[0] is None else shape[0]
+    length = 12 if month else lengths.get(view, stored) if series else stored
+    changes = shape[0] is None or month or bool(limits) or length != stored
+    if dated or changes:
+      out[view] = FixedLength(
+        view=view,
+        shape=(length, *shape[1:]),
+        method="month" if month else "pad",
+        fill=0.0 if view in masks.values() else np.nan,
+        mask=mask if limits else None,
+        limits=limits,
+        dated=dated,
+        changes=changes,
+      )
   return out
+
+
+def _used(settings: Settings, shapes: Mapping) -> list[str]:
+  """The views that the modalities are made of."""
+  used = {}
+  for modality in settings.modalities if settings.modalities is not None else shapes:
+    try:
+      used |= dict.fromkeys(resolve_views(modality, shapes))
+    except InputError:  # whoever reads the modality says so
+      continue
+  return list(used)
+
+
+def _check(settings: Settings, shapes, described, masks: Mapping[str, str], used: Sequence[str]) -> None:
+  """Raises InputError for what is asked and cannot be done."""
+  have = lambda names: ", ".join(names) or "there is none here"
+  series = [view for view, shape in shapes.items() if len(shape) in (2, 4)]
+  for view in settings.lengths:
+    if view not in series:
+      raise InputError(f"data.lengths: {view!r} is not allowed; a view with series: {have(series)}")
+  bands = {band: None for view in used if view in masks for band in described[masks[view]]["bands"]}
+  for band in settings.masked_above:
+    if band not in bands:
+      raise InputError(
+        f"data.masked_above: {band!r} is not allowed; a band of a mask of a view that is used: {have(bands)}"
+      )
+  if settings.method == "month":
+    # Of all views of a data set some may be static; those that were chosen are meant.
+    strict = settings.modalities is not None
+    missing = lambda view: None in shapes[view] or "dated" in described[view] or strict
+    for view in used:
+      if view in series and missing(view) and not described[view].get("dated", None in shapes[view]):
+        raise InputError(
+          f"data.series: 'month' is not allowed; pad, for view {view} has no dates (of a folder: dates "
+          "beside the values, or in dataset.json those of all samples alike)"
+        )

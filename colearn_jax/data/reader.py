@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 
 from colearn_jax.data import context
 from colearn_jax.data.dataset import Dataset
-from colearn_jax.data.fixed_length import Ragged
+from colearn_jax.data.fixed_length import FixedLength, find_different_dates
 from colearn_jax.parallel.cores import usable_cores
 from colearn_jax.storage import array_cache
 from colearn_jax.types import CONTEXT, Description, InputError, Modality
@@ -133,7 +133,7 @@ class Reader:
 
   source: Source
   modalities: tuple[Modality, ...]
-  ragged: Mapping[str, Ragged] = dataclasses.field(default_factory=dict)
+  ragged: Mapping[str, FixedLength] = dataclasses.field(default_factory=dict)
 
   @functools.cached_property
   def nbytes(self) -> int:
@@ -156,18 +156,17 @@ class Reader:
     parts, days = [], []
     for view in modality.views:
       if view in self.ragged:
-        values, kept = self.ragged[view].fix(sample["views"], sample["dates"])
-        days.append((view, kept))
+        values, kept = self.ragged[view].apply(sample["views"], sample.get("dates", {}))
+        if self.ragged[view].method == "pad":  # of a month there is a mean, of whichever days
+          days.append((view, kept))
       else:
         values = sample["views"][view]
       parts.append(values)
-    for view, others in days[1:]:
-      # Of a month there is a mean, of whichever days; steps have to be the same ones.
-      if self.ragged[view].how == "pad" and not np.array_equal(days[0][1], others):
-        raise InputError(
-          f"data.modalities: {modality.name} cannot join {days[0][0]} and {view}, whose dates differ in "
-          f"sample {sample['id'].decode()}; data.series=month joins means of months"
-        )
+    if (two := find_different_dates(days)) is not None:
+      raise InputError(
+        f"data.modalities: {modality.name} cannot join {two[0]} and {two[1]}, whose dates differ in "
+        f"sample {sample['id'].decode()}; data.series=month joins means of months"
+      )
     dtype = np.result_type(*parts)
     dtype = dtype if dtype.kind in "iu" and dtype.itemsize <= 2 else np.float32
     if len(parts) == 1:
@@ -201,7 +200,7 @@ def make_reader(dataset: Dataset, modalities: Sequence[Modality]) -> Reader:
   ragged = {view: dataset.ragged[view] for view in views if view in dataset.ragged}
   wanted = {
     "views": views | {fixed.mask: None for fixed in ragged.values() if fixed.mask},
-    "dates": dict.fromkeys(ragged),
+    "dates": {view: None for view, fixed in ragged.items() if fixed.dated},
     "present": {view: None for view in views if view in dataset.flags},
   }
   wanted = {"id": None} | facts | {group: names for group, names in wanted.items() if names}

@@ -1,92 +1,116 @@
-"""Reads files of values: `.npy`, `.npz`, Zarr and GeoTIFF, at first no more of them than their shapes."""
+"""Reads files of values: `.npy`, `.npz`, Zarr, NetCDF and GeoTIFF; their shapes first, their values later."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import importlib
-import warnings
+import functools
+import threading
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from colearn_jax.datasets.folder import cubes, dates, rasters
+from colearn_jax.datasets.folder.cubes import DATES, VALUES, Cube
+from colearn_jax.datasets.folder.decoding import Decoding
 
 from colearn_jax.types import InputError
 
-SUFFIXES = (".npy", ".npz", ".zarr", ".tif", ".tiff")
-VALUES, DATES = "values", "dates"  # names in .npz files and Zarr groups
+HDF5 = threading.Lock()
+SUFFIXES = (".npy", ".npz", ".zarr", ".nc", ".tif", ".tiff")
 
 
 @dataclasses.dataclass(frozen=True)
 class Header:
-  """What a file holds: its values' shape and dtype, whether dates stand beside them, the bands it names."""
+  """What is known of a sample's values before they are read.
+
+  Attributes:
+    shape: of the values.
+    dtype: of the values.
+    dated: whether they have dates.
+    bands: names of the bands, None if the file has none.
+    located: whether the file says where it is.
+  """
 
   shape: tuple[int, ...]
   dtype: np.dtype
   dated: bool = False
   bands: tuple[str, ...] | None = None
+  located: bool = False
 
 
-def read_header(path: Path) -> Header:
-  """What a file holds, without its values.
-
-  Raises:
-    InputError: it cannot be read, or holds no array of numbers.
-  """
-  header, _, _ = _reading(path, whole=False)
-  if header.dtype.kind not in "biuf":
-    raise InputError(f"{path} holds {header.dtype}, not numbers")
-  return dataclasses.replace(header, shape=header.shape or (1,))
-
-
-def read(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
-  """The values of a file, and their dates `[T]`, int32 days since 1970-01-01, if it has any.
+def read_header(files: Sequence[Path], decoding: Decoding) -> Header:
+  """What the file of a sample holds, or its files, one for each date; no values are read.
 
   Raises:
-    InputError: it cannot be read, or its dates are none, or not one for each time step.
+    InputError: one cannot be read, holds no array of numbers, or differs from the others.
   """
-  header, values, dates = _reading(path, whole=True)
-  if header.dated:
-    dates = to_days(dates, str(path))
-    if dates.shape != values.shape[:1]:
-      raise InputError(f"{path} has {dates.size} dates for values of shape {values.shape}")
-  return np.atleast_1d(values), dates
+  headers = [_caught(path, functools.partial(_header, path, decoding)) for path in files]
+  for path, header in zip(files, headers):
+    if header.dtype.kind not in "biuf":
+      raise InputError(f"{path} holds {header.dtype}, not numbers")
+  first = headers[0]
+  dtype = decoding.dtype(np.result_type(*(header.dtype for header in headers)))
+  if len(files) == 1 and dates_of(files) is None:
+    return dataclasses.replace(first, shape=first.shape or (1,), dtype=dtype)
+  for path, header in zip(files, headers):
+    if (header.shape, header.bands, header.dated) != (first.shape, first.bands, False):
+      raise InputError(f"{path} has other shape, bands or dates than {files[0].name}: {header.shape}")
+  located = any(header.located for header in headers)
+  return Header((len(files), *(first.shape or (1,))), dtype, True, first.bands, located)
 
 
-def read_row(path: Path, row: int) -> np.ndarray:
-  """The values of one sample in a `.npy` or Zarr file of all of them."""
-  take = (
-    (lambda: open_zarr(path)[0][row]) if path.suffix == ".zarr" else (lambda: np.array(open_npy(path)[row]))
-  )
-  return np.atleast_1d(_caught(path, take))
+def read(files: Sequence[Path], decoding: Decoding):
+  """The values of a sample, their days `[T]` int32 or None, and the bounds of the ground in degrees.
+
+  Raises:
+    InputError: a file cannot be read, or its dates are none, or not one for each time step.
+  """
+  parts = [_caught(path, functools.partial(_read, path, decoding)) for path in files]
+  values, days, bounds = parts[0]
+  if (steps := dates_of(files)) is not None:
+    if len({part[0].shape for part in parts}) > 1:
+      raise InputError(f"{files[0].parent}: its files have different shapes")
+    values, days = np.stack([part[0] for part in parts]), np.array(steps, np.int32)
+    if odd := next((p for p, part in zip(files, parts) if rasters.apart(part[2], bounds)), None):
+      raise InputError(f"{odd} does not cover the ground of {files[0].name}")
+  if days is not None:
+    _check_number(files[0], days.size, values)
+  return np.atleast_1d(values), days, bounds
 
 
-def to_days(dates, where: str) -> np.ndarray:
-  """Dates as days since 1970-01-01: of NumPy's type, text as 2024-05-31, or such days already."""
-  dates = np.asarray(dates)
-  try:
-    if dates.dtype.kind in "UST":
-      dates = dates.astype(str).astype("datetime64[D]")
-    if dates.dtype.kind == "M" and not np.isnat(dates).any():
-      return dates.astype("datetime64[D]").astype(np.int32)
-    if dates.dtype.kind in "iu" and (np.abs(dates.astype(np.float64)) < 2**31).all():
-      return dates.astype(np.int32)
-  except ValueError:
-    pass
-  raise InputError(f"{where}: its dates are no days such as 2024-05-31")
+def _check_number(path: Path, number: int, values: np.ndarray):
+  if values.shape[:1] != (number,):
+    raise InputError(f"{path} has {number} dates for values of shape {values.shape}")
 
 
-def require(suffixes) -> None:
-  """Raises InputError if files with these suffixes cannot be read for want of a library."""
-  if ".zarr" in suffixes:
-    _module("zarr", "zarr")
-  if {".tif", ".tiff"} & set(suffixes):
-    _module("rasterio", "raster")
+def dates_of(files: Sequence[Path]) -> list[int] | None:
+  """The dates in the names of files of which each holds one date; None for a file of a whole sample."""
+  return [dates.in_name(path.name) for path in files] if isinstance(files, Steps) else None
 
 
-def _reading(path: Path, *, whole: bool):
-  """A file's header, and if all of it is wanted its values and dates."""
-  reader = {".npy": _npy, ".npz": _npz, ".zarr": _zarr}.get(path.suffix, _geotiff)
-  return _caught(path, lambda: reader(path, whole))
+class Steps(tuple):
+  """The files of a sample of which each holds one date."""
+
+
+def open_stack(path: Path, decoding: Decoding, stamp: tuple) -> Cube:
+  """The file of all samples of a view; it stays open for as long as its `stamp` is the same."""
+  return _caught(path, lambda: _open_stack(path, decoding, stamp))
+
+
+@functools.lru_cache(maxsize=16)
+def _open_stack(path: Path, decoding: Decoding, stamp: tuple) -> Cube:
+  if path.suffix.lower() == ".npy":
+    array = np.lib.format.open_memmap(path, mode="r")
+    take = lambda at=...: decoding.hide(np.array(array[at]), np.asarray(array[at]))
+    return Cube(array.shape, array.dtype, take)
+  return cubes.open_cube(path, decoding, stack=True)
+
+
+def read_row(path: Path, row: int, decoding: Decoding, stamp: tuple) -> np.ndarray:
+  """The values of one sample in a file of all of them."""
+  return np.atleast_1d(decoding.unpack(_caught(path, lambda: _open_stack(path, decoding, stamp).take(row))))
 
 
 def _caught(path: Path, read):
@@ -99,76 +123,63 @@ def _caught(path: Path, read):
     raise InputError(f"cannot read {path}: {line}") from error
 
 
-def _module(name: str, extra: str):
-  """A library that not everybody needs."""
-  try:
-    return importlib.import_module(name)
-  except ImportError:
-    raise InputError(f"{extra} files are read with {name}: pip install 'colearn_jax[{extra}]'") from None
+@contextlib.contextmanager
+def _open(path: Path, decoding: Decoding):
+  """A Zarr or NetCDF file of a sample; HDF5 lets one thread at a time in."""
+  with HDF5 if path.suffix.lower() == ".nc" else contextlib.nullcontext():
+    cube = cubes.open_cube(path, decoding)
+    try:
+      yield cube
+    finally:
+      cube.close()
 
 
-def open_npy(path: Path) -> np.ndarray:
-  """A `.npy` file, of which only what is used gets read."""
-  return np.lib.format.open_memmap(path, mode="r")
+def _header(path: Path, decoding: Decoding) -> Header:
+  suffix = path.suffix.lower()
+  if suffix == ".npy":
+    array = np.lib.format.open_memmap(path, mode="r")
+    return Header(array.shape, array.dtype)
+  if suffix == ".npz":
+    return _npz_header(path)
+  if suffix in (".zarr", ".nc"):
+    with _open(path, decoding) as cube:
+      return Header(cube.shape, cube.dtype, cube.dates is not None, cube.bands)
+  shape, dtype, bands, located = rasters.header(path, decoding)
+  return Header(shape, dtype, bands=bands, located=located)
 
 
-def _npy(path: Path, whole: bool):
-  # Not mapped to memory if the values are wanted: that would hold the file open for as long as they are used.
-  values = np.load(path, allow_pickle=False) if whole else open_npy(path)
-  return Header(values.shape, values.dtype), values, None
+def _read(path: Path, decoding: Decoding):
+  suffix, days, bounds = path.suffix.lower(), None, rasters.NOWHERE
+  if suffix == ".npy":  # not mapped to memory, which would hold the file open for as long as it is used
+    values = np.load(path, allow_pickle=False)
+    values = decoding.hide(values, values)
+  elif suffix == ".npz":
+    with np.load(path, allow_pickle=False) as arrays:
+      name = _npz_values(path, arrays.files)
+      values = decoding.hide(arrays[name], arrays[name])
+      if len(arrays.files) == 2:
+        _check_number(path, np.size(arrays[DATES]), values)
+        days = dates.to_days(arrays[DATES], str(path))
+  elif suffix in (".zarr", ".nc"):
+    with _open(path, decoding) as cube:
+      values, days = cube.take(), cube.dates() if cube.dates else None
+  else:
+    values, bounds = rasters.read(path, decoding)
+  return decoding.unpack(values), days, bounds
 
 
-def _npz(path: Path, whole: bool):
+def _npz_values(path: Path, names: Sequence[str]) -> str:
+  if len(names) != 1 and set(names) != {VALUES, DATES}:
+    have = ", ".join(names) or "none"
+    raise InputError(f"{path} has to hold one array, or {VALUES} and {DATES}; it has: {have}")
+  return VALUES if VALUES in names else names[0]
+
+
+def _npz_header(path: Path) -> Header:
   with np.load(path, allow_pickle=False) as arrays, zipfile.ZipFile(path) as archive:
     names = arrays.files
-    if len(names) != 1 and set(names) != {VALUES, DATES}:
-      have = ", ".join(names) or "none"
-      raise InputError(f"{path} has to hold one array, or {VALUES} and {DATES}; it has: {have}")
-    name, dated = VALUES if VALUES in names else names[0], len(names) == 2
-    if whole:
-      values = arrays[name]
-      return Header(values.shape, values.dtype, dated), values, arrays[DATES] if dated else None
-    with archive.open(f"{name}.npy") as file:
-      version = np.lib.format.read_magic(file)
-      old = version == (1, 0)
+    with archive.open(f"{_npz_values(path, names)}.npy") as file:
+      old = np.lib.format.read_magic(file) == (1, 0)
       read_array_header = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
       shape, _, dtype = read_array_header(file)
-    return Header(shape, dtype, dated), None, None
-
-
-def open_zarr(path: Path):
-  """The values in a Zarr array or group, and their dates if there are any; only what is used gets read."""
-  zarr = _module("zarr", "zarr")
-  node, dates = zarr.open(str(path), mode="r"), None
-  if isinstance(node, zarr.Group):
-    names = sorted(node.keys())
-    if VALUES not in names:
-      raise InputError(f"{path} has to be an array, or hold {VALUES}; it has: {', '.join(names) or 'none'}")
-    dates = node[DATES] if DATES in names else None
-    node = node[VALUES]
-  return node, dates
-
-
-def _zarr(path: Path, whole: bool):
-  node, dates = open_zarr(path)
-  header = Header(tuple(node.shape), np.dtype(node.dtype), dates is not None)
-  return header, node[...] if whole else None, dates[...] if whole and dates is not None else dates
-
-
-def _geotiff(path: Path, whole: bool):
-  rasterio = _module("rasterio", "raster")
-  with warnings.catch_warnings():
-    warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-    with rasterio.open(path, driver="GTiff") as image:
-      shape, dtype = (image.height, image.width, image.count), np.result_type(*image.dtypes)
-      missing = image.nodata is not None and not np.isnan(image.nodata)
-      if missing:  # what is nowhere in the image has to be told from what is
-        dtype = np.result_type(dtype, np.float32)
-      bands = tuple(image.descriptions) if all(image.descriptions) else None
-      header = Header(shape, dtype, bands=bands)
-      if not whole:
-        return header, None, None
-      pixels = image.read()
-      if missing:
-        pixels = np.where(pixels == image.nodata, np.nan, pixels.astype(dtype))
-      return header, np.ascontiguousarray(np.moveaxis(pixels, 0, -1)), None
+    return Header(shape, dtype, len(names) == 2)

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import hashlib
+import math
 import re
 import sys
-from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 import tensorflow_datasets as tfds
 from colearn_jax.datasets import shards
-from colearn_jax.datasets.folder import table, views
-from colearn_jax.datasets.folder.plan import HOW_TO_GIVE_IT, Plan, read_plan, survey
-from colearn_jax.datasets.folder.views import View
+from colearn_jax.datasets.folder import rasters, table, views
+from colearn_jax.datasets.folder.folder import (
+  HOW_TO_GIVE_IT,
+  Folder,
+  Surveyed,
+  read_folder,
+  survey_folder,
+)
+from colearn_jax.datasets.folder.report import report
+from colearn_jax.datasets.folder.survey import View
+from colearn_jax.datasets.folder.table import Sample
 from colearn_jax.datasets.place import here
 from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
 
@@ -24,27 +30,27 @@ from colearn_jax.types import InputError
 SHARD = 128  # samples in a file
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Sample:
-  """What is known of a sample before its files are read; see `table.Row`."""
-
-  id: str
-  row: int
-  target: int | tuple[float, ...]
-  groups: tuple[str, ...]
-  suffixes: tuple[str | None, ...]
-
-
 @dataclasses.dataclass(frozen=True)
 class Reader:
-  """Reads samples, see `data_builders.shards`."""
+  """Reads samples, see `data_builders.shards`.
 
-  folder: Path
+  Attributes:
+    views: as they are stored.
+    groups: names of the groups.
+    outputs: names of the classes, labels or target columns.
+    classes: whether a sample has exactly one class.
+    masks: by view the one that masks it.
+    date: whether samples have a date.
+    coordinates: whether samples have coordinates, from the table or from the tiles.
+  """
+
   views: tuple[View, ...]
   groups: tuple[str, ...]
   outputs: tuple[str, ...]
   classes: bool
-  masks: tuple[tuple[str, str], ...]  # pairs of a view and what masks it
+  masks: tuple[tuple[str, str], ...]
+  date: bool
+  coordinates: bool
 
   def features(self) -> tfds.features.FeaturesDict:
     """Of a sample; whole numbers say in a feature of their own whether they are there."""
@@ -60,57 +66,89 @@ class Reader:
       "views": {view.name: plain(view.shape, np.dtype(view.dtype)) for view in self.views},
       "dates": {view.name: plain((None,), np.int32) for view in self.views if view.dated},
       "present": {view.name: tfds.features.Scalar(np.bool_) for view in self.views if view.flagged},
+      "footprint": {view.name: plain((4,), np.float64) for view in self.views if view.located},
       "target": target,
       "groups": {name: tfds.features.Text() for name in self.groups},
     }
-    return tfds.features.FeaturesDict({k: v for k, v in features.items() if v != {} or k == "groups"})
+    features |= {"date": tfds.features.Text()} if self.date else {}
+    features |= {"coordinates": plain((2,), np.float64)} if self.coordinates else {}
+    return tfds.features.FeaturesDict({k: v for k, v in features.items() if k == "groups" or _some(v)})
 
   def read(self, sample: Sample) -> dict:
     """Reads a sample's files; InputError, with its id, if one cannot be read."""
-    values, days, there = {}, {}, {}
-    for view, suffix in zip(self.views, sample.suffixes):
-      path = self._path(view, sample, suffix)
-      there[view.name] = path is not None
+    values, days, bounds = {}, {}, {}
+    for view, files in zip(self.views, sample.files):
       values[view.name], days[view.name] = view.absent(), np.zeros(0, np.int32)
-      if path is not None:
+      bounds[view.name] = rasters.NOWHERE
+      if files is not None:
         try:
-          values[view.name], days[view.name] = view.read(path, sample.row)
+          values[view.name], days[view.name], bounds[view.name] = view.read(files)
         except InputError as error:
           raise InputError(f"sample {sample.id}: {error}") from error
-    for view, mask in self.masks:
-      if there[view] and values[view].shape[:-1] != values[mask].shape[:-1]:
-        shapes = (
-          f"{values[view].shape}, its mask {mask} {values[mask].shape if there[mask] else 'is missing'}"
-        )
-        raise InputError(f"sample {sample.id}: view {view} has shape {shapes}")
+    there = {view.name: files is not None for view, files in zip(self.views, sample.files)}
+    self._check_masks(sample, values, days, there)
+    place = _place(sample, bounds)
     example = {
       "id": sample.id,
       "views": values,
       "dates": {view.name: days[view.name] for view in self.views if view.dated},
       "present": {view.name: there[view.name] for view in self.views if view.flagged},
+      "footprint": {view.name: np.array(bounds[view.name]) for view in self.views if view.located},
       "target": sample.target if self.classes else np.array(sample.target, np.float32),
       "groups": dict(zip(self.groups, sample.groups)),
     }
-    return {k: v for k, v in example.items() if v != {} or k == "groups"}
+    example |= {"date": sample.date} if self.date else {}
+    example |= {"coordinates": np.array(place)} if self.coordinates else {}
+    return {k: v for k, v in example.items() if k == "groups" or _some(v)}
+
+  def _check_masks(self, sample: Sample, values, days, there) -> None:
+    """Raises InputError if a view and its mask do not fit."""
+    for view, mask in self.masks:
+      if there[view] and (not there[mask] or values[view].shape[:-1] != values[mask].shape[:-1]):
+        other = values[mask].shape if there[mask] else "is missing"
+        raise InputError(
+          f"sample {sample.id}: view {view} has shape {values[view].shape}, its mask {mask} {other}"
+        )
+      numbered = {one.name for one in self.views if one.numbered}
+      if there[view] and not {view, mask} & numbered and not np.array_equal(days[view], days[mask]):
+        raise InputError(f"sample {sample.id}: view {view} has other dates than its mask {mask}")
 
   def stamp(self, sample: Sample) -> object:
     """What changes with the sample's files, and with what the others have in common."""
-    paths = [self._path(view, sample, suffix) for view, suffix in zip(self.views, sample.suffixes)]
-    return [repr(self), [path and views.stamp(path) for path in paths]]
+    paths = [
+      views.paths(view, files) if not view.stack else () for view, files in zip(self.views, sample.files)
+    ]
+    return [repr(self), [[views.stamp(path) for path in files] for files in paths]]
 
-  def _path(self, view: View, sample: Sample, suffix: str | None) -> Path | None:
-    if view.stack is not None:
-      return Path(view.stack)
-    return suffix and views.path_of(self.folder, view.name, sample.id, suffix)
+
+def _some(value) -> bool:
+  """Whether a feature is there: a group of features without any is not."""
+  return not isinstance(value, dict) or bool(value)
+
+
+def _place(sample: Sample, bounds: dict[str, tuple]) -> tuple[float, float]:
+  """Latitude and longitude of a sample; InputError if two of its sensors saw different ground."""
+  known = [(name, own) for name, own in bounds.items() if not math.isnan(own[0])]
+  for number, (name, own) in enumerate(known):
+    for other, its in known[:number]:
+      if rasters.apart(own, its):
+        shown = lambda b: ", ".join(f"{x:.5f}" for x in b)
+        raise InputError(
+          f"sample {sample.id}: views {other} and {name} have no ground in common: west, south, east and "
+          f"north are {shown(its)} and {shown(own)}"
+        )
+  if known and math.isnan(sample.coordinates[0]):
+    return rasters.centre(known[0][1])
+  return sample.coordinates
 
 
 class Config(tfds.core.BuilderConfig):
   """A directory, by its name and a digest of where it is."""
 
-  def __init__(self, plan: Plan):
-    where = hashlib.sha256(str(plan.folder.resolve()).encode()).hexdigest()[:8]
-    super().__init__(name=f"{re.sub('[^A-Za-z0-9-]+', '_', plan.folder.name)}-{where}")
-    self.plan = plan
+  def __init__(self, folder: Folder):
+    where = hashlib.sha256(str(folder.path.resolve()).encode()).hexdigest()[:8]
+    super().__init__(name=f"{re.sub('[^A-Za-z0-9-]+', '_', folder.path.name)}-{where}")
+    self.folder = folder
 
 
 class Builder(FileReaderBuilder):
@@ -124,37 +162,70 @@ class Builder(FileReaderBuilder):
   @staticmethod
   def configure(manual_dir) -> Config:
     """The configuration that stands for a directory; InputError if there is none, or something is wrong."""
-    return Config(read_plan(manual_dir))
+    return Config(read_folder(manual_dir))
 
   @staticmethod
   def sources(manual_dir) -> dict[str, str]:
     """The sha256 of the table and the description, and of the names, sizes and times of each view's files."""
-    return dict(read_plan(manual_dir).sources)
+    return dict(read_folder(manual_dir).sources)
+
+  @staticmethod
+  def describe(manual_dir) -> dict[str, object]:
+    """What a directory holds, from its table and the headers of its files; nothing is built.
+
+    Returns:
+      `task` (`kind`, `outputs`, `unit`), `views` (for each its `shape` with None for a length that differs,
+      `bands`, `mask` if it has one, `dated`: whether its steps have days, `numbered`: whether these are only
+      their numbers), `groups`, and whether there are `date` and `coordinates`, and a column `split`.
+
+    Raises:
+      InputError: something in the directory is missing or malformed.
+    """
+    folder = read_folder(manual_dir)
+    surveyed = survey_folder(folder)
+    return {
+      "task": dict(folder.table.task),
+      "views": {
+        view.name: {"shape": view.shape, "dated": view.dated, "numbered": view.numbered}
+        | _described(view, folder.described["views"].get(view.name, {}))
+        for view in surveyed.views
+      },
+      "groups": list(folder.table.groups),
+      "date": folder.table.date,
+      "coordinates": _placed(folder, surveyed),
+      "split": folder.table.split,
+    }
 
   def _create_builder_config(self, builder_config, version):
     return builder_config  # TFDS would warn that it is not one of the class
 
   def _reader(self) -> Reader:
-    plan = self.builder_config.plan
-    task = plan.table.task
+    folder = self.builder_config.folder
+    surveyed, task = survey_folder(folder), folder.table.task
     return Reader(
-      plan.folder,
-      survey(plan)[0],
-      plan.table.groups,
-      tuple(task["outputs"]),
-      task["kind"] in ("binary", "multiclass"),
-      tuple((name, view["mask"]) for name, view in plan.described["views"].items() if "mask" in view),
+      views=surveyed.views,
+      groups=folder.table.groups,
+      outputs=tuple(task["outputs"]),
+      classes=task["kind"] in ("binary", "multiclass"),
+      masks=tuple(folder.masks.items()),
+      date=folder.table.date,
+      coordinates=_placed(folder, surveyed),
     )
 
   def _info(self) -> tfds.core.DatasetInfo:
-    plan, reader = self.builder_config.plan, self._reader()
-    described = {view.name: plan.described["views"].get(view.name, {}) for view in reader.views}
+    folder, reader = self.builder_config.folder, self._reader()
+    described = folder.described["views"]
     return self.dataset_info_from_configs(
       features=reader.features(),
       disable_shuffling=True,  # the table's order
       metadata=tfds.core.MetadataDict(
-        task=dict(plan.table.task),
-        views={view.name: _described(view, described[view.name]) for view in reader.views},
+        task=dict(folder.table.task),
+        views={
+          view.name: _described(view, described.get(view.name, {}))
+          | ({"dated": not view.numbered} if view.dated else {})
+          for view in reader.views
+        },
+        split=folder.table.split,
         sources={},
         longest={},
         left_out={},
@@ -163,77 +234,37 @@ class Builder(FileReaderBuilder):
     )
 
   def _download_and_prepare(self, dl_manager, download_config):
-    plan, reader = self.builder_config.plan, self._reader()
-    _, wrong = survey(plan)
+    folder, reader = self.builder_config.folder, self._reader()
+    surveyed = survey_folder(folder)
+    wrong = surveyed.wrong
     if wrong and getattr(download_config, "unreadable", "fail") == "fail":
       sample, why = next(iter(wrong.items()))
       others = f" (and {len(wrong) - 1} more samples)" if len(wrong) > 1 else ""
       raise InputError(f"sample {sample}: {why}{others}")
-    suffixes = zip(*(view.suffixes or [None] * len(plan.table.rows) for view in plan.found))
     splits = {split: [] for split in table.SPLITS}
-    for number, (row, own) in enumerate(zip(plan.table.rows, suffixes)):
-      if row.id not in wrong:
-        splits[row.split].append(Sample(row.id, number, row.target, row.groups, own))
+    for sample, files in zip(folder.table.samples, zip(*surveyed.files)):
+      if sample.id not in wrong:
+        splits[sample.split].append(dataclasses.replace(sample, files=files))
     splits = {split: samples for split, samples in splits.items() if samples}
     if not splits:
-      raise InputError(f"{plan.folder} has no sample that can be read: {next(iter(wrong.values()))}")
+      raise InputError(f"{folder.path} has no sample that can be read: {next(iter(wrong.values()))}")
     counts, unreadable = shards.write_splits(self, splits, reader, download_config, size=SHARD)
-    unreadable |= wrong
-    absent = {
-      view.name: sum(suffix is None for suffix in view.suffixes) for view in plan.found if not view.stack
+    absent = {view.name: own.count(None) for view, own in zip(surveyed.views, surveyed.files)}
+    self.info.metadata["sources"] = dict(folder.sources)
+    self.info.metadata["left_out"] = {"unreadable": unreadable | wrong}
+    self.info.metadata["absent"] = {
+      view.name: absent[view.name] for view in surveyed.views if not view.stack or absent[view.name]
     }
-    self.info.metadata["sources"] = dict(plan.sources)
-    self.info.metadata["left_out"] = {"unreadable": unreadable}
-    self.info.metadata["absent"] = absent
-    for line in report(plan, reader.views, counts, wrong, absent):
-      print(f"{plan.folder}: {line}", file=sys.stderr)
+    for line in report(folder, surveyed, counts, absent):
+      print(f"{folder.path}: {line}", file=sys.stderr)
 
 
-def _described(view: View, described: Mapping[str, object]) -> dict:
+def _placed(folder: Folder, surveyed: Surveyed) -> bool:
+  """Whether samples have coordinates, from the table or from the tiles."""
+  return folder.table.coordinates or any(view.located for view in surveyed.views)
+
+
+def _described(view: View, described: dict[str, object]) -> dict:
   """A view in the metadata."""
   out = {"bands": list(view.bands), "description": described.get("description", "")}
-  if "mask" in described:
-    out["mask"] = described["mask"]
-  if view.numbered:
-    out["dated"] = False
-  return out
-
-
-def report(
-  plan: Plan, found: tuple[View, ...], counts: Mapping[str, int], wrong: Mapping, absent: Mapping
-) -> list[str]:
-  """What was inferred and what was left out, for the user to check."""
-  rows, task = plan.table.rows, plan.table.task
-  unlabelled = sum(row.target == -1 or _unknown(row.target) for row in rows)
-  lines = [
-    f"{', '.join(f'{count} {split}' for split, count in counts.items())} samples; {task['kind']}: "
-    + _outputs(plan)
-    + f"; {unlabelled} without a target"
-  ]
-  for view, files in zip(found, plan.found):
-    shape = views.pattern(view.shape)
-    missing = absent.get(view.name, 0)
-    line = f"view {view.name}: {shape} {view.dtype}, bands {', '.join(view.bands)}"
-    lines.append(line + f"; {missing} samples lack it" * (missing > 0))
-    if files.strangers:
-      lines.append(f"view {view.name}: {len(files.strangers)} files of no sample, e.g. {files.strangers[0]}")
-  lines += [f"left out {sample}: {why}" for sample, why in wrong.items()]
-  if plan.table.unused:
-    lines.append(f"columns that are not used: {', '.join(plan.table.unused)}")
-  return lines
-
-
-def _unknown(target) -> bool:
-  return isinstance(target, tuple) and all(value != value for value in target)
-
-
-def _outputs(plan: Plan) -> str:
-  """The outputs, and how many samples have each class or label."""
-  outputs, targets = plan.table.task["outputs"], [row.target for row in plan.table.rows]
-  if plan.table.task["kind"] == "regression":
-    return ", ".join(outputs)
-  if isinstance(targets[0], tuple):
-    counts = {i: sum(target[i] == 1 for target in targets) for i in range(len(outputs))}
-  else:
-    counts = collections.Counter(targets)
-  return ", ".join(f"{name} {counts[i]}" for i, name in enumerate(outputs))
+  return out | ({"mask": described["mask"]} if "mask" in described else {})

@@ -10,7 +10,8 @@ import pytest
 import tensorflow_datasets as tfds
 from colearn_jax.datasets import build as build_lib
 from colearn_jax.datasets.build import build
-from colearn_jax.datasets.folder import arrays, plan
+from colearn_jax.datasets.folder import arrays
+from colearn_jax.datasets.folder import folder as folder_lib
 from colearn_jax.datasets.folder.dummy import SPLITS, write_dummy
 from colearn_jax.datasets.folder.table import read_table
 
@@ -93,7 +94,7 @@ def test_samples_hold_what_the_files_hold_in_the_order_of_the_table(prepared, wr
 def test_metadata(prepared):
   metadata = tfds.builder_from_directory(prepared).info.metadata
   assert metadata["task"] == {"kind": "binary", "outputs": ["maize", "wheat"], "unit": ""}
-  assert metadata["views"]["S1"] == {"bands": ["b1", "b2"], "description": ""}
+  assert metadata["views"]["S1"] == {"bands": ["b1", "b2"], "description": "", "dated": True}
   assert metadata["longest"] == {"S1": 6} and metadata["absent"] == {"S1": 1, "photo": 2}
   assert metadata["left_out"] == {"unreadable": {}}
   assert set(metadata["sources"]) == {"samples.csv", "S1", "photo", "soil"}
@@ -219,7 +220,7 @@ def test_parquet_is_the_same_as_csv(copy, prepared, tmp_path):
   columns = {name: [row[name] or None for row in rows] for name in rows[0]}
   pyarrow.parquet.write_table(pyarrow.table(columns), copy / "samples.parquet")
   with pytest.raises(InputError, match="holds both, keep one of: samples.csv, samples.parquet"):
-    plan.read_plan(copy)
+    folder_lib.read_folder(copy)
   (copy / "samples.csv").unlink()
   path = build("folder", tmp_path / "data", manual_dir=copy, workers=1)
   for one, two in zip(samples(path), samples(prepared), strict=True):
@@ -249,27 +250,27 @@ def same(one, two):
 def test_the_task_follows_from_the_targets(tmp_path, targets, kind, outputs, stored):
   found = read_table(simple(tmp_path / "own", targets) / "samples.csv", {})
   assert (found.task["kind"], found.task["outputs"]) == (kind, outputs)
-  same([row.target for row in found.rows], stored)
+  same([row.target for row in found.samples], stored)
 
 
 def test_several_columns_are_labels_or_amounts(tmp_path):
   header = ("target_oak", "target_ash")
   found = read_table(simple(tmp_path / "a", [(1, 0), ("", ""), (1, 1)], header) / "samples.csv", {})
   assert (found.task["kind"], found.task["outputs"]) == ("multilabel", ["oak", "ash"])
-  same([row.target for row in found.rows], [(1, 0), (NAN, NAN), (1, 1)])
+  same([row.target for row in found.samples], [(1, 0), (NAN, NAN), (1, 1)])
   found = read_table(simple(tmp_path / "b", [(1, 0.5), (7, -3)], header) / "samples.csv", {})
-  assert found.task["kind"] == "regression" and found.rows[1].target == (7.0, -3.0)
+  assert found.task["kind"] == "regression" and found.samples[1].target == (7.0, -3.0)
 
 
 def test_the_description_orders_and_names_classes(tmp_path):
   path = simple(tmp_path / "own", ["0", "2", "", "1"]) / "samples.csv"
   named = read_table(path, {"kind": "multiclass", "outputs": ["oak", "ash", "fir"], "unit": "genus"})
   assert named.task == {"kind": "multiclass", "outputs": ["oak", "ash", "fir"], "unit": "genus"}
-  assert [row.target for row in named.rows] == [0, 2, -1, 1]
+  assert [row.target for row in named.samples] == [0, 2, -1, 1]
   amounts = read_table(path, {"kind": "regression"})
-  assert amounts.rows[1].target == (2.0,)
+  assert amounts.samples[1].target == (2.0,)
   ordered = read_table(path, {"outputs": ["2", "1", "0"]})
-  assert [row.target for row in ordered.rows] == [2, 0, -1, 1]
+  assert [row.target for row in ordered.samples] == [2, 0, -1, 1]
 
 
 def test_the_description_reaches_the_data_set(copy, tmp_path):
@@ -285,9 +286,9 @@ def test_the_description_reaches_the_data_set(copy, tmp_path):
   path = build("folder", tmp_path / "data", manual_dir=copy, workers=1)
   metadata = tfds.builder_from_directory(path).info.metadata
   assert metadata["task"] == {"kind": "binary", "outputs": ["wheat", "maize"], "unit": "crop"}
-  assert metadata["views"]["S1"] == described["views"]["S1"]
+  assert metadata["views"]["S1"] == described["views"]["S1"] | {"dated": True}
   assert [s["target"] for s in samples(path, "validation")] == [1, 0]
-  np.savez(copy / "S1mask" / "field5.npz", values=np.zeros((9, 1)), dates=np.arange(9))
+  np.savez(copy / "S1mask" / "field5.npz", values=np.zeros((9, 1)), dates=np.arange(9) + 18_000)
   with pytest.raises(
     InputError, match=r"sample field5: view S1 has shape \(6, 2\), its mask S1mask \(9, 1\)"
   ):
@@ -356,7 +357,7 @@ MISTAKES = {
   ),
   "empty view": (
     lambda there: [path.unlink() for path in there.glob("S1/*")],
-    "view S1: .*S1 has no file of any sample, as would be field0.npy; .npy, .npz, .zarr, .tif",
+    "view S1: .*S1 has no file of any sample, as would be field0.npy; .npy, .npz, .zarr, .nc, .tif",
   ),
   "two files": (
     put("S1/field4.npy", np.zeros((3, 2))),
@@ -416,7 +417,7 @@ MISTAKES = {
   ),
   "dates": (
     lambda there: np.savez(there / "S1/field4.npz", values=np.zeros((3, 2)), dates=np.array(["a", "b", "c"])),
-    "sample field4: .*field4.npz: its dates are no days such as 2024-05-31",
+    "sample field4: .*field4.npz: its dates are no days such as 2018-01-15: 'a'",
   ),
   "number of dates": (
     lambda there: np.savez(there / "S1/field4.npz", values=np.zeros((3, 2)), dates=np.arange(4)),
@@ -473,12 +474,12 @@ def test_mistakes_are_one_line_with_the_sample_and_the_file(copy, tmp_path, chan
 )
 def test_targets_that_do_not_say_what_they_are(tmp_path, targets, message):
   with pytest.raises(InputError, match=message):
-    plan.read_plan(simple(tmp_path / "own", targets))
+    folder_lib.read_folder(simple(tmp_path / "own", targets))
 
 
 def test_targets_of_several_columns_are_all_there_or_none(tmp_path):
   with pytest.raises(InputError, match="sample 1: its target b is empty, others are not"):
-    plan.read_plan(simple(tmp_path / "own", [(0.5, 1), (2, "")], ("target_a", "target_b")))
+    folder_lib.read_folder(simple(tmp_path / "own", [(0.5, 1), (2, "")], ("target_a", "target_b")))
 
 
 def test_unreadable_files_can_be_left_out(copy, tmp_path, capfd):
@@ -549,6 +550,6 @@ def test_configurations_are_checked_against_the_folder(folder):
 
 
 def test_headers_are_read_once_while_nothing_changes(copy, monkeypatch):
-  first = plan.survey(plan.read_plan(copy))
+  first = folder_lib.survey_folder(folder_lib.read_folder(copy))
   monkeypatch.setattr(arrays, "read_header", None)
-  assert plan.survey(plan.read_plan(copy)) == first
+  assert folder_lib.survey_folder(folder_lib.read_folder(copy)) == first

@@ -1,0 +1,139 @@
+"""Reads the cells of target columns: numbers, names of classes, lists of labels, vectors."""
+
+from __future__ import annotations
+
+import collections
+import decimal
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from colearn_jax.types import InputError
+
+SEPARATOR = ";"  # between the labels of a sample
+_WHOLE = re.compile(r"[+-]?\d+")
+_COMMA = re.compile(r"[+-]?\d+(?:\.\d{3})*,\d+")
+
+Cell = int | float | str | tuple | None  # None is empty
+
+
+def read(cells: Sequence, unlabelled, kind: str | None, where: Callable[[int], str]) -> list[Cell]:
+  """The cells of a column, whichever file they come from.
+
+  Args:
+    cells: as the file has them.
+    unlabelled: code or codes that mean no label.
+    kind: of the task if it is known: texts among classes are names, among amounts they are numbers.
+    where: what messages call a sample.
+  """
+  codes = unlabelled if isinstance(unlabelled, list) else [] if unlabelled is None else [unlabelled]
+  texts = [cell for cell in cells if isinstance(cell, str)]
+  # 0301 is a name, for as a number it would lose its zero; then all others are names too
+  names = kind != "regression" and any(re.fullmatch(r"0\d+", text) for text in texts)
+  mixed = kind in ("binary", "multiclass") and any(_number(text) is None for text in texts)
+  plain = {str(code) for code in codes} | {float(code) for code in codes if not isinstance(code, str)}
+  out = []
+  for i, cell in enumerate(cells):
+    value = _value(cell, names or mixed, where, i)
+    out.append(None if _is_code(cell, value, plain) else value)
+  return out
+
+
+def _is_code(cell, value: Cell, codes: set) -> bool:
+  if value is None or isinstance(value, tuple):
+    return value is None
+  return cell in codes if isinstance(cell, str) and cell in codes else value in codes
+
+
+def _number(text: str) -> float | None:
+  try:
+    return float(text) if "_" not in text else None
+  except ValueError:
+    return None
+
+
+def _value(cell, names: bool, where: Callable[[int], str], i: int) -> Cell:
+  """One cell; `names` leaves texts as they are."""
+  if isinstance(cell, list | tuple | np.ndarray):
+    return tuple(_value(part, True, where, i) for part in cell)
+  if isinstance(cell, bool | np.bool_):
+    return int(cell)
+  if isinstance(cell, str):
+    if cell.lower() in ("", "nan"):
+      return None
+    if cell.startswith("[") and cell.endswith("]"):
+      raise InputError(f"{where(i)}: its target {cell!r} is a list written as text; write oak;pine")
+    if names:
+      return cell
+    if cell.lower() in ("true", "false"):
+      return int(cell.lower() == "true")
+    number = _number(cell)
+    return cell if number is None else int(cell) if _WHOLE.fullmatch(cell) else number
+  if isinstance(cell, decimal.Decimal):
+    return None if cell.is_nan() else int(cell) if cell.as_tuple().exponent == 0 else float(cell)
+  if cell is None or cell != cell:
+    return None
+  if isinstance(cell, int | float):
+    return cell
+  raise InputError(f"{where(i)}: its target {cell!r} is no number, text or list")
+
+
+def vectors(cells: Sequence[Cell], kind: str | None, path: Path) -> int:
+  """How many numbers each cell of a column of lists is a vector of; 0 if they are no vectors.
+
+  Lists of 0 and 1 of one length say of each label whether it is there. Lists in which nothing occurs twice
+  may as well be codes of labels.
+  """
+  lists = [cell for cell in cells if isinstance(cell, tuple)]
+  if not lists or any(isinstance(part, str) for cell in lists for part in cell):
+    return 0
+  parts = {part for cell in lists for part in cell}
+  if not parts or len(lists) != sum(cell is not None for cell in cells):
+    return 0
+  length = collections.Counter(map(len, lists)).most_common(1)[0][0]
+  if None in parts:
+    raise InputError(f"{path}: a target is a list with an empty element")
+  repeated = any(len(set(cell)) < len(cell) for cell in lists)
+  alike = len({len(cell) for cell in lists}) == 1
+  if kind == "regression" or any(isinstance(part, float) and not part.is_integer() for part in parts):
+    return length
+  if alike and parts <= {0, 1} and (repeated or length > 2):
+    return length
+  if repeated or parts <= {0, 1} or any(isinstance(part, float) for part in parts):
+    raise InputError(
+      f"{path}: targets such as {list(lists[0])} may be codes of labels or one number for each output; "
+      "give labels by name, or a column target_... for each output"
+    )
+  return 0
+
+
+def labels(cell: Cell) -> list[str]:
+  """The labels of one sample."""
+  parts = cell if isinstance(cell, tuple) else str(cell).split(SEPARATOR)
+  return [label for part in parts if part is not None and (label := str(part).strip())]
+
+
+def check_commas(cells: Sequence[Cell], path: Path) -> None:
+  """Refuses texts that all are numbers with decimal commas."""
+  texts = [cell for cell in cells if isinstance(cell, str)]
+  if texts and all(map(_COMMA.fullmatch, texts)):
+    raise InputError(f"{path}: targets such as {texts[0]!r} have decimal commas; write decimal points")
+
+
+def check_names(cells: Sequence[str], path: Path, named: bool) -> None:
+  """Refuses texts that are no names of classes by the look of them."""
+  spelled = collections.defaultdict(set)
+  for cell in cells:
+    spelled[" ".join(cell.split()).casefold()].add(cell)
+  if not named and (twice := next((sorted(some) for some in spelled.values() if len(some) > 1), None)):
+    raise InputError(
+      f"{path}: {twice[0]!r} and {twice[1]!r} are two classes that differ in capitals or blanks alone; "
+      'write one of them, or name both in dataset.json: "outputs"'
+    )
+
+
+def shown(cell: Cell) -> str:
+  """A cell as messages have it."""
+  return repr(SEPARATOR.join(map(str, cell)) if isinstance(cell, tuple) else cell)

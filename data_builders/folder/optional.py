@@ -1,0 +1,26 @@
+"""Libraries that not everybody needs."""
+
+from __future__ import annotations
+
+import importlib
+
+from colearn_jax.types import InputError
+
+NEEDED = {".zarr": ("zarr", "zarr"), ".nc": ("xarray", "zarr"), ".tif": ("rasterio", "raster")}
+NEEDED[".tiff"] = NEEDED[".tif"]
+
+
+def module(name: str, extra: str):
+  """A library of an extra of colearn_jax; InputError with the command that installs it if it is missing."""
+  try:
+    return importlib.import_module(name)
+  except ImportError:
+    what = "files with CF metadata" if name == "xarray" else f"{extra} files"
+    raise InputError(f"{what} are read with {name}: pip install 'colearn_jax[{extra}]'") from None
+
+
+def require(suffixes) -> None:
+  """Raises InputError if files with these suffixes cannot be read for want of a library."""
+  for suffix in suffixes:
+    if suffix in NEEDED:
+      module(*NEEDED[suffix])

@@ -1,0 +1,126 @@
+"""Reads GeoTIFFs: what nodata, masks and alpha bands hide is missing, scales and offsets are applied."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import warnings
+from pathlib import Path
+
+import numpy as np
+from colearn_jax.datasets.folder.decoding import Decoding
+from colearn_jax.datasets.folder.optional import module
+
+from colearn_jax.types import InputError
+
+NOWHERE = (math.nan,) * 4
+
+
+@contextlib.contextmanager
+def _open(path: Path):
+  rasterio = module("rasterio", "raster")
+  with warnings.catch_warnings():
+    warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+    with rasterio.open(path, driver="GTiff") as image:
+      yield image
+
+
+def _bands(image, count: int | None) -> tuple[list[int], int | None]:
+  """The numbers of the bands that are measured, and of the alpha band, which says what is valid.
+
+  GDAL marks the fourth band of many four-band images of bytes as alpha, whatever it is: where it has a name
+  of its own, or the user names as many bands as there are (`count`), it is a band.
+  """
+  alpha = [i for i, color in enumerate(image.colorinterp, 1) if color.name == "alpha"]
+  named = [i for i in alpha if (image.descriptions[i - 1] or "alpha").lower() not in ("alpha", "a", "mask")]
+  if len(alpha) != 1 or named or count == image.count or image.count == 1:
+    return list(image.indexes), None
+  return [i for i in image.indexes if i != alpha[0]], alpha[0]
+
+
+def header(path: Path, decoding: Decoding):
+  """Shape, dtype, names of the bands, and whether the place of an image is known; no pixel is read."""
+  with _open(path) as image:
+    indexes, alpha = _bands(image, decoding.bands)
+    dtype = np.result_type(*(image.dtypes[i - 1] for i in indexes))
+    if _hides(image, indexes, alpha) or not decoding.scaled and _scaled(image, indexes):
+      dtype = np.result_type(dtype, np.float32)
+    names = tuple(image.descriptions[i - 1] for i in indexes)
+    shape = (image.height, image.width, len(indexes))
+    return shape, dtype, names if all(names) else None, image.crs is not None
+
+
+def _hides(image, indexes: list[int], alpha: int | None) -> bool:
+  """Whether pixels may be missing: from a mask, an alpha band, or a nodata value that is not NaN."""
+  flags = {flag.name for i in indexes for flag in image.mask_flag_enums[i - 1]}
+  values = [image.nodatavals[i - 1] for i in indexes]
+  sentinel = any(value is not None and not math.isnan(value) for value in values)
+  return alpha is not None or sentinel or "per_dataset" in flags and "alpha" not in flags
+
+
+def _scaled(image, indexes: list[int]) -> bool:
+  return any(image.scales[i - 1] != 1 or image.offsets[i - 1] != 0 for i in indexes)
+
+
+def read(path: Path, decoding: Decoding) -> tuple[np.ndarray, tuple[float, ...]]:
+  """The values `[H W C]`, and the bounds west, south, east and north in degrees, NaN if unknown.
+
+  Args:
+    path: of the file.
+    decoding: what the user says; a scale or an offset there replaces those of the file.
+  """
+  with _open(path) as image:
+    indexes, alpha = _bands(image, decoding.bands)
+    if alpha is not None:
+      _check_alpha(path, image.read(alpha))
+    if _hides(image, indexes, alpha):
+      masked = image.read(indexes, masked=True)
+      dtype = np.result_type(masked.dtype, np.float32)
+      stored, pixels = masked.data, np.ma.filled(masked.astype(dtype), np.nan)
+    else:
+      stored = pixels = image.read(indexes)
+    stored, pixels = (np.moveaxis(array, 0, -1) for array in (stored, pixels))
+    pixels = decoding.hide(pixels, stored)
+    if not decoding.scaled and _scaled(image, indexes):
+      of = lambda values: np.array([values[i - 1] for i in indexes])
+      pixels = (pixels * of(image.scales) + of(image.offsets)).astype(np.float32)
+    return np.ascontiguousarray(pixels), _bounds(image)
+
+
+def _check_alpha(path: Path, alpha: np.ndarray):
+  full = np.iinfo(alpha.dtype).max if alpha.dtype.kind in "iu" else 1
+  if ((alpha != 0) & (alpha != full) & (alpha != 255)).mean() > 0.5:
+    raise InputError(
+      f"{path}: its last band is marked as alpha, but most of it is neither 0 nor {full}; "
+      "if it is measured, name all bands in dataset.json"
+    )
+
+
+def _bounds(image) -> tuple[float, ...]:
+  """The bounds in EPSG:4326."""
+  if image.crs is None:
+    return NOWHERE
+  rasterio = module("rasterio", "raster")
+  warp = module("rasterio.warp", "raster")
+  try:
+    bounds = warp.transform_bounds(image.crs, "EPSG:4326", *image.bounds)
+  except rasterio.errors.RasterioError:
+    return NOWHERE
+  return tuple(map(float, bounds)) if np.isfinite(bounds).all() else NOWHERE
+
+
+def apart(one: tuple[float, ...], two: tuple[float, ...]) -> bool:
+  """Whether two known bounds have no ground in common; over the date line west is greater than east."""
+  if math.isnan(one[0]) or math.isnan(two[0]):
+    return False
+  (w1, s1, e1, n1), (w2, s2, e2, n2) = one, two
+  spans = lambda w, e: [(w, e)] if w <= e else [(w, 180.0), (-180.0, e)]
+  meet = lambda a, b: max(a[0], b[0]) < min(a[1], b[1])
+  return not (meet((s1, n1), (s2, n2)) and any(meet(a, b) for a in spans(w1, e1) for b in spans(w2, e2)))
+
+
+def centre(bounds: tuple[float, ...]) -> tuple[float, float]:
+  """Latitude and longitude of the middle of bounds."""
+  west, south, east, north = bounds
+  east = east + 360 if west > east else east
+  return (south + north) / 2, (west + east) / 2 - (360 if (west + east) / 2 > 180 else 0)

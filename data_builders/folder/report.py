@@ -1,0 +1,66 @@
+"""What a build prints: what was inferred from a folder and what was left out, for the user to check."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Mapping
+
+from colearn_jax.datasets.folder.folder import Folder, Surveyed
+from colearn_jax.datasets.folder.survey import View, hint, pattern
+
+
+def report(
+  folder: Folder, surveyed: Surveyed, counts: Mapping[str, int], absent: Mapping[str, int]
+) -> list[str]:
+  """One line for the samples, one for each view, and one for everything that was left out.
+
+  Args:
+    folder: the directory.
+    surveyed: its views as they are stored.
+    counts: samples of each split.
+    absent: samples that lack each view.
+  """
+  samples, task = folder.table.samples, folder.table.task
+  unlabelled = sum(_unknown(sample.target) for sample in samples)
+  lines = [
+    f"{', '.join(f'{count} {split}' for split, count in counts.items())} samples; {task['kind']}: "
+    + _outputs(folder)
+    + f"; {unlabelled} without a target"
+  ]
+  for view, files in zip(surveyed.views, folder.views):
+    line = f"view {view.name}: {pattern(view.shape)} {view.dtype}, bands {', '.join(view.bands)}"
+    missing = absent.get(view.name, 0)
+    named = bool(folder.described["views"].get(view.name, {}).get("bands"))
+    lines.append(line + f"; {missing} samples lack it" * (missing > 0) + ("" if named else hint(view)))
+    if files.strangers:
+      lines.append(f"view {view.name}: {len(files.strangers)} files of no sample, e.g. {files.strangers[0]}")
+  lines += _about_dates(surveyed.views)
+  lines += [f"left out {sample}: {why}" for sample, why in surveyed.wrong.items()]
+  if folder.table.unused:
+    lines.append(f"columns that are not used: {', '.join(folder.table.unused)}")
+  return lines
+
+
+def _about_dates(views: tuple[View, ...]) -> list[str]:
+  """Series whose steps have no dates, beside series whose steps have them."""
+  dated = [view for view in views if view.dated and not view.numbered]
+  numbered = [view.name for view in views if view.numbered]
+  return (
+    [f"views without dates: {', '.join(numbered)}; their steps are numbered"] if dated and numbered else []
+  )
+
+
+def _unknown(target) -> bool:
+  return target == -1 or isinstance(target, tuple) and all(value != value for value in target)
+
+
+def _outputs(folder: Folder) -> str:
+  """The outputs, with the samples of each class or label, or the least and the greatest target."""
+  outputs, targets = folder.table.task["outputs"], [sample.target for sample in folder.table.samples]
+  if folder.table.task["kind"] == "regression":
+    return ", ".join(f"{name} {least:g} to {most:g}" for name, (least, most) in folder.table.amounts.items())
+  if isinstance(targets[0], tuple):
+    counts = {i: sum(target[i] == 1 for target in targets) for i in range(len(outputs))}
+  else:
+    counts = collections.Counter(targets)
+  return ", ".join(f"{name} {counts[i]}" for i, name in enumerate(outputs))

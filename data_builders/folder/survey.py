@@ -1,0 +1,246 @@
+"""What shape, type, bands and dates a view has in all samples together, from the headers of its files."""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from colearn_jax.datasets.folder import arrays, dates, rasters, views
+from colearn_jax.datasets.folder.decoding import Decoding
+from colearn_jax.datasets.folder.optional import require
+from colearn_jax.datasets.folder.views import Files, ViewFiles
+
+from colearn_jax.types import InputError
+
+SMALL = ("uint8", "int8", "uint16", "int16", "int32", "float16")  # stored as they are
+THREADS = min(32, 4 * (os.cpu_count() or 1))
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+  """A view as it is stored.
+
+  Attributes:
+    name: of the view.
+    shape: of one sample; its first length is None where samples differ in it.
+    dtype: the name of NumPy's.
+    bands: their names.
+    dated: whether days are stored beside the values.
+    numbered: whether these are the numbers of the steps, for no dates are known.
+    located: whether the bounds of the ground are stored beside the values.
+    dates: those of all samples alike, if they were given.
+    decoding: what the user says of the stored numbers.
+    path: the directory of its files, or the one file of all samples.
+    stack: whether it is one file of all samples.
+    series: whether each file holds one date.
+    version: changes with a stack.
+  """
+
+  name: str
+  shape: tuple[int | None, ...]
+  dtype: str
+  bands: tuple[str, ...]
+  dated: bool
+  numbered: bool
+  located: bool
+  dates: tuple[int, ...] | None
+  decoding: Decoding
+  path: Path
+  stack: bool
+  series: bool
+  version: tuple
+
+  @property
+  def flagged(self) -> bool:
+    """Whether a feature of its own says which samples have it: whole numbers have no NaN."""
+    return np.dtype(self.dtype).kind != "f"
+
+  def absent(self) -> np.ndarray:
+    """What is stored for a sample without it."""
+    shape = tuple(n or 0 for n in self.shape)
+    return np.full(shape, 0 if self.flagged else np.nan, self.dtype)
+
+  def read(self, files: Files) -> tuple[np.ndarray, np.ndarray, tuple[float, ...]]:
+    """A sample's values, days and bounds as they are stored.
+
+    Raises:
+      InputError: they cannot be read, or have changed since the headers were read.
+    """
+    bounds, days = rasters.NOWHERE, None
+    paths = views.paths(self, files)
+    if self.stack:
+      values = arrays.read_row(self.path, files, self.decoding, self.version)
+    else:
+      values, days, bounds = arrays.read(paths, self.decoding)
+    if self.dates is not None:
+      days = np.array(self.dates, np.int32)
+    if values.ndim != len(self.shape) or any(n not in (None, m) for n, m in zip(self.shape, values.shape)):
+      raise InputError(f"{paths[0]} has shape {values.shape}, not {pattern(self.shape)}")
+    dtype = np.dtype(self.dtype)
+    if dtype.kind == "f":
+      with np.errstate(over="ignore"):
+        values = values.astype(dtype)
+      values[~np.isfinite(values)] = np.nan
+    elif not np.can_cast(values.dtype, dtype, "safe") and values.dtype.kind != "b":
+      raise InputError(f"{paths[0]} holds {values.dtype} now, not {dtype}")
+    if not self.dated:
+      return values.astype(dtype), np.zeros(0, np.int32), bounds
+    if self.numbered:
+      days = np.arange(len(values), dtype=np.int32)
+    order = np.argsort(days, kind="stable")
+    return values[order].astype(dtype), days[order], bounds
+
+
+def survey(
+  found: ViewFiles, ids: Sequence[str], described: Mapping[str, object], masks: bool
+) -> tuple[View, tuple[Files, ...], dict[str, str]]:
+  """What the files of a view have in common, from their headers, and what is wrong with which samples.
+
+  Most samples decide: one whose file has another shape is named, as is one whose file cannot be read.
+
+  Args:
+    found: its files.
+    ids: of the samples.
+    described: what `dataset.json` says of the view.
+    masks: whether the view has a mask or is one: steps are then numbered where they have no dates.
+
+  Returns:
+    The view, the files of each sample (rows of a stack), and by sample why its files cannot be used.
+
+  Raises:
+    InputError: a library is missing, or no file can be read, or bands or dates are not as described.
+  """
+  decoding = Decoding.of(described)
+  if found.stack:
+    return *_survey_stack(found, ids, decoding, described, masks), {}
+  every = {sample: views.paths(found, files) for sample, files in zip(ids, found.files) if files}
+  require({path.suffix.lower() for paths in every.values() for path in paths})
+
+  def read(sample):
+    try:
+      return arrays.read_header(every[sample], decoding)
+    except InputError as error:
+      return str(error)
+
+  with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
+    answers = dict(zip(every, pool.map(read, every)))
+  wrong = {sample: answer for sample, answer in answers.items() if isinstance(answer, str)}
+  headers = {sample: header for sample, header in answers.items() if sample not in wrong}
+  if not headers:
+    raise InputError(f"view {found.name}: none of its files can be read: {next(iter(wrong.values()))}")
+  said = "dates" in described
+  trait = {s: (_kept(h.shape), h.bands, h.dated and not said) for s, h in headers.items()}
+  (most, _), *_ = collections.Counter(trait.values()).most_common(1)
+  shapes = {}
+  for sample, header in headers.items():
+    if trait[sample] == most:
+      shapes[header.shape] = None
+    else:
+      wrong[sample] = _difference(every[sample][0], header, trait[sample], most)
+  shape = most[0] if len(shapes) > 1 else next(iter(shapes))
+  usable = [header for sample, header in headers.items() if sample not in wrong]
+  header = arrays.Header(
+    shape, np.result_type(*(h.dtype for h in usable)), most[2], most[1], any(h.located for h in usable)
+  )
+  return _view(found, header, decoding, described, masks), found.files, wrong
+
+
+def _difference(path: Path, header: arrays.Header, own: tuple, most: tuple) -> str:
+  """In what a sample differs from most."""
+  if own[0] != most[0]:
+    return f"{path} has shape {header.shape}, not {pattern(most[0])} as most have"
+  if own[1] != most[1]:
+    there, others = (", ".join(names or ["none"]) for names in (header.bands, most[1]))
+    return f"{path} names the bands {there}, not {others} as most do"
+  return f"{path} has {'' if header.dated else 'no '}dates, others have {'none' * header.dated}"
+
+
+def _survey_stack(found: ViewFiles, ids: Sequence[str], decoding: Decoding, described, masks: bool):
+  require({found.path.suffix.lower()})
+  cube = arrays.open_stack(found.path, decoding, found.stamp)
+  if cube.dtype.kind not in "biuf":
+    raise InputError(f"{found.path} holds {cube.dtype}, not numbers")
+  if len(cube.shape) < 2:
+    raise InputError(f"{found.path} has shape {cube.shape}; samples and the shape of each are wanted")
+  own = cube.ids() if cube.ids is not None else None
+  count, rows = cube.shape[0], tuple(range(len(ids)))
+  # Numbers from 0 are the positions that xarray gives to an axis without labels.
+  if own is not None and (own != [str(i) for i in range(count)] or set(own) & set(ids)):
+    position = {views.nfc(name): row for row, name in enumerate(own)}
+    if len(own) != count or len(position) != count or not set(position) & set(ids):
+      raise InputError(
+        f"{found.path} has ids such as {own[0]} for {count} samples; different ones of the table are wanted"
+      )
+    rows = tuple(position.get(name) for name in ids)
+  elif count != len(ids):
+    raise InputError(f"{found.path} holds {count} samples, the table {len(ids)}")
+  header = arrays.Header(cube.shape[1:], decoding.dtype(cube.dtype), False, cube.bands)
+  if cube.dates is not None and "dates" not in described:
+    described = {**described, "dates": cube.dates()}
+  return _view(found, header, decoding, described, masks), rows
+
+
+def _kept(shape: tuple[int, ...]) -> tuple[int | None, ...]:
+  """A sample's shape without the length that may differ, which a series (T, C) or (T, H, W, C) has."""
+  return (None, *shape[1:]) if len(shape) in (2, 4) else shape
+
+
+def pattern(shape: tuple[int | None, ...]) -> str:
+  """A shape as messages have it; T is a length that differs."""
+  inner = ", ".join("T" if n is None else str(n) for n in shape)
+  return f"({inner},)" if len(shape) == 1 else f"({inner})"
+
+
+def hint(view: View) -> str:
+  """What may be meant by a shape whose last axis is not the bands' by the look of it; else nothing."""
+  *before, bands = view.shape
+  if len(view.shape) in (3, 4) and bands == before[-1] != before[-2]:
+    return "; bands have to be the last axis: is it the first here?"
+  if len(view.shape) == 2 and not view.dated and bands == before[0] and bands > 4:
+    return f"; a series of {bands} steps with {bands} bands: an image of one band has shape (H, W, 1)"
+  return ""
+
+
+def _view(found: ViewFiles, header: arrays.Header, decoding: Decoding, described, masks: bool) -> View:
+  shape, dtype, dated = header.shape, np.dtype(header.dtype), header.dated
+  if dtype.kind == "b":
+    dtype = np.dtype(np.uint8)
+  elif dtype.name not in SMALL:  # larger numbers are used in single precision anyway
+    dtype = np.dtype(np.float32)
+  where, named = f"dataset.json, view {found.name}", described.get("bands")
+  if named and len(named) != shape[-1]:
+    raise InputError(
+      f"dataset.json names {len(named)} bands of view {found.name}, its files have {shape[-1]}"
+    )
+  for key in ("nodata", "scale", "offset"):
+    if isinstance(given := described.get(key), list) and len(given) != shape[-1]:
+      raise InputError(f"{where}: {key} has {len(given)} numbers for {shape[-1]} bands")
+  common = None
+  if "dates" in described:
+    days = dates.to_days(described["dates"], where)
+    if len(shape) not in (2, 4) or shape[0] != len(days):
+      raise InputError(
+        f"dataset.json has {len(days)} dates of view {found.name}, its files have shape {pattern(shape)}"
+      )
+    common, dated = tuple(days.tolist()), True
+  numbered = not dated and (shape[0] is None or masks and len(shape) in (2, 4))
+  return View(
+    name=found.name,
+    shape=tuple(shape),
+    dtype=dtype.name,
+    bands=tuple(named or header.bands or (f"b{i + 1}" for i in range(shape[-1]))),
+    dated=dated or numbered,
+    numbered=numbered,
+    located=header.located,
+    dates=common,
+    decoding=decoding,
+    path=found.path,
+    stack=found.stack,
+    series=found.series,
+    version=found.stamp if found.stack else (),
+  )
