@@ -134,7 +134,10 @@ def test_processes_read_what_threads_read(folders, one_device):
     ({"data.lengths": {"aerial": 4}}, "data.lengths: 'aerial' is not allowed; a view with series"),
     ({"data.lengths": {"S2": 0}}, "data.lengths: {'S2': 0} is not allowed; steps by view"),
     ({"data.masked_above": {"fog": 4}}, "data.masked_above: 'fog' is not allowed; .*: snow, cloud"),
-    ({"data.modalities": "S1asc_S1des,aerial"}, "S1asc_S1des cannot join views that differ before the last axis"),
+    (
+      {"data.modalities": "S1asc_S1des,aerial"},
+      "S1asc_S1des cannot join views that differ before the last axis",
+    ),
     ({"data.normalisation": "fixed"}, "data.fixed: {} is not allowed; .* needs an offset and a scale of S2"),
     (
       {"data.normalisation": "fixed", "data.modalities": "S1asc", "data.fixed": {"S1asc": HALF}},
