@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from colearn_jax.data.dataset import Index, labels
+from colearn_jax.data.reader import Index, labels
 from colearn_jax.data.splits import Run
 from colearn_jax.data.statistics import Normalisation
 from colearn_jax.methods.configured import weights

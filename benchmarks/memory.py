@@ -1,11 +1,12 @@
-"""The peak of memory while building and while training a data set, and one ten times as large.
+"""Peak memory of building a data set and of training on it, and of one that is ten times as large.
 
     python -m benchmarks.memory [--samples=256] [--times=10] [--repeats=3] [--dir=DIR] [--names=DIR]
 
-TreeSatAI-TS from generated files of realistic sizes; `--names` is a directory with the published labels and
-split, to take names from. A figure is the largest resident set, as the operating system counts it, of a fresh
-process (and, for building, of its largest worker); the median of several. Training streams one epoch, with
-encoders of next to no size, so that what counts is the data's, of which a sample in memory would be 0.6 MB.
+The data set is TreeSatAI-TS, from generated files of realistic sizes. `--names` is a directory with the
+published labels and split, to take names from. Each figure is the largest resident set of a new process, as
+the operating system counts it; for building also that of its largest worker. The median of several processes
+is printed. Training streams one epoch with very small encoders, so that the memory is mostly that of the
+data. A sample takes 0.6 MB. Memory that does not grow with the data set shows that nothing keeps all samples.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from absl import app, flags
 
 from benchmarks import treesat_files
 
-SAMPLES = flags.DEFINE_integer("samples", 256, "Of the smaller set's training part.")
-TIMES = flags.DEFINE_integer("times", 10, "How many times as large the other set is.")
-DIRECTORY = flags.DEFINE_string("dir", None, "Where files are written and left; else a directory that goes.")
+SAMPLES = flags.DEFINE_integer("samples", 256, "Training samples of the smaller data set.")
+TIMES = flags.DEFINE_integer("times", 10, "How many times as large the other data set is.")
+DIRECTORY = flags.DEFINE_string("dir", None, "Where files are kept; by default they are deleted.")
 NAMES = flags.DEFINE_string("names", "", "A directory with the published labels and split.")
 WORKERS = flags.DEFINE_integer("workers", 2, "Processes that build.")
-REPEATS = flags.DEFINE_integer("repeats", 3, "Processes that each figure is the median of.")
-BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Of the training.")
+REPEATS = flags.DEFINE_integer("repeats", 3, "Processes of which the median is taken.")
+BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Samples in a batch.")
 
 BUILD = """
 from colearn_jax.datasets import build
@@ -34,12 +35,12 @@ build.build("treesat_ts", {prepared!r}, manual_dir={source!r}, workers={workers}
 """
 TRAIN = """
 from colearn_jax import config
-from colearn_jax.training import run as train
+from colearn_jax.training import run
 tiny = {{"model_type": "mlp", "layer_sizes": (4,)}}
 settings = {{"data.placement": "stream", "data.data_dir": {prepared!r}, "data.manual_dir": {source!r}}}
 settings |= {{"model.encoders": {{"S2_S2mask": tiny, "aerial": tiny}}, "model.emb_dim": 8}}
 settings |= {{"train.batch_size": {batch_size}, "train.max_epochs": 1}}
-train.run(config.load("configs/treesat_ts.py", settings), {workdir!r})
+run.run(config.load("configs/treesat_ts.py", settings), {workdir!r})
 """
 REPORT = """
 import json, resource

@@ -1,17 +1,18 @@
-"""Samples a second of the pipeline alone, of the train step alone, and of both, at TreeSatAI-TS's shapes.
+"""Samples a second of the input pipeline, of the train step, and of both together, at TreeSatAI-TS's shapes.
 
     python -m benchmarks.pipeline [--samples=256] [--batch_size=4] [--workers=0] [--encoders=...]
         [--rounds=3] [--seconds=20] [--dir=DIR] [--names=DIR] [--augment] [--elsewhere=MS]
 
-The pipeline reads generated files of realistic sizes (`--names` takes names and labels from a directory with
-the published ones), decodes, pads, batches, and puts on the device; the step goes forward and backward
-through all encoders and losses and updates. Nobody waits where both together are as fast as the slower one of
-the two: the last column is their share of it, and is to be 90 % or more. They take turns within each round,
-and the median counts.
+The pipeline reads generated files of realistic sizes, decodes and pads the samples, makes batches and puts
+them on the device. `--names` is a directory with the published labels and split, to take names and labels
+from. The step is a whole train step: forward, backward and the optimizer. If reading and training overlap
+fully, both together are as fast as the slower one of the two. The last column is the share of that rate which
+is reached; it should be 90 % or more. The three measurements take turns within each round, and the median of
+the rounds is printed.
 
-On a CPU the two share the cores, so that a step has to cost much more than the reading of its samples to be
-slowed down by less than 10 %. `--elsewhere` puts a step in its place that takes so many milliseconds and none
-of the cores, as an accelerator's does.
+On a CPU, reading and training share the cores. The share can only be near 100 % there if a step costs much
+more than reading its samples. `--elsewhere=MS` replaces the step by a wait of MS milliseconds that uses no
+core, as a step on an accelerator would.
 """
 
 from __future__ import annotations
@@ -26,37 +27,40 @@ import time
 from collections.abc import Iterable
 
 import jax
+import numpy as np
 from absl import app, flags
 
 from benchmarks import treesat_files
 from colearn_jax import config as config_lib
-from colearn_jax.data import dataset as data
-from colearn_jax.data import reader as readers
 from colearn_jax.data import stream
+from colearn_jax.data.dataset import open_dataset
+from colearn_jax.data.reader import labels, make_reader, read_index
+from colearn_jax.nn import random
 from colearn_jax.parallel import sharding
-from colearn_jax.training import setup as plan
-from colearn_jax.training import steps
+from colearn_jax.training import setup
+from colearn_jax.training.epoch import batched
+from colearn_jax.training.step import train_step
 
 SAMPLES = flags.DEFINE_integer("samples", 256, "Of the training part.")
-BATCH_SIZE = flags.DEFINE_integer("batch_size", 4, "Samples at once.")
+BATCH_SIZE = flags.DEFINE_integer("batch_size", 4, "Samples in a batch.")
 WORKERS = flags.DEFINE_integer("workers", 0, "Processes that read; 0 for threads alone.")
 ENCODERS = flags.DEFINE_string(
   "encoders", "{'aerial': {'model_type': 'resnet', 'depth': 18}}", "As model.encoders."
 )
-AUGMENT = flags.DEFINE_bool("augment", False, "Whether inputs are changed at random, by all there is.")
-ELSEWHERE = flags.DEFINE_float("elsewhere", 0.0, "Milliseconds of a step that another device would take.")
-ROUNDS = flags.DEFINE_integer("rounds", 3, "Turns that each of the three has.")
-SECONDS = flags.DEFINE_float("seconds", 20.0, "How long a turn is, about.")
-DIRECTORY = flags.DEFINE_string("dir", None, "Where files are written and left; else a directory that goes.")
+AUGMENT = flags.DEFINE_bool("augment", False, "Whether inputs are augmented, in every way there is.")
+ELSEWHERE = flags.DEFINE_float("elsewhere", 0.0, "Milliseconds of a wait in place of the step.")
+ROUNDS = flags.DEFINE_integer("rounds", 3, "Turns of each of the three measurements.")
+SECONDS = flags.DEFINE_float("seconds", 20.0, "Approximate length of a turn.")
+DIRECTORY = flags.DEFINE_string("dir", None, "Where files are kept; by default they are deleted.")
 NAMES = flags.DEFINE_string("names", "", "A directory with the published labels and split.")
 
 ALL = {"flip": True, "quarter_turns": True, "crop": 0.8, "time_shift": 2, "time_dropout": 0.1, "noise": 0.1}
 
 
 def rate(turns: Iterable, size: int) -> float:
-  """Samples a second of turns of so many samples each, for as long as a turn is to last.
+  """Samples a second of an iterator whose items stand for `size` samples each, measured for `--seconds`.
 
-  The first ones do not count: what is begun ahead of the one that is waited for comes without its time.
+  The first three items are not counted, because they were begun before the clock was started.
   """
   for count, done in enumerate(turns, -3):
     jax.block_until_ready(done)
@@ -67,33 +71,35 @@ def rate(turns: Iterable, size: int) -> float:
 
 
 def measure(places: dict[str, str]) -> dict[str, list[float]]:
-  """Samples a second of `pipeline`, `step` and `both` in each round."""
+  """Samples a second of `pipeline`, `step` and `both` in each round; `places` says where the data is."""
   settings = {"data.placement": "stream", "data.workers": WORKERS.value, "train.batch_size": BATCH_SIZE.value}
   settings |= {"model.encoders": ENCODERS.value}
   settings |= {f"augment.{name}": value for name, value in ALL.items()} if AUGMENT.value else {}
   config = config_lib.load("configs/treesat_ts.py", settings | places)
   path = f"{places['data.data_dir']}/treesat_ts/2.0.0"
-  dataset = data.open_dataset(path, config_lib.series_settings(config))
-  modalities, index = [dataset.modality(m) for m in config.data.modalities], readers.read_index(dataset)
-  recipe = plan.make_recipe(config, dataset.task, modalities)
-  feed = plan.make_feed(config, recipe, dataset, modalities, index)
-  (run,) = plan.make_runs(config, dataset, index)
-  state = feed.pick(feed.init([run], {}), 0)
-  step = jax.jit(functools.partial(steps.train_step, recipe), donate_argnums=0)
+  dataset = open_dataset(path, config_lib.series_settings(config))
+  modalities, index = setup.make_modalities(config, dataset), read_index(dataset)
+  recipe = setup.make_recipe(config, dataset.task, modalities)
+  samples = setup.make_samples(config, recipe, dataset, modalities, index)
+  (run,) = setup.make_runs(config, dataset, index)
+  state = samples.pick(samples.init([run]), 0)
+  step = jax.jit(functools.partial(train_step, recipe), donate_argnums=0)
+  words = np.asarray(jax.random.key_data(random.stream(random.run_key(run.seed, run.fold), "order")))
+  source = make_reader(dataset, modalities), labels(index)
+  order = stream.Order(words, batched(run.train, BATCH_SIZE.value), recipe.blocks)
   where = {"sharding": sharding.by_example(recipe.mesh), "workers": WORKERS.value}
-  source = readers.make_reader(dataset, modalities), readers.labels(index), run.train
 
   @contextlib.contextmanager
   def batches():
-    iterator = iter(stream.train_batches(*source, batch_size=BATCH_SIZE.value, seed=0, **where))
+    iterator = iter(stream.train_batches(*source, order, **where))
     try:
-      yield next(iterator), iterator  # so that the first turn begins with nothing read ahead but a part of it
+      yield next(iterator), iterator  # started here, so that starting the readers is not measured
     finally:
       iterator.close()
 
   def trained(some):
     nonlocal state
-    begun = collections.deque()  # two steps ahead, as in training
+    begun = collections.deque()  # at most two steps are begun ahead, as in training
     for batch in some:
       state, terms = step(state, batch)
       begun.append(terms["objective"])
@@ -131,7 +137,7 @@ def main(_) -> None:
   pipeline, step, both = (statistics.median(rates[name]) for name in ("pipeline", "step", "both"))
   shares = [b / min(p, s) for p, s, b in zip(*(rates[name] for name in ("pipeline", "step", "both")))]
   device = f"{len(jax.devices())} x {jax.devices()[0].device_kind}"
-  steps_of = f"steps of {ELSEWHERE.value:g} ms elsewhere" if ELSEWHERE.value else ENCODERS.value
+  steps_of = f"waits of {ELSEWHERE.value:g} ms for steps" if ELSEWHERE.value else ENCODERS.value
   print(f"{device}, batches of {BATCH_SIZE.value}, {WORKERS.value} workers, {steps_of}\n")
   print("| pipeline alone, samples/s | step alone | both | share of the slower one |\n|---|---|---|---|")
   print(f"| {pipeline:.1f} | {step:.1f} | {both:.1f} | {statistics.median(shares):.0%} |")

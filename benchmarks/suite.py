@@ -1,13 +1,16 @@
-"""Speed, memory and traffic of train steps and of whole runs: one Markdown table and one JSON.
+"""Speed, memory and communication of train steps and of whole runs, as a Markdown table and as JSON.
 
     python -m benchmarks.suite --out=benchmarks/results/NAME
 
-The same on a CPU and on accelerators. Steps are timed on the devices there are, at growing batches and
-numbers of modalities. How work and traffic are shared out over many devices is counted from the compiled
-program of fake CPU devices, in a process of its own, and not timed. Whole runs are LFMC's ten folds on
-generated rows, one after another and as one program. Every timed case stands beside its roofline: FLOPs and
-bytes by XLA's count, at the rates of a large matrix product and of a copy measured in the same run. XLA
-counts every operand of every operation as moved, so the share of the bytes can pass 1 where caches hold them.
+It runs on a CPU and on accelerators. There are three parts:
+
+- `steps`: train steps are timed on the devices of the machine, with several batch sizes and numbers of
+  sensors. Each is compared with its roofline: XLA's count of FLOPs and bytes, at the rates of a large matrix product
+  and of a copy, which are measured in the same run. XLA counts every operand of every operation as moved.
+  The share of the copy's rate can therefore exceed 1 where operands are in a cache.
+- `devices`: how computation and communication divide over several devices. This is counted in the compiled
+  program for simulated CPU devices, in a process of its own, and is not timed.
+- `runs`: ten folds of LFMC on generated rows, one after another and as one program.
 """
 
 from __future__ import annotations
@@ -28,15 +31,15 @@ from absl import app, flags
 
 from benchmarks import measure
 from colearn_jax import config as config_lib
-from colearn_jax.training import run as train
+from colearn_jax.training import run as training
 from colearn_jax.types import Modality, Task
 
-OUT = flags.DEFINE_string("out", None, "Where the table goes, without its .md and .json; else it is printed.")
-ONLY = flags.DEFINE_list("only", ["steps", "devices", "runs"], "Of these, what is measured.")
+OUT = flags.DEFINE_string("out", None, "Path of the table, without .md and .json.")
+ONLY = flags.DEFINE_list("only", ["steps", "devices", "runs"], "Which parts are measured.")
 EPOCHS = flags.DEFINE_integer("epochs", 10, "Timed epochs of a step case, and epochs of a whole run.")
-LARGE = flags.DEFINE_bool("large", None, "Whether to time TreeSatAI-TS's shapes; on accelerators by default.")
-LARGE_BATCH = flags.DEFINE_integer("large_batch", 128, "Its batch.")
-COUNT = flags.DEFINE_string("count", None, "A case of fake devices, as JSON: what this program asks itself.")
+LARGE = flags.DEFINE_bool("large", None, "Whether TreeSatAI-TS is timed; by default on accelerators.")
+LARGE_BATCH = flags.DEFINE_integer("large_batch", 128, "Samples in a batch of TreeSatAI-TS.")
+COUNT = flags.DEFINE_string("count", None, "For the program itself: one case of simulated devices.")
 
 series = lambda name, steps, bands: Modality(name, (name,), (steps, bands), tuple(map(str, range(bands))))
 LFMC = (series("S1_S1Ind", 4, 3), series("S2_S2Ind", 4, 8))
@@ -49,15 +52,15 @@ TREESAT = (
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-  """A train step: what it reads, and how it is laid out.
+  """A train step: its inputs, and its layout over devices.
 
   Attributes:
     name: in the table.
-    modalities: their shapes.
+    modalities: sensors of the samples.
     task: what is predicted.
-    values: of the configuration, other than it has.
-    rows: of generated samples.
-    config: which configuration.
+    values: values of the configuration that differ from the preset.
+    rows: number of generated samples.
+    config: the preset.
   """
 
   name: str
@@ -77,7 +80,7 @@ REGRESSION, CLASSES = Task("regression", ("y",)), Task("multiclass", tuple("abcd
 
 
 def timed_cases() -> list[Case]:
-  """Batch sizes, modalities and encoders at the shapes of the benchmarks."""
+  """The cases that are timed: the shapes of the data sets with several batch sizes and numbers of sensors."""
   size = lambda n: {"train.batch_size": n}
   more = [series(f"S{k}", 4, 8) for k in range(3, 5)]
   out = [Case("LFMC", LFMC, REGRESSION, size(n)) for n in (32, 128, 512)]
@@ -94,7 +97,7 @@ def timed_cases() -> list[Case]:
 
 
 def counted_cases() -> dict[str, tuple[int, Case]]:
-  """Layouts over fake devices, by name: how many devices, and the case."""
+  """Layouts over simulated devices by name: the number of devices, and the case."""
   layout = lambda **values: {f"mesh.{axis}": size for axis, size in values.items()}
   big = {"train.batch_size": 8192}
   out = {f"data={n}": (n, Case("LFMC", LFMC, REGRESSION, {"train.batch_size": 128})) for n in (1, 2, 4, 8)}
@@ -106,7 +109,7 @@ def counted_cases() -> dict[str, tuple[int, Case]]:
 
 
 def time_step(case: Case) -> dict:
-  """Times a case on the devices there are, and sets it beside its roofline."""
+  """Times a case on the devices of the machine and compares it with its roofline."""
   recipe, state, table = case.load()
   dtype = case.values.get("model.dtype", "float32")
   compute, copy = measure.ceilings(dtype)
@@ -127,7 +130,7 @@ def time_step(case: Case) -> dict:
 
 
 def count(name: str) -> dict:
-  """What a device's part of a step costs in a layout of fake devices."""
+  """XLA's count for one device's part of a step, in a layout over simulated devices."""
   devices, case = counted_cases()[name]
   env = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
   command = [sys.executable, "-m", "benchmarks.suite", f"--count={name}"]
@@ -139,7 +142,7 @@ def count(name: str) -> dict:
 
 
 def whole_run(replicas: bool, directory: Path) -> dict:
-  """Ten folds of LFMC's size to a fixed number of epochs: data, training, checkpoints, evaluation."""
+  """Ten folds of LFMC's size for a fixed number of epochs: data, training, checkpoints and evaluation."""
   from colearn_jax.datasets.lfmc.dummy import write_dummy
 
   directory.mkdir(parents=True)
@@ -152,15 +155,15 @@ def whole_run(replicas: bool, directory: Path) -> dict:
     "train.patience": EPOCHS.value,
   }
   began = time.perf_counter()
-  summary = train.run(config_lib.load("configs/lfmc.py:released", values), directory / "run")
+  summary = training.run(config_lib.load("configs/lfmc.py:released", values), directory / "run")
   took = time.perf_counter() - began
-  runs = summary["timing"]["runs"].values()
+  runs = summary.timing["runs"].values()
   epochs = sum(run["epoch"] for run in runs)
-  training = max(run["seconds"] for run in runs) if replicas else sum(run["seconds"] for run in runs)
+  in_training = max(run["seconds"] for run in runs) if replicas else sum(run["seconds"] for run in runs)
   return {
     "case": "ten folds of LFMC, " + ("one program" if replicas else "one after another"),
     "seconds": took,
-    "training_seconds": training,
+    "training_seconds": in_training,
     "epochs": epochs,
     "samples_per_second": 2320 * epochs / took,
   }
@@ -214,7 +217,7 @@ def markdown(results: dict) -> str:
 
 
 def main(_) -> None:
-  """Measures, prints and keeps."""
+  """Measures, prints the tables, and writes them if `--out` is given."""
   if COUNT.value:
     step = measure.compiled_step(*counted_cases()[COUNT.value][1].load())
     print(json.dumps(measure.step_costs(step)))
