@@ -1,98 +1,118 @@
-"""The train step of this checkout beside that of another one, in turns on the same machine.
+"""The train step of this checkout compared with that of another one, in turns on the same machine.
 
-    python -m benchmarks.compare_step --before=DIR [--rounds=7] [--epochs=5] [--batch_sizes=32,128]
-        [--json=FILE]
+    python -m benchmarks.compare_step --before=DIR [--rounds=60] [--batch_sizes=32,128] [--json=FILE]
 
-DIR is another checkout of the project, made for example by `git worktree add DIR COMMIT`. Each side runs its
-own `benchmarks.train_step` in a process of its own. The sides take turns, and the one that goes first changes
-from round to round, so that other programs on the machine disturb both alike.
+DIR is another checkout of the project, made for example by `git worktree add DIR COMMIT`. Each side is a
+process of its own with the code of its checkout: the benchmark of `train_step`, LFMC's shapes as released.
+The two processes take turns. A round is one epoch of each side, and the side that goes first changes from
+round to round, so that other programs on the machine disturb both alike.
 
 For each batch size the table has the time of a step here divided by the time there: 1.03 means that this
-checkout is 3 % slower. The ratio is computed in each round, from the median epochs and from the best ones,
-and printed as the median over the rounds with its range. The last column is the ratio of the best epochs of
-all rounds.
+checkout is 3 % slower. The ratio is computed in each round, and its median and quartiles over the rounds are
+printed. The last column is the ratio of the best epochs of all rounds.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import statistics
 import subprocess
 import sys
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 from absl import app, flags
 
 BEFORE = flags.DEFINE_string("before", None, "The root of the other checkout.", required=True)
-ROUNDS = flags.DEFINE_integer("rounds", 7, "Turns of each side.")
-EPOCHS = flags.DEFINE_integer("epochs", 5, "Timed epochs in a turn.")
+ROUNDS = flags.DEFINE_integer("rounds", 60, "Timed epochs of each side.")
 BATCH_SIZES = flags.DEFINE_list("batch_sizes", ["32", "128"], "Batch sizes.")
 JSON = flags.DEFINE_string("json", None, "A file for the figures.")
 
 HERE = Path(__file__).resolve().parent.parent
-SIDES = ("before", "after")
-Turn = Mapping[int, Mapping[str, float]]  # the figures of `train_step` by batch size
+
+# What each side runs. `epoch_seconds` of any checkout asks for the time before and after every epoch. The
+# clock that it is given here waits for this side's turn before an epoch, and reports the epoch afterwards.
+SIDE = """
+import itertools, sys, time, types
+from absl import flags
+from benchmarks import measure, train_step
+from colearn_jax import config
+
+size, epochs = int(sys.argv[1]), int(sys.argv[2])
+flags.FLAGS(["train_step"])
+settings = config.load(train_step.CONFIG.value, {"train.batch_size": size})
+task = train_step.Task("regression", ("y",))
+recipe, state, table = measure.example(settings, task, train_step.MODALITIES, train_step.ROWS)
+calls, began = itertools.count(), 0.0
+
+def clock():
+  global began
+  if next(calls) % 2 == 0:
+    sys.stdin.readline()
+    began = time.perf_counter()
+    return began
+  ended = time.perf_counter()
+  print("seconds", ended - began, flush=True)
+  return ended
+
+measure.time = types.SimpleNamespace(perf_counter=clock)
+measure.epoch_seconds(recipe, state, table, epochs)
+"""
 
 
-def turn(checkout: Path, cache: str) -> Turn:
-  """One turn of a checkout.
-
-  Args:
-    checkout: its root.
-    cache: a directory for compiled programs, so that only the first turn compiles.
-  """
-  figures = Path(cache) / "figures.json"
-  environment = os.environ | {
-    "PYTHONPATH": str(checkout),
-    "JAX_COMPILATION_CACHE_DIR": cache,
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-  }
-  command = [sys.executable, "-m", "benchmarks.train_step", f"--json={figures}"]
-  command += [f"--epochs={EPOCHS.value}", f"--batch_sizes={','.join(BATCH_SIZES.value)}"]
-  done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True)
-  if done.returncode:
-    sys.exit(f"{checkout}:\n{done.stderr}")
-  return {step["batch_size"]: step for step in json.loads(figures.read_text())["steps"]}
+@contextlib.contextmanager
+def side(checkout: Path, batch_size: int) -> Iterator[subprocess.Popen]:
+  """A process with the code of a checkout that does one epoch for every line that it is given."""
+  command = [sys.executable, "-c", SIDE, str(batch_size), str(ROUNDS.value)]
+  environment = os.environ | {"PYTHONPATH": str(checkout)}
+  pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+  with subprocess.Popen(command, cwd=checkout, env=environment, **pipes) as process:
+    try:
+      yield process
+    finally:
+      process.kill()
 
 
-def ratios(turns: Mapping[str, Sequence[Turn]], batch_size: int, figure: str) -> list[float]:
-  """The time here divided by the time there, by round; `figure` is `median_step_ms` or `best_step_ms`."""
-  before, after = ([one[batch_size][figure] for one in turns[side]] for side in SIDES)
-  return [a / b for a, b in zip(after, before, strict=True)]
+def epoch(process: subprocess.Popen) -> float:
+  """Lets a side do one epoch; returns its seconds."""
+  process.stdin.write("\n")
+  process.stdin.flush()
+  for line in process.stdout:
+    if line.startswith("seconds "):
+      return float(line.split()[1])
+  sys.exit("one side ended early; its error is above")
 
 
-def row(turns: Mapping[str, Sequence[Turn]], batch_size: int) -> str:
-  """A line of the table."""
-  spread = lambda values: f"{statistics.median(values):.3f} ({min(values):.3f} to {max(values):.3f})"
-  best = [min(one[batch_size]["best_step_ms"] for one in turns[side]) for side in SIDES]
-  cells = [str(batch_size), *(f"{ms:.2f}" for ms in best)]
-  cells += [spread(ratios(turns, batch_size, figure)) for figure in ("median_step_ms", "best_step_ms")]
-  return "| " + " | ".join([*cells, f"{best[1] / best[0]:.3f}"]) + " |"
+def race(before: Path, after: Path, batch_size: int) -> np.ndarray:
+  """Seconds of each epoch, `[rounds 2]`: there and here."""
+  with side(before, batch_size) as there, side(after, batch_size) as here:
+    epoch(there), epoch(here)  # with compilation
+    out = []
+    for number in range(ROUNDS.value):
+      pair = (there, here) if number % 2 == 0 else (here, there)
+      seconds = {process: epoch(process) for process in pair}
+      out.append((seconds[there], seconds[here]))
+  return np.array(out)
 
 
 def main(_) -> None:
-  """Prints the table."""
-  checkouts = {"before": Path(BEFORE.value).resolve(), "after": HERE}
-  turns: dict[str, list[Turn]] = {side: [] for side in SIDES}
-  with tempfile.TemporaryDirectory() as cache:
-    for number in range(ROUNDS.value):
-      for side in SIDES if number % 2 == 0 else SIDES[::-1]:
-        turns[side].append(turn(checkouts[side], cache))
-      ms = lambda side, size: f"{turns[side][-1][size]['best_step_ms']:.2f} ms"
-      last = [f"batch {n}: there {ms('before', n)}, here {ms('after', n)}" for n in turns["after"][0]]
-      print(f"round {number + 1} of {ROUNDS.value}: " + "; ".join(last), file=sys.stderr, flush=True)
-  print(
-    f"{ROUNDS.value} rounds of {EPOCHS.value} epochs; step here / step there, median (range) over rounds\n\n"
-    "| batch | best there, ms | best here, ms | of median epochs | of best epochs | of the best of all |\n"
-    "|---|---|---|---|---|---|"
-  )
-  for size in turns["after"][0]:
-    print(row(turns, size))
+  """Prints the table, a line as soon as it is measured."""
+  before, figures = Path(BEFORE.value).resolve(), {}
+  print(f"step here / step there, {ROUNDS.value} rounds\n")
+  print("| batch | best epoch there, s | here, s | ratio: median | quartiles | of best epochs |")
+  print("|---|---|---|---|---|---|", flush=True)
+  for size in map(int, BATCH_SIZES.value):
+    seconds = race(before, HERE, size)
+    best, ratios = seconds.min(0), seconds[:, 1] / seconds[:, 0]
+    low, median, high = np.quantile(ratios, [0.25, 0.5, 0.75])
+    cells = [f"{size}", f"{best[0]:.3f}", f"{best[1]:.3f}", f"{median:.3f}"]
+    cells += [f"{low:.3f} to {high:.3f}", f"{best[1] / best[0]:.3f}"]
+    print("| " + " | ".join(cells) + " |", flush=True)
+    figures[size] = {"there_seconds": seconds[:, 0].tolist(), "here_seconds": seconds[:, 1].tolist()}
   if JSON.value:
-    Path(JSON.value).write_text(json.dumps(turns, indent=2) + "\n")
+    Path(JSON.value).write_text(json.dumps(figures, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ core, as a step on an accelerator would.
 
 from __future__ import annotations
 
+import ast
 import collections
 import contextlib
 import functools
@@ -73,7 +74,7 @@ def rate(turns: Iterable, size: int) -> float:
 def measure(places: dict[str, str]) -> dict[str, list[float]]:
   """Samples a second of `pipeline`, `step` and `both` in each round; `places` says where the data is."""
   settings = {"data.placement": "stream", "data.workers": WORKERS.value, "train.batch_size": BATCH_SIZE.value}
-  settings |= {"model.encoders": ENCODERS.value}
+  settings |= {"model.encoders": ast.literal_eval(ENCODERS.value)}
   settings |= {f"augment.{name}": value for name, value in ALL.items()} if AUGMENT.value else {}
   config = config_lib.load("configs/treesat_ts.py", settings | places)
   path = f"{places['data.data_dir']}/treesat_ts/2.0.0"

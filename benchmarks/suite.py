@@ -5,9 +5,9 @@
 It runs on a CPU and on accelerators. There are three parts:
 
 - `steps`: train steps are timed on the devices of the machine, with several batch sizes and numbers of
-  sensors. Each is compared with its roofline: XLA's count of FLOPs and bytes, at the rates of a large matrix product
-  and of a copy, which are measured in the same run. XLA counts every operand of every operation as moved.
-  The share of the copy's rate can therefore exceed 1 where operands are in a cache.
+  sensors. Each is compared with its roofline: XLA's count of FLOPs and bytes, at the rates of a large matrix
+  product and of a copy, which are measured in the same run. XLA counts every operand of every operation as
+  moved. The share of the copy's rate can therefore exceed 1 where operands are in a cache.
 - `devices`: how computation and communication divide over several devices. This is counted in the compiled
   program for simulated CPU devices, in a process of its own, and is not timed.
 - `runs`: ten folds of LFMC on generated rows, one after another and as one program.

@@ -1,0 +1,54 @@
+"""The benchmarks can be imported, and what they share runs; their figures are not looked at."""
+
+import importlib
+import pkgutil
+
+import jax
+import pytest
+from absl import flags
+
+import benchmarks
+from benchmarks import measure
+from colearn_jax import config as config_lib
+from colearn_jax.types import Modality, Task
+
+MODULES = [module.name for module in pkgutil.iter_modules(benchmarks.__path__)]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_benchmark_can_be_imported(name):
+  flags_before = set(flags.FLAGS)
+  try:
+    importlib.import_module(f"benchmarks.{name}")
+  except ModuleNotFoundError as error:
+    if error.name != "torch":
+      raise
+    pytest.skip("PyTorch is not installed")
+  finally:
+    for flag in set(flags.FLAGS) - flags_before:  # several benchmarks have flags of the same name
+      delattr(flags.FLAGS, flag)
+
+
+def test_a_step_is_compiled_and_epochs_of_it_are_timed():
+  values = {"train.batch_size": 8, "model.emb_dim": 8}
+  values |= {"model.encoder.layer_size": 4, "model.encoder.n_layers": 1}
+  config = config_lib.load("configs/lfmc.py:released", values)
+  modalities = [Modality("S1", ("S1",), (4, 3), tuple("abc")), Modality("S2", ("S2",), (4, 2), tuple("de"))]
+  recipe, state, table = measure.example(config, Task("regression", ("y",)), modalities, rows=20)
+  assert jax.tree.map(len, table["inputs"]) == {"S1": 20, "S2": 20}
+
+  costs = measure.step_costs(measure.compiled_step(recipe, state, table))
+  assert costs["flops"] > 0 and costs["peak_bytes"] > 0
+
+  first, times = measure.epoch_seconds(recipe, state, table, epochs=2)
+  assert len(times) == 2
+  assert first > 3 * min(times) > 0  # 3 steps an epoch; `times` are of one step
+
+
+def test_bytes_of_collectives_are_counted_once_each():
+  program = """
+    a = f32[4,8]{1,0} all-reduce(f32[4,8]{1,0} b), replica_groups={}
+    c = (bf16[2,3]{1,0}, pred[5]{0}) all-gather-start(d, e)
+    f = f32[100]{0} add(g, h)
+  """
+  assert measure.collective_bytes(program) == 4 * 8 * 4 + 2 * 3 * 2 + 5
