@@ -7,9 +7,10 @@ process of its own with the code of its checkout: the benchmark of `train_step`,
 The two processes take turns. A round is one epoch of each side, and the side that goes first changes from
 round to round, so that other programs on the machine disturb both alike.
 
-For each batch size the table has the time of a step here divided by the time there: 1.03 means that this
+For each batch size the table has the time of an epoch here divided by the time there: 1.03 means that this
 checkout is 3 % slower. The ratio is computed in each round, and its median and quartiles over the rounds are
-printed. The last column is the ratio of the best epochs of all rounds.
+printed: of the time on the clock, and of the processor time of all threads, which other programs disturb
+less. The last column is the ratio of the best times on the clock.
 """
 
 from __future__ import annotations
@@ -45,17 +46,16 @@ flags.FLAGS(["train_step"])
 settings = config.load(train_step.CONFIG.value, {"train.batch_size": size})
 task = train_step.Task("regression", ("y",))
 recipe, state, table = measure.example(settings, task, train_step.MODALITIES, train_step.ROWS)
-calls, began = itertools.count(), 0.0
+calls, began = itertools.count(), ()
 
 def clock():
   global began
   if next(calls) % 2 == 0:
     sys.stdin.readline()
-    began = time.perf_counter()
-    return began
-  ended = time.perf_counter()
-  print("seconds", ended - began, flush=True)
-  return ended
+    began = time.perf_counter(), time.process_time()
+  else:
+    print("seconds", time.perf_counter() - began[0], time.process_time() - began[1], flush=True)
+  return time.perf_counter()
 
 measure.time = types.SimpleNamespace(perf_counter=clock)
 measure.epoch_seconds(recipe, state, table, epochs)
@@ -75,18 +75,18 @@ def side(checkout: Path, batch_size: int) -> Iterator[subprocess.Popen]:
       process.kill()
 
 
-def epoch(process: subprocess.Popen) -> float:
-  """Lets a side do one epoch; returns its seconds."""
+def epoch(process: subprocess.Popen) -> tuple[float, ...]:
+  """Lets a side do one epoch; returns its seconds on the clock and of processor time."""
   process.stdin.write("\n")
   process.stdin.flush()
   for line in process.stdout:
     if line.startswith("seconds "):
-      return float(line.split()[1])
+      return tuple(map(float, line.split()[1:]))
   sys.exit("one side ended early; its error is above")
 
 
 def race(before: Path, after: Path, batch_size: int) -> np.ndarray:
-  """Seconds of each epoch, `[rounds 2]`: there and here."""
+  """Seconds of each epoch, `[rounds 2 2]`: there and here, on the clock and of processor time."""
   with side(before, batch_size) as there, side(after, batch_size) as here:
     epoch(there), epoch(here)  # with compilation
     out = []
@@ -100,17 +100,17 @@ def race(before: Path, after: Path, batch_size: int) -> np.ndarray:
 def main(_) -> None:
   """Prints the table, a line as soon as it is measured."""
   before, figures = Path(BEFORE.value).resolve(), {}
-  print(f"step here / step there, {ROUNDS.value} rounds\n")
-  print("| batch | best epoch there, s | here, s | ratio: median | quartiles | of best epochs |")
+  print(f"an epoch here / an epoch there, {ROUNDS.value} rounds: median (quartiles)\n")
+  print("| batch | best there, s | best here, s | on the clock | processor time | best on the clock |")
   print("|---|---|---|---|---|---|", flush=True)
   for size in map(int, BATCH_SIZES.value):
     seconds = race(before, HERE, size)
-    best, ratios = seconds.min(0), seconds[:, 1] / seconds[:, 0]
-    low, median, high = np.quantile(ratios, [0.25, 0.5, 0.75])
-    cells = [f"{size}", f"{best[0]:.3f}", f"{best[1]:.3f}", f"{median:.3f}"]
-    cells += [f"{low:.3f} to {high:.3f}", f"{best[1] / best[0]:.3f}"]
-    print("| " + " | ".join(cells) + " |", flush=True)
-    figures[size] = {"there_seconds": seconds[:, 0].tolist(), "here_seconds": seconds[:, 1].tolist()}
+    best = seconds[:, :, 0].min(0)
+    cells = [f"{size}", *(f"{time:.3f}" for time in best)]
+    for quartiles in np.quantile(seconds[:, 1] / seconds[:, 0], [0.25, 0.5, 0.75], axis=0).T:
+      cells.append("{1:.3f} ({0:.3f} to {2:.3f})".format(*quartiles))
+    print("| " + " | ".join([*cells, f"{best[1] / best[0]:.3f}"]) + " |", flush=True)
+    figures[size] = {name: seconds[:, at].tolist() for at, name in enumerate(("there", "here"))}
   if JSON.value:
     Path(JSON.value).write_text(json.dumps(figures, indent=2) + "\n")
 
