@@ -1,1 +1,1 @@
-"""Measurements: run as `python -m benchmarks.NAME`, each says in its first lines what it measures."""
+"""Measurements, run as `python -m benchmarks.NAME`. The first lines of each module say what it measures."""

@@ -1,13 +1,15 @@
-"""What every encoder costs at CropHarvest's shapes, as a table in Markdown.
+"""The cost of every series encoder at CropHarvest's shapes, as a table in Markdown.
 
     python -m benchmarks.encoders [--encoders=gru,lstm] [--batch_size=128] [--rounds=9] [--json=FILE]
 
-Parameters; FLOPs a sample of the forward pass, as XLA counts them; seconds to compile the training program;
-samples a second, forward as in evaluation, and forward and backward as in training, dropout included. A
-program goes over several batches, as epochs and predictions do. Where PyTorch is installed, the same layers
-there (`torch_encoders.py`) are timed in the same run, with one thread and with all, whichever is faster: the
-programs take turns within each round, so that what else the machine does meets them all. Given are each one's
-best round and the ratio of these (above 1: JAX is faster); the file has the medians too.
+The table has: the number of parameters; FLOPs of the forward pass for one sample, by XLA's count; seconds to
+compile the training program; and samples a second, of the forward pass in evaluation and of forward and
+backward in training, with dropout. A program loops over several batches, as in epochs and predictions.
+
+If PyTorch is installed, the same layers (`torch_encoders.py`) are timed with it in the same run, with one
+thread and with all, of which the faster counts. The programs take turns within each round, so that other
+programs on the machine disturb all alike. The table has the best round of each, and their ratio (above 1: JAX
+is faster). The JSON file also has the medians.
 """
 
 from __future__ import annotations
@@ -33,12 +35,14 @@ except ModuleNotFoundError as error:
     raise
   torch_encoders = None
 
-NAMES = flags.DEFINE_list("encoders", sorted(set(encoders.ENCODERS) - set(encoders.SPATIAL)), "Which.")
-BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Samples at once.")
+NAMES = flags.DEFINE_list(
+  "encoders", sorted(set(encoders.ENCODERS) - set(encoders.SPATIAL)), "Names of the encoders."
+)
+BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Samples in a batch.")
 BATCHES = flags.DEFINE_integer("batches", 4, "Batches in one program.")
-ROUNDS = flags.DEFINE_integer("rounds", 9, "Turns that each program has.")
-SECONDS = flags.DEFINE_float("seconds", 0.15, "How long a turn is, about.")
-DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the computation in JAX.")
+ROUNDS = flags.DEFINE_integer("rounds", 9, "Turns of each program.")
+SECONDS = flags.DEFINE_float("seconds", 0.15, "Approximate length of a turn.")
+DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Type of the computation in JAX.")
 JSON = flags.DEFINE_string("json", None, "Also write the figures to this file.")
 
 SHAPE, WIDTH = (12, 12), 128  # twelve months of S2_S2VI; the embedding
@@ -46,7 +50,7 @@ Call = Callable[[], object]
 
 
 def ours(name: str, xs: np.ndarray) -> tuple[dict, dict[str, Call]]:
-  """An encoder's figures that need no race, and its two programs over batches `[S B T C]`."""
+  """An encoder's parameters, FLOPs and compilation time, and its two programs over batches `[S B T C]`."""
   module = encoders.make_encoder(
     {"model_type": name}, SHAPE, WIDTH, rngs=nnx.Rngs(0), dtype=jnp.dtype(DTYPE.value)
   )
@@ -69,7 +73,7 @@ def ours(name: str, xs: np.ndarray) -> tuple[dict, dict[str, Call]]:
     def step(carry, given):
       total, stats = carry
       grads, stats = jax.grad(loss, has_aux=True)(params, stats, *given)
-      return (jax.tree.map(jnp.add, total, grads), stats), None  # what `backward` does in PyTorch
+      return (jax.tree.map(jnp.add, total, grads), stats), None  # gradients add up, as in PyTorch
 
     zeros = jax.tree.map(jnp.zeros_like, params)
     return jax.lax.scan(step, (zeros, stats), (xs, keys))[0]
@@ -92,7 +96,7 @@ def ours(name: str, xs: np.ndarray) -> tuple[dict, dict[str, Call]]:
 
 
 def theirs(name: str, xs: np.ndarray, parameters: int) -> dict[str, dict[str, Call]]:
-  """The same of PyTorch, by the number of threads; nothing where it is not installed."""
+  """The two programs in PyTorch, by the number of threads; {} if it is not installed."""
   if torch_encoders is None:
     return {}
   module = torch_encoders.make(name, *SHAPE, WIDTH)
@@ -103,7 +107,7 @@ def theirs(name: str, xs: np.ndarray, parameters: int) -> dict[str, dict[str, Ca
 
 
 def race(calls: dict[str, Call]) -> dict[str, list[float]]:
-  """Seconds a call of each program in each round."""
+  """Seconds of one call of each program, in each round."""
   counts = {}
   for who, call in calls.items():
     call(), call()

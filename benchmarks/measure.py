@@ -1,4 +1,4 @@
-"""What all benchmarks share: the machine's ceilings, and a train step on generated data."""
+"""Shared by all benchmarks: the speed limits of the machine, and a train step on generated data."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _ARRAY = re.compile(r"\b(pred|[suf]\d+|bf16)\[([\d,]*)\]")
 
 
 def seconds(run, *args, repeat: int) -> list[float]:
-  """Wall-clock of each of several calls, the first left out."""
+  """Seconds on the clock of each of `repeat` calls, after one call that does not count."""
   jax.block_until_ready(run(*args))
   out = []
   for _ in range(repeat):
@@ -43,20 +43,22 @@ def seconds(run, *args, repeat: int) -> list[float]:
 
 @functools.cache
 def ceilings(dtype: str = "float32") -> tuple[float, float]:
-  """This device's FLOP/s in a large matrix product of a dtype, and bytes a second in a copy."""
+  """The device's FLOP/s in a large matrix product of a dtype, and its bytes a second in a copy."""
   size = 8192 if jax.default_backend() == "gpu" else 4096
   square = jax.random.normal(jax.random.key(0), (size, size), dtype)
   chained = jax.jit(lambda x: jax.lax.fori_loop(0, 3, lambda _, y: x @ y, x))
   product = min(seconds(chained, square, repeat=3)) / 3
   scale = jax.jit(lambda x: jax.lax.fori_loop(0, 10, lambda _, x: x * 1.0001, x))
-  copy = min(seconds(scale, jnp.ones(2**26), repeat=3)) / 10  # in place, so that no page is new
+  copy = (
+    min(seconds(scale, jnp.ones(2**26), repeat=3)) / 10
+  )  # in place, so that no new memory page is touched
   return 2 * size**3 / product, 2 * 4 * 2**26 / copy
 
 
 def example(
   config: ConfigDict, task: Task, modalities: Sequence[Modality], rows: int
 ) -> tuple[Recipe, TrainState, dict]:
-  """A recipe, its state before the first step, and a table of generated samples, all on the devices."""
+  """A recipe, the state before its first step, and a table of generated samples, all on the devices."""
   recipe = make_recipe(config, task, modalities)
   rng, whole = np.random.default_rng(0), sharding.whole(recipe.mesh)
   normal = lambda shape: rng.standard_normal((rows, *shape), np.float32)
@@ -101,7 +103,7 @@ def compiled_step(recipe: Recipe, state: TrainState, table: dict) -> jax.stages.
 
 
 def step_costs(step: jax.stages.Compiled) -> dict[str, float]:
-  """What a device's part of a compiled step costs, by XLA's count: FLOPs, and bytes moved, kept and sent."""
+  """XLA's count for one device's part of a compiled step: FLOPs, and bytes moved, held and communicated."""
   costs, memory = step.cost_analysis(), step.memory_analysis()
   return {
     "flops": float(costs.get("flops", 0.0)),
@@ -113,7 +115,7 @@ def step_costs(step: jax.stages.Compiled) -> dict[str, float]:
 
 
 def collective_bytes(program: str) -> int:
-  """The bytes that come out of a program's collective operations, each counted once, as if out of a loop."""
+  """Bytes of the results of a program's collective operations; one inside a loop is counted once."""
   width = lambda dtype: 1 if dtype == "pred" else int(re.sub(r"\D", "", dtype)) // 8
   size = lambda dims: int(np.prod([int(d) for d in dims.split(",") if d], dtype=np.int64))
   arrays = [a for result in _COLLECTIVE.findall(program) for a in _ARRAY.findall(result)]
@@ -121,7 +123,7 @@ def collective_bytes(program: str) -> int:
 
 
 def epoch_seconds(recipe: Recipe, state: TrainState, table: dict, epochs: int) -> tuple[float, list[float]]:
-  """Seconds of the first epoch of train steps, with its compilation, and of each further one, by step."""
+  """Seconds of the first epoch, compilation included, and seconds a step of each of `epochs` further ones."""
   rows = jnp.asarray(batched(np.random.default_rng(0).permutation(len(table["labelled"])), recipe.batch_size))
 
   @functools.partial(jax.jit, donate_argnums=0)

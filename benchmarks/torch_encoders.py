@@ -1,6 +1,6 @@
-"""Plain PyTorch modules of the same layers as our encoders with their defaults, to race with.
+"""The encoders of the package with their default settings as plain PyTorch modules, to compare speeds.
 
-Each takes a series `[B T C]` and gives `[B 128]`. They exist to be timed; weights are not shared.
+Each maps a series `[B T C]` to `[B 128]`. They are only timed; they share no weights with the package.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from colearn_jax.nn.layers import sinusoid
 
 
 class _Series(nn.Module):
-  """What the backbones have in common: the width that they return."""
+  """Common to the backbones: the width of their output."""
 
   width = 128
 
@@ -170,13 +170,13 @@ BACKBONES = {
 
 
 def make(name: str, steps: int, bands: int, width: int) -> nn.Module:
-  """A backbone and the linear layer behind it."""
+  """A backbone followed by a linear layer."""
   backbone = BACKBONES[name](steps, bands)
   return nn.Sequential(backbone, nn.Linear(backbone.width, width))
 
 
 def calls(module: nn.Module, batches, threads: int):
-  """Two functions without arguments: forward as in evaluation; forward and backward as in training."""
+  """Two functions without arguments: forward in evaluation mode; forward and backward in training mode."""
   batches = torch.from_numpy(batches)
 
   def forward():
@@ -196,7 +196,7 @@ def calls(module: nn.Module, batches, threads: int):
 
 
 def step_of_encoders(modules: list[nn.Module], batches: list, threads: int):
-  """A function without arguments: forward, backward and Adam of several encoders, each on its own batch."""
+  """A function without arguments: forward, backward and Adam of several encoders, each on its batch."""
   batches = [torch.from_numpy(batch) for batch in batches]
   optimizer = torch.optim.Adam([p for module in modules for p in module.parameters()], lr=1e-3, foreach=True)
 

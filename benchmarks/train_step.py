@@ -1,15 +1,16 @@
-"""Samples a second of the train step at LFMC's shapes, beside this machine's own ceilings.
+"""Samples a second of the train step at LFMC's shapes, compared with the limits of the machine.
 
-    python -m benchmarks.train_step
+    python -m benchmarks.train_step [--batch_sizes=32,128] [--epochs=20] [--json=FILE]
 
-All four losses, dropout, both sensors, the whole step: batch picked from a table on the device, forward,
-backward, Adam. Data is generated. The floor of a step is its FLOPs by XLA's count at the rate of a large
-float32 product, or the optimizer's traffic (parameters, gradients and both moments read; parameters and
-moments written) at the rate of a copy, whichever is longer, both measured in the same run.
+The whole step is timed on generated data: taking a batch from a table on the device, forward with all four
+losses and dropout, backward, and Adam. The floor of a step is the longer of two times: its FLOPs, by XLA's
+count, at the rate of a large float32 product; and the memory traffic of the optimizer at the rate of a copy
+(it reads parameters, gradients and both moments, and writes parameters and moments). Both rates are measured
+in the same run.
 
-Where PyTorch is installed, the same encoders alone, forward, backward and Adam on a batch that is there
-already, are timed there in the same run, with one thread or all, whichever is faster: a program of
-this method has the losses, the heads and the loading of batches to do besides.
+If PyTorch is installed, the same encoders are timed with it in the same run: forward, backward and Adam on
+one batch in memory, with one thread and with all, of which the faster counts. A whole program in PyTorch
+would also compute the losses and heads and load the batches.
 """
 
 from __future__ import annotations
@@ -34,11 +35,11 @@ except ModuleNotFoundError as error:
   torch_encoders = None
 
 BATCH_SIZES = flags.DEFINE_list("batch_sizes", ["32", "128"], "Batch sizes.")
-EPOCHS = flags.DEFINE_integer("epochs", 20, "Timed epochs; the median counts, and the best is printed too.")
+EPOCHS = flags.DEFINE_integer("epochs", 20, "Timed epochs, of which the median and the best are printed.")
 CONFIG = flags.DEFINE_string("config", "configs/lfmc.py:released", "A configuration of LFMC.")
 JSON = flags.DEFINE_string("json", None, "A file for the figures.")
 
-# The authors' program, samples a second at a batch size, on a two-core machine of 337 GFLOP/s.
+# Samples a second of the authors' program by batch size, on a machine with two cores and 337 GFLOP/s.
 AUTHORS = {32: 955.0, 128: 127.0}
 ROWS = 2320  # nine tenths of LFMC
 MODALITIES = [
@@ -48,7 +49,7 @@ MODALITIES = [
 
 
 def of_batch(batch_size: int) -> dict:
-  """Times epochs of train steps; the figures by name."""
+  """Times epochs of train steps; returns the figures by name."""
   config = config_lib.load(CONFIG.value, {"train.batch_size": batch_size})
   recipe, state, table = measure.example(config, Task("regression", ("LFMC (%)",)), MODALITIES, ROWS)
   parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
@@ -69,7 +70,7 @@ def of_batch(batch_size: int) -> dict:
 
 
 def of_pytorch(batch_size: int) -> dict:
-  """Samples a second of PyTorch's encoders alone, the best of several turns; nothing where there is none."""
+  """Samples a second of the encoders alone in PyTorch, best of several turns; {} if it is not installed."""
   if torch_encoders is None:
     return {}
   modules = [torch_encoders.make("tempcnn", *m.shape, 128).train() for m in MODALITIES for _ in range(2)]
@@ -88,7 +89,7 @@ def of_pytorch(batch_size: int) -> dict:
 
 
 def main(_) -> None:
-  """Prints the figures, a line a batch size."""
+  """Prints the figures, one line for each batch size."""
   device = jax.devices()[0]
   compute, copy = measure.ceilings()
   print(

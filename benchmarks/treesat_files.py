@@ -1,4 +1,4 @@
-"""Files in the layout of TreeSatAI-TS to measure with, of realistic lengths and sizes, and built."""
+"""Generated files like those of TreeSatAI-TS, of realistic sizes, and the data set built from them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ from colearn_jax.datasets.treesat_ts.dummy import STEPS, published_names, random
 
 
 def write(directory: str | Path, samples: int, names: str = "") -> Path:
-  """The source files of so many training samples, and a tenth as many of each other part.
+  """Writes source files with `samples` training samples, and a tenth as many of each other part.
 
   Args:
-    directory: where; what is there from before is used again.
-    samples: of the training part.
-    names: a directory with the published `labels` and `split`, whose names and labels are taken; else names
-      and labels are drawn.
+    directory: where the files go; files of an earlier call are used again.
+    samples: number of training samples.
+    names: a directory with the published `labels` and `split`, to take names and labels from; without one
+      they are random.
+
+  Returns:
+    The directory of the files.
   """
   there, part = Path(directory) / f"files{samples}", Path(directory) / f"files{samples}.part"
   if not there.is_dir():
@@ -29,7 +32,7 @@ def write(directory: str | Path, samples: int, names: str = "") -> Path:
 
 
 def prepare(directory: str | Path, samples: int, names: str = "") -> dict[str, str]:
-  """The same files, built: what a configuration needs to find them."""
+  """Writes the files and builds the data set; returns the configuration keys that lead to it."""
   source, prepared = write(directory, samples, names), Path(directory) / f"prepared{samples}"
   build.build("treesat_ts", prepared, manual_dir=source)
   return {"data.manual_dir": str(source), "data.data_dir": str(prepared)}
