@@ -49,9 +49,7 @@ def ceilings(dtype: str = "float32") -> tuple[float, float]:
   chained = jax.jit(lambda x: jax.lax.fori_loop(0, 3, lambda _, y: x @ y, x))
   product = min(seconds(chained, square, repeat=3)) / 3
   scale = jax.jit(lambda x: jax.lax.fori_loop(0, 10, lambda _, x: x * 1.0001, x))
-  copy = (
-    min(seconds(scale, jnp.ones(2**26), repeat=3)) / 10
-  )  # in place, so that no new memory page is touched
+  copy = min(seconds(scale, jnp.ones(2**26), repeat=3)) / 10  # in place: no new memory pages
   return 2 * size**3 / product, 2 * 4 * 2**26 / copy
 
 
