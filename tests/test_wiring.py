@@ -241,8 +241,8 @@ def command(training):
   return trained, kept
 
 
-def saved(training):
-  """The epochs of checkpoints, in a training whose epochs compute nothing."""
+def saved(training, epoch=lambda: None):
+  """The epochs of checkpoints, in a training whose epochs compute nothing but what is given."""
   one, epochs = np.ones(1), []
   status = {"done": np.zeros(1, bool), **dict.fromkeys(("epoch", "best_epoch", "best_objective"), one)}
   terms = {"train": {"objective": one, "learning_rate": one}, "validation": {"objective": one}}
@@ -251,7 +251,7 @@ def saved(training):
     init=lambda *_, **__: None,
     status=lambda _: status,
     pick=lambda *_: None,
-    epochs=lambda *_: contextlib.nullcontext(lambda state: (state, terms)),
+    epochs=lambda *_: contextlib.nullcontext(lambda state: (epoch(), terms)),
   )
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(run.models, "open_manager", lambda _: contextlib.nullcontext(manager))
@@ -400,3 +400,11 @@ def test_every_key_has_its_effect(prepared, tmp_path, method, key):
     effects[wired.effect] = wired.effect(training)
   after = wired.effect(begin(configuration(values | {key: wired.value}), prepared, tmp_path / "after"))
   assert effects[wired.effect] != after, f"{key} changes nothing"
+
+
+def test_an_epoch_may_not_send_arrays_to_the_devices_unasked(prepared, tmp_path):
+  training = begin(configuration(NEEDED | SMALL | {"method": "mdico"}), prepared, tmp_path)
+  double, numbers = jax.jit(lambda x: 2 * x), np.arange(3.0)
+  assert saved(training, lambda: double(jax.device_put(numbers)))
+  with pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed host-to-device transfer"):
+    saved(training, lambda: double(numbers))
