@@ -424,7 +424,8 @@ def test_the_last_epoch_is_kept_where_that_is_asked_for_and_patience_0_never_sto
 
 def test_the_contrastive_term_alone_is_minimised_by_both_common_encoders():
   """It falls, moves every kernel that leads to the shared features, and no other parameter."""
-  r = recipe(1, encoder=(("dropout", 0.0),), optimizer=constant_rate(optax.scale_by_adam(), 0.01))
+  adam = constant_rate(optax.scale_by_adam(), 0.01)
+  r = dataclasses.replace(recipe(1, encoder=(("dropout", 0.0),)), optimizer=adam)
   values = VALUES | {"weights": {"contrastive": np.float32(1.0)}}
   state = begun = jax.jit(functools.partial(init, r))(jax.random.key(0), values)
   batch = take(jax.tree.map(jnp.asarray, table()), jnp.arange(BATCH))
