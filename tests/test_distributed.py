@@ -144,3 +144,27 @@ def test_alone_where_nothing_says_otherwise(monkeypatch):
   monkeypatch.setattr("jax.distributed.initialize", lambda *given, **_: joined.append(given))
   distributed.initialize()
   assert joined == [(None, None, None)]
+
+
+@pytest.mark.parametrize(
+  ("environment", "joins"),
+  [
+    ({"TPU_WORKER_HOSTNAMES": "10.0.0.1,10.0.0.2"}, True),  # a slice of several hosts, on each of them
+    ({"TPU_WORKER_HOSTNAMES": "localhost"}, False),  # of one host
+    ({"TPU_WORKER_HOSTNAMES": ""}, False),
+    ({"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "0"}, True),
+    ({"OMPI_COMM_WORLD_SIZE": "1", "OMPI_COMM_WORLD_RANK": "0"}, False),
+    ({"SLURM_NTASKS": "2"}, False),  # a shell inside of an allocation
+    ({"SLURM_NTASKS": "2(x3)", "SLURM_PROCID": "0"}, False),  # no number
+  ],
+)
+def test_a_job_is_joined_where_the_environment_tells_of_several_processes(monkeypatch, environment, joins):
+  for name in ("SLURM_NTASKS", "SLURM_PROCID", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"):
+    monkeypatch.delenv(name, raising=False)
+  monkeypatch.delenv("TPU_WORKER_HOSTNAMES", raising=False)
+  for name, value in environment.items():
+    monkeypatch.setenv(name, value)
+  joined = []
+  monkeypatch.setattr("jax.distributed.initialize", lambda *given, **_: joined.append(given))
+  distributed.initialize()
+  assert joined == [(None, None, None)] * joins

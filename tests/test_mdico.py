@@ -85,6 +85,26 @@ def test_a_modality_alone_needs_nothing_of_another():
   assert paths(small) == {path for path in paths(whole) if "radar" in path}
 
 
+def test_every_head_reads_the_features_that_it_is_named_after():
+  inputs = sample()
+  outputs = run(inputs)
+
+  @jax.jit
+  def heads(o):
+    model, mode = make(), {"train": False, "present": None}
+    both = {m: jnp.concatenate([o.specific[m], o.shared[m]], -1) for m in SHAPES}
+    return {
+      "auxiliary_specific": {m: model.auxiliary(z, **mode) for m, z in o.specific.items()},
+      "auxiliary_shared": {m: model.auxiliary(z, **mode) for m, z in o.shared.items()},
+      "modality_specific": {m: model.modality_specific(z, **mode) for m, z in o.specific.items()},
+      "prediction": {m: model.heads[m](z, **mode) for m, z in both.items()},
+    }
+
+  for head, named in heads(outputs).items():
+    for m, want in named.items():
+      np.testing.assert_allclose(getattr(outputs, head)[m], want, rtol=1e-5, atol=1e-6, err_msg=head)
+
+
 def test_the_variants_differ_in_what_the_second_modality_head_sees():
   inputs = sample()
   paper, released = run(inputs, variant="paper"), run(inputs, variant="released")

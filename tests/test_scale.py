@@ -92,6 +92,23 @@ def test_no_device_holds_the_matrix_of_all_pairs():
   assert "512,512" not in text and "64,512" not in text and "8,64,64" not in text
 
 
+@pytest.mark.parametrize(
+  ("similarity", "devices", "batch", "around"),
+  [
+    ("auto", 8, 4096, True),
+    ("auto", 8, 4095, False),
+    ("auto", 1, 4096, False),
+    ("dense", 8, 4096, False),
+    ("ring", 8, 16, True),
+    ("ring", 1, 16, True),
+  ],
+)
+def test_the_ring_is_for_large_batches_on_several_devices(similarity, devices, batch, around):
+  method = MDiCo(similarity=similarity)
+  assert method._around(mesh(devices), batch) is around
+  assert method._around(None, batch) is (similarity == "ring")  # without a mesh there is one device
+
+
 # Every arrangement of a training.
 
 

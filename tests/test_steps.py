@@ -21,7 +21,7 @@ from colearn_jax.training.optimizer import Average, make_optimizer, make_schedul
 from colearn_jax.training.state import init
 from colearn_jax.training.step import eval_step, predict_step, present_rows, train_step
 from colearn_jax.types import InputError
-from tests.small_training import BATCH, SHAPES, TRAIN, VALIDATION, VALUES, N, recipe, table
+from tests.small_training import BATCH, SHAPES, TRAIN, VALIDATION, VALUES, N, constant_rate, recipe, table
 
 
 @functools.cache
@@ -420,6 +420,28 @@ def test_the_last_epoch_is_kept_where_that_is_asked_for_and_patience_0_never_sto
     state = stop(state.replace(params=jax.tree.map(lambda p: p + 1, state.params)), jnp.float32(objective))
   assert int(state.best.epoch) == 9 and float(state.best.objective) == 3.0 and bool(state.stop.done)
   jax.tree.map(np.testing.assert_array_equal, state.best.params, state.params)
+
+
+def test_the_contrastive_term_alone_is_minimised_by_both_common_encoders():
+  """It falls, moves every kernel that leads to the shared features, and no other parameter."""
+  adam = constant_rate(optax.scale_by_adam(), 0.01)
+  r = dataclasses.replace(recipe(1, encoder=(("dropout", 0.0),)), optimizer=adam)
+  values = VALUES | {"weights": {"contrastive": np.float32(1.0)}}
+  state = begun = jax.jit(functools.partial(init, r))(jax.random.key(0), values)
+  batch = take(jax.tree.map(jnp.asarray, table()), jnp.arange(BATCH))
+  step, course = jax.jit(functools.partial(train_step, r)), []
+  for _ in range(40):
+    state, terms = step(state, batch)
+    course.append(float(terms["contrastive/radar__optical"]))
+  assert float(terms["objective"]) == pytest.approx(2 * course[-1])  # both orders of the pair
+  assert course[-1] < 0.5 * course[0]
+  for path, old in jax.tree_util.tree_leaves_with_path(begun.params):
+    part, *_, name = (key.key for key in path)
+    new = functools.reduce(lambda tree, key: tree[key.key], path, state.params)
+    if part not in ("common", "shared"):
+      np.testing.assert_array_equal(new, old, err_msg=jax.tree_util.keystr(path))
+    elif name == "kernel":
+      assert np.abs(new - old).max() > 1e-3, jax.tree_util.keystr(path)
 
 
 # What other methods need of the step.

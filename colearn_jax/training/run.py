@@ -153,7 +153,9 @@ def fit(
     with samples.epochs(runs, state) as train_epoch:
       for epoch in range(begun + 1, max_epochs + 1):
         began = time.monotonic()
-        state, terms = train_epoch(state)
+        # Everything lies on the devices by now; what is sent there in an epoch is sent by name.
+        with jax.transfer_guard("disallow"):
+          state, terms = train_epoch(state)
         history.fetch()
         if history.over:
           break
