@@ -7,12 +7,14 @@ name.
 from __future__ import annotations
 
 from colearn_jax.methods.base import Method
+from colearn_jax.methods.fusion import Fusion
 from colearn_jax.methods.individual import Individual
 from colearn_jax.methods.mdico import MDiCo
 from colearn_jax.rules import Setting, settings_of
 from colearn_jax.types import InputError
 
 METHODS: dict[str, type[Method]] = {
+  "fusion": Fusion,
   "individual": Individual,
   "mdico": MDiCo,
 }
