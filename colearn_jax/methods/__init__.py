@@ -9,6 +9,7 @@ from __future__ import annotations
 from colearn_jax.methods.base import Method
 from colearn_jax.methods.fusion import Fusion
 from colearn_jax.methods.individual import Individual
+from colearn_jax.methods.kd import Distillation
 from colearn_jax.methods.mdico import MDiCo
 from colearn_jax.rules import Setting, settings_of
 from colearn_jax.types import InputError
@@ -16,6 +17,7 @@ from colearn_jax.types import InputError
 METHODS: dict[str, type[Method]] = {
   "fusion": Fusion,
   "individual": Individual,
+  "kd": Distillation,
   "mdico": MDiCo,
 }
 
