@@ -11,6 +11,7 @@ import scipy.special
 from colearn_jax.objectives.distillation import distillation
 from tests.small_methods import (
   KINDS,
+  SHAPES,
   B,
   a_batch,
   constants,
@@ -76,3 +77,26 @@ def test_students_learn_from_the_teacher(kind):
   off = dataclasses.replace(method, distillation=0.0)
   assert not off.uses_unlabelled
   assert off.loss(outputs, batch, values(off, kind, main=0.5))[0] == alone
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_peers_learn_from_each_other(kind):
+  method, outputs = make("dml"), outputs_of(kind, 0)
+  present = masks(radar=(1, 2), optical=(2, 3), thermal=(0, 5))
+  batch = a_batch(kind, present=present, labelled=[1, 0, 1, 1, 1, 1])
+  given = values(method, kind, mutual=2.0)
+  loss, terms = method.loss(outputs, batch, given)
+  want = {}
+  for m in SHAPES:
+    both = {k: np.flatnonzero(present[m] * present[k]) for k in SHAPES if k != m}
+    want[m] = np.mean([distance(kind, outputs[m], outputs[k], rows) for k, rows in both.items()])
+    np.testing.assert_allclose(terms[f"mutual/{m}"], want[m], rtol=1e-5)
+  np.testing.assert_allclose(terms["total/mutual"], 2 * np.mean(list(want.values())), rtol=1e-5)
+  np.testing.assert_allclose(loss, terms["total/main"] + terms["total/mutual"], rtol=1e-6)
+  # A peer that teaches gets no gradient: that of mutual/radar is of the radar's output alone.
+  grads = jax.grad(lambda o: method.loss(o, batch, given)[1]["mutual/radar"])(outputs)
+  assert np.any(grads["radar"]) and not np.any(grads["optical"]) and not np.any(grads["thermal"])
+  # Two sensors that no sample has in common: that pair leaves the mean.
+  apart = a_batch(kind, present=masks(radar=(0, 1, 2), thermal=(3, 4, 5)))
+  got = method.loss(outputs, apart, given)[1]["mutual/radar"]
+  np.testing.assert_allclose(got, distance(kind, outputs["radar"], outputs["optical"], [3, 4, 5]), rtol=1e-5)

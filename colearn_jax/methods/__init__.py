@@ -7,6 +7,7 @@ name.
 from __future__ import annotations
 
 from colearn_jax.methods.base import Method
+from colearn_jax.methods.dml import MutualLearning
 from colearn_jax.methods.fusion import Fusion
 from colearn_jax.methods.individual import Individual
 from colearn_jax.methods.kd import Distillation
@@ -15,6 +16,7 @@ from colearn_jax.rules import Setting, settings_of
 from colearn_jax.types import InputError
 
 METHODS: dict[str, type[Method]] = {
+  "dml": MutualLearning,
   "fusion": Fusion,
   "individual": Individual,
   "kd": Distillation,
