@@ -7,6 +7,7 @@ name.
 from __future__ import annotations
 
 from colearn_jax.methods.base import Method
+from colearn_jax.methods.discom_kd import DisCoMKD
 from colearn_jax.methods.dml import MutualLearning
 from colearn_jax.methods.fusion import Fusion
 from colearn_jax.methods.individual import Individual
@@ -16,6 +17,7 @@ from colearn_jax.rules import Setting, settings_of
 from colearn_jax.types import InputError
 
 METHODS: dict[str, type[Method]] = {
+  "discom_kd": DisCoMKD,
   "dml": MutualLearning,
   "fusion": Fusion,
   "individual": Individual,
