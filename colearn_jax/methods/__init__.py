@@ -13,6 +13,7 @@ from colearn_jax.methods.fusion import Fusion
 from colearn_jax.methods.individual import Individual
 from colearn_jax.methods.kd import Distillation
 from colearn_jax.methods.mdico import MDiCo
+from colearn_jax.methods.shaspec import ShaSpec
 from colearn_jax.rules import Setting, settings_of
 from colearn_jax.types import InputError
 
@@ -23,6 +24,7 @@ METHODS: dict[str, type[Method]] = {
   "individual": Individual,
   "kd": Distillation,
   "mdico": MDiCo,
+  "shaspec": ShaSpec,
 }
 
 
