@@ -7,6 +7,7 @@ name.
 from __future__ import annotations
 
 from colearn_jax.methods.base import Method
+from colearn_jax.methods.batch_ensemble import BatchEnsemble
 from colearn_jax.methods.discom_kd import DisCoMKD
 from colearn_jax.methods.dml import MutualLearning
 from colearn_jax.methods.fusion import Fusion
@@ -18,6 +19,7 @@ from colearn_jax.rules import Setting, settings_of
 from colearn_jax.types import InputError
 
 METHODS: dict[str, type[Method]] = {
+  "batch_ensemble": BatchEnsemble,
   "discom_kd": DisCoMKD,
   "dml": MutualLearning,
   "fusion": Fusion,
