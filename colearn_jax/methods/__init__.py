@@ -9,6 +9,7 @@ from __future__ import annotations
 from colearn_jax.methods.base import Method
 from colearn_jax.methods.batch_ensemble import BatchEnsemble
 from colearn_jax.methods.discom_kd import DisCoMKD
+from colearn_jax.methods.distill import TreeDistillation
 from colearn_jax.methods.dml import MutualLearning
 from colearn_jax.methods.fusion import Fusion
 from colearn_jax.methods.individual import Individual
@@ -21,6 +22,7 @@ from colearn_jax.types import InputError
 METHODS: dict[str, type[Method]] = {
   "batch_ensemble": BatchEnsemble,
   "discom_kd": DisCoMKD,
+  "distill": TreeDistillation,
   "dml": MutualLearning,
   "fusion": Fusion,
   "individual": Individual,
