@@ -7,14 +7,28 @@ name.
 from __future__ import annotations
 
 from colearn_jax.methods.base import Method
+from colearn_jax.methods.batch_ensemble import BatchEnsemble
+from colearn_jax.methods.discom_kd import DisCoMKD
+from colearn_jax.methods.distill import TreeDistillation
+from colearn_jax.methods.dml import MutualLearning
+from colearn_jax.methods.fusion import Fusion
 from colearn_jax.methods.individual import Individual
+from colearn_jax.methods.kd import Distillation
 from colearn_jax.methods.mdico import MDiCo
+from colearn_jax.methods.shaspec import ShaSpec
 from colearn_jax.rules import Setting, settings_of
 from colearn_jax.types import InputError
 
 METHODS: dict[str, type[Method]] = {
+  "batch_ensemble": BatchEnsemble,
+  "discom_kd": DisCoMKD,
+  "distill": TreeDistillation,
+  "dml": MutualLearning,
+  "fusion": Fusion,
   "individual": Individual,
+  "kd": Distillation,
   "mdico": MDiCo,
+  "shaspec": ShaSpec,
 }
 
 

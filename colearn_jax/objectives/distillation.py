@@ -1,0 +1,47 @@
+"""The distance of a student's prediction from a teacher's, for every kind of task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from colearn_jax.objectives.task import masked_mean, squared_error
+
+
+def distillation(
+  kind: str,
+  student: jax.Array,
+  teacher: jax.Array,
+  constants: Mapping[str, jax.Array],
+  mask: jax.Array,
+  temperature: float = 1.0,
+) -> jax.Array:
+  """How far a student is from a teacher, over the rows of `mask`; 0 where they agree.
+
+  - One class a sample: T² KL(softmax(t / T) ‖ softmax(s / T)) (Hinton et al. 2015, arXiv 1503.02531, section
+    2). T² keeps the size of the gradient.
+  - Several labels a sample: T² times the mean over labels of KL(σ(t / T) ‖ σ(s / T)) of Bernoulli variables.
+  - Regression: the mean squared difference in standard deviations of the target. T has no part in it.
+
+  Args:
+    kind: one of `types.KINDS`.
+    student: `[B C]`, s: logits, or targets in their unit.
+    teacher: `[B C]`, t, the same; without gradient. Rows outside of `mask` may be NaN.
+    constants: see `task.task_loss`.
+    mask: `[B]`, 1.0 for rows that count.
+    temperature: T.
+  """
+  # NaN in a row that does not count would still make the gradient NaN.
+  teacher = jax.lax.stop_gradient(jnp.where(mask[:, None] > 0, teacher, 0.0))
+  if kind == "regression":
+    return squared_error(student, teacher, constants["mean"], constants["std"], mask)
+  s, t = student / temperature, teacher / temperature
+  if kind == "multilabel":
+    on = jax.nn.sigmoid(t) * (jax.nn.log_sigmoid(t) - jax.nn.log_sigmoid(s))
+    off = jax.nn.sigmoid(-t) * (jax.nn.log_sigmoid(-t) - jax.nn.log_sigmoid(-s))
+    divergence = (on + off).mean(-1)
+  else:
+    divergence = (jax.nn.softmax(t) * (jax.nn.log_softmax(t) - jax.nn.log_softmax(s))).sum(-1)
+  return temperature**2 * masked_mean(divergence, mask)
