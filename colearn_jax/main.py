@@ -153,7 +153,7 @@ def main(command: Command) -> None:
   processes.initialize(values.coordinator, values.processes, values.process)
   from colearn_jax.training import run
 
-  with processes.together():
+  with processes.abort_all_on_error():
     run.run(command.config, values.workdir)
 
 

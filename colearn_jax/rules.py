@@ -1,7 +1,7 @@
-"""What a setting may be: a check that takes any value, with the same in words for the error message.
+"""Rules for the values of settings: a check, and its description for error messages.
 
-The schema, the methods and the encoders describe their settings with these. This module imports nothing
-of the package and nothing that is slow to load.
+The schema, the methods and the encoders declare their settings with these rules. This module imports nothing
+else of the package and nothing that is slow to load.
 """
 
 from __future__ import annotations
@@ -9,25 +9,25 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from ml_collections import ConfigDict
 
 
 class Rule(NamedTuple):
-  """A check and its description, e.g. `an integer >= 1`."""
+  """A check of any value, and the allowed values in words, e.g. `an integer >= 1`."""
 
-  ok: Callable[[object], bool]
+  ok: Callable[[Any], bool]
   allowed: str
 
 
-def is_integer(value: object) -> bool:
-  """Whether it is an int; a bool is not."""
+def is_integer(value: object) -> TypeGuard[int]:
+  """Whether the value is an int and not a bool."""
   return isinstance(value, int) and not isinstance(value, bool)
 
 
-def is_group(value: object) -> bool:
-  """Whether it is a mapping."""
+def is_group(value: object) -> TypeGuard[Mapping[str, Any]]:
+  """Whether the value is a mapping, e.g. a group of configuration keys."""
   return isinstance(value, Mapping | ConfigDict)
 
 
@@ -37,7 +37,7 @@ def integer(least: int, what: str = "an integer") -> Rule:
 
 
 def number(ok: Callable[[float], bool], allowed: str) -> Rule:
-  """A finite number for which `ok` holds."""
+  """A finite number for which `ok` returns True; `allowed` says which."""
   finite = lambda v: isinstance(v, float) and math.isfinite(v) or is_integer(v)
   return Rule(lambda v: finite(v) and ok(v), f"a finite number {allowed}".rstrip())
 
@@ -47,14 +47,14 @@ def choice(*names: str) -> Rule:
   return Rule(lambda v: isinstance(v, str) and v in names, f"one of: {', '.join(names)}")
 
 
-def each(ok: Callable[[object], bool], allowed: str, *, distinct: bool = False) -> Rule:
-  """A tuple whose items pass; with `distinct` not empty and without repetition."""
+def each(ok: Callable[[Any], bool], allowed: str, *, distinct: bool = False) -> Rule:
+  """A tuple whose items all pass `ok`. With `distinct` it must not be empty or repeat an item."""
   good = lambda v: isinstance(v, tuple) and all(map(ok, v))
   return Rule(lambda v: good(v) and (not distinct or 0 < len(v) == len(set(v))), allowed)
 
 
-def mapping(ok: Callable[[object], bool], allowed: str) -> Rule:
-  """A mapping whose values pass."""
+def mapping(ok: Callable[[Any], bool], allowed: str) -> Rule:
+  """A mapping whose values all pass `ok`."""
   return Rule(lambda v: is_group(v) and all(map(ok, v.values())), allowed)
 
 
@@ -67,18 +67,18 @@ WIDTHS = each(lambda v: is_integer(v) and v >= 1, "integers >= 1, as in (64, 32)
 
 
 def setting(default: Any, rule: Rule, help: str) -> Any:
-  """A field of a method's dataclass that a configuration may set.
+  """A field of a dataclass (a method or an encoder) that the configuration can set.
 
   Args:
-    default: of the paper that the method is from, where it has one.
-    rule: what a value may be.
+    default: the default, from the paper of the method where it states one.
+    rule: the allowed values.
     help: one sentence for `--help` and the reference page.
   """
   return dataclasses.field(default=default, metadata={"rule": rule, "help": help})
 
 
 class Setting(NamedTuple):
-  """One setting: its default, what it may be, and what it means."""
+  """One setting: its default, its allowed values, and a sentence that explains it."""
 
   default: Any
   rule: Rule

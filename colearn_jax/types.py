@@ -1,30 +1,34 @@
-"""What a sensor and a task are: the few frozen facts that everything else is built from."""
+"""The basic types of the package: `Modality`, `Task`, `Description` and `InputError`.
+
+A `Modality` is the input of one sensor (views, shape, bands). A `Task` is what is predicted (classes, labels
+or regression targets). A `Description` joins both for a data set and is what `dataset.json` stores.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
-CONTEXT = "context"  # name of the input that every sensor's encoder reads beside its own
+CONTEXT = "context"  # name of the input that the encoders of all sensors read in addition to their own
 KINDS = ("binary", "multiclass", "multilabel", "regression")
 
 
 class InputError(ValueError):
-  """Something a user gave is wrong; the message is one line: what, where, what is allowed.
+  """An error in the user's input. The message is one line: what is wrong, where, and what is allowed.
 
-  The command line prints the message alone; any other exception is a bug and keeps its trace.
+  The command line prints only the message. Any other exception is a bug and is shown with its traceback.
   """
 
 
 @dataclasses.dataclass(frozen=True)
 class Modality:
-  """One sensor's input: views of the data set joined on the last axis.
+  """The input of one sensor: one or more views of the data set, concatenated on the last axis.
 
   Attributes:
-    name: as configured, e.g. `S2_S2VI`.
-    views: the stored views it is made of, in order, e.g. `("S2", "S2VI")`.
-    shape: of one sample, channels last: `(T, C)` for a series, `(C,)` for static values.
-    bands: the name of each of the C bands.
+    name: name in the configuration, e.g. `S2_S2VI`.
+    views: the views of the data set that it consists of, in order, e.g. `("S2", "S2VI")`.
+    shape: shape of one sample, channels last, e.g. `(T, C)` for a series, `(C,)` for static values.
+    bands: names of the C bands.
   """
 
   name: str
@@ -44,13 +48,13 @@ class Modality:
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-  """What is predicted.
+  """What a model predicts.
 
   Attributes:
     kind: one of `KINDS`.
-    outputs: the name of each model output: the classes (two for `binary`), the labels of a
-      multi-label task, or the target columns of a regression.
-    unit: of the outputs, e.g. `%`; empty if unknown.
+    outputs: name of each model output: the classes (two for `binary`), the labels of a multi-label task, or
+      the target columns of a regression.
+    unit: unit of the outputs, e.g. `%`; empty if unknown.
   """
 
   kind: str
@@ -79,13 +83,13 @@ class Task:
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-  """What `dataset.json` of a work directory holds: all that prediction needs to know of the data set.
+  """The facts about a data set that prediction needs; `dataset.json` in a work directory stores them.
 
   Attributes:
-    name: of the data set.
+    name: name of the data set.
     task: what is predicted.
-    modalities: the sensors in the order of the configuration, and behind them the context, if there is one.
-    samples: number and digest of the samples; None for a model that was not trained here.
+    modalities: the sensors in the order of the configuration, then the context if there is one.
+    samples: number and digest of the samples; None for a model that was imported.
   """
 
   name: str
@@ -100,7 +104,7 @@ class Description:
 
   @property
   def context(self) -> tuple[str, ...]:
-    """The columns of the context, () if there is none."""
+    """The names of the context's columns; empty without a context."""
     return next((m.bands for m in self.modalities if m.name == CONTEXT), ())
 
   def to_json(self) -> dict:
@@ -117,26 +121,27 @@ class Description:
     """The inverse of `to_json`.
 
     Raises:
-      InputError: it is not the content of a `dataset.json`.
+      InputError: the tree is not the content of a `dataset.json`.
     """
     try:
       modalities = tuple(map(Modality.from_json, tree["modalities"]))
       return cls(tree["name"], Task.from_json(tree["task"]), modalities, tree.get("samples"))
     except (KeyError, TypeError) as error:
-      raise InputError(f"dataset.json lacks or misstates {error}; it is written by a training") from None
+      raise InputError(f"dataset.json: missing or wrong entry {error}; training writes this file") from None
 
 
 def resolve_views(name: str, known: Collection[str]) -> tuple[str, ...]:
-  """The views that a modality is made of: the view of that name, else several, joined with `_`.
+  """Splits the name of a modality into the views that it consists of.
 
-  As views may have `_` in their own names, the longest that fits is taken first, from the left.
+  The name is that of a view, or several views joined with `_`. View names may contain `_` themselves, so the
+  longest view that matches is tried first, from the left.
 
   Args:
-    name: of the modality, e.g. `S2_S2VI`.
-    known: the views that the data set has.
+    name: name of the modality, e.g. `S2_S2VI`.
+    known: names of the data set's views.
 
   Raises:
-    InputError: the name cannot be cut into different views, or is reserved.
+    InputError: the name cannot be split into different views, or it is reserved.
   """
   if name == CONTEXT:
     raise InputError(f"modality {name!r} is not allowed; the name is reserved for data.context")
@@ -156,15 +161,15 @@ def resolve_views(name: str, known: Collection[str]) -> tuple[str, ...]:
 
 
 def join_views(name: str, shapes: Mapping[str, Sequence[int | None]], views: Sequence[str]) -> tuple:
-  """The shape of one sample of a modality: its views joined on the last axis.
+  """The shape of one sample of a modality, whose views are concatenated on the last axis.
 
   Args:
-    name: of the modality, for the error.
-    shapes: of one sample of each view; None is a length that differs between samples.
+    name: name of the modality, for the error message.
+    shapes: shape of one sample of each view. None is a length that differs between samples.
     views: the views to join, in order.
 
   Raises:
-    InputError: the views differ before the last axis.
+    InputError: the shapes differ before the last axis.
   """
   first, *others = (tuple(shapes[view]) for view in views)
   if any(other[:-1] != first[:-1] for other in others):

@@ -1,6 +1,9 @@
-"""Builds a data set without TensorFlow, which `tfds build` needs: `python -m data_builders.build NAME`.
+"""Builds a data set: converts its source files into a TFDS directory that training reads.
 
-A data set with several forms has a name for each, e.g. `cropharvest/binary` and `cropharvest/multi`.
+    python -m data_builders.build NAME --data_dir=DIR [--manual_dir=SOURCE_FILES]
+
+Unlike `tfds build`, it does not need TensorFlow. `describe` reports what a data set contains before a build.
+A data set with several configurations has a name for each, e.g. `cropharvest/binary`, `cropharvest/multi`.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from colearn_jax.types import InputError, Task
 
 
 def names() -> list[str]:
-  """The data sets that can be built: the folders here, and behind a slash their configurations."""
+  """The data sets that can be built, as `folder` or `folder/configuration`."""
   folders = sorted(path.parent.name for path in Path(__file__).parent.glob("*/*_dataset_builder.py"))
   return [name for folder in folders for name in _configured(folder)]
 
@@ -32,14 +35,14 @@ def names() -> list[str]:
 def find(
   name: str, manual_dir: str | Path | None = None
 ) -> tuple[type[tfds.core.DatasetBuilder], str | tfds.core.BuilderConfig | None]:
-  """The TFDS builder class of a data set, and which of its configurations, as in `names()`.
+  """The TFDS builder class of a data set, and its configuration.
 
   Args:
-    name: of the data set.
-    manual_dir: directory with the source files; a user's own (`folder`) is a configuration of its own.
+    name: one of `names()`.
+    manual_dir: directory with the source files. Of `folder`, each directory is a configuration.
 
   Raises:
-    InputError: if the name is unknown, or a user's own directory is malformed or not given.
+    InputError: the name is unknown, or a user's own directory is malformed or not given.
   """
   folder, _, config = name.partition("/")
   if not _file(folder).is_file() or name not in _configured(folder):
@@ -50,14 +53,14 @@ def find(
 
 @dataclasses.dataclass(frozen=True)
 class Described:
-  """What a data set says of itself before it is built.
+  """What is known about a data set before it is built.
 
   Attributes:
-    task: what is predicted; of some data sets the outputs are known for good after the build only.
-    shapes: of one sample, by view, with None where the length differs between samples.
-    views: for each view its `bands`, the view that is its `mask`, and, if days are stored beside its values,
-      `dated`, false if these are only the numbers of its steps.
-    groups: names of groups that folds can keep together.
+    task: what is predicted. For some data sets the build may change the outputs.
+    shapes: shape of one sample of each view; None for a length that differs between samples.
+    views: for each view its `bands`; its `mask`, the name of a view, if it has one; and `dated` if days are
+      stored with its values: True for dates, False for step numbers.
+    groups: names of the groups that folds can keep together.
     dated: whether samples have a date.
     located: whether samples have coordinates.
   """
@@ -71,16 +74,17 @@ class Described:
 
   @property
   def context(self) -> tuple[str, ...]:
-    """The names that `data.context` may have: date, location, and the static views."""
+    """The names that `data.context` may contain: date, location, and the static views."""
     static = [view for view, shape in self.shapes.items() if len(shape) == 1]
     return (*["date"] * self.dated, *["location"] * self.located, *static)
 
 
 @functools.lru_cache(maxsize=8)
 def describe(name: str, manual_dir: str | Path | None = None) -> Described:
-  """What a data set holds, without building it.
+  """Describes a data set without building it.
 
-  A process looks at a user's own directory once. `build` looks again, as files may have changed.
+  The result is cached: a process scans a user's own directory once. `build` scans it again, because its files
+  may have changed.
 
   Args:
     name: one of `names()`.
@@ -105,7 +109,7 @@ def describe(name: str, manual_dir: str | Path | None = None) -> Described:
 
 
 def _holds_own_data(builder: type[tfds.core.DatasetBuilder]) -> bool:
-  """Whether the data set is whatever a user's directory holds, and each directory a configuration."""
+  """Whether this is the builder of users' own directories, each of which is a configuration."""
   return hasattr(builder, "configure")
 
 
@@ -123,7 +127,7 @@ def _configured(folder: str) -> list[str]:
 
 @dataclasses.dataclass(eq=False)
 class Config(tfds.download.DownloadConfig):
-  """What a builder is told beside TFDS's own settings; see `build`."""
+  """TFDS's settings of a build, and two of our own: `workers` and `unreadable`, see `build`."""
 
   workers: int | None = None
   unreadable: str = "fail"
@@ -137,23 +141,24 @@ def build(
   workers: int | None = None,
   unreadable: str = "fail",
 ) -> Path:
-  """Returns the prepared directory of a data set, which is built first if it is not there.
+  """Builds a data set if it does not exist yet, and returns its prepared directory.
 
-  Safe to call from several processes at once (one builds, the others wait) and after a build that was killed.
+  Several processes may call it at the same time: one builds, the others wait. A build that was killed leaves
+  nothing that disturbs the next one.
 
   Args:
     name: one of `names()`.
-    data_dir: where data sets are prepared: `data_dir/name/version`.
-    manual_dir: directory with the source files; without it they are downloaded, where the data set can be.
-    workers: processes that read samples, for a data set with many files; None for one on each core.
-    unreadable: what happens if a file of a sample cannot be read: `fail`, or `skip` to leave the sample out.
+    data_dir: parent of the prepared directories, which are `data_dir/name/version`.
+    manual_dir: directory with the source files. Without it they are downloaded, if the builder can do so.
+    workers: number of processes that read samples, for data sets with many files; None: one per core.
+    unreadable: what to do if a file of a sample cannot be read: `fail`, or `skip` to leave the sample out.
 
   Returns:
-    The directory that `tfds.builder_from_directory` reads.
+    The prepared directory, for `data.dataset.open_dataset` or `tfds.builder_from_directory`.
 
   Raises:
-    InputError: if the name is unknown, a source file is missing or malformed, a directory cannot be written,
-      or the data set there is damaged or was made from other source files than those in `manual_dir`.
+    InputError: the name is unknown, a source file is missing or malformed, a directory cannot be written, or
+      the existing data set is damaged or was built from other source files than those in `manual_dir`.
   """
   root = Path(data_dir).expanduser().absolute()
   if unreadable not in ("fail", "skip"):
@@ -174,12 +179,12 @@ def build(
       try:
         (root / place).mkdir(parents=True, exist_ok=True)
         with _locked(root, place):
-          if not is_current():  # another process may have built it meanwhile
-            shutil.rmtree(path, ignore_errors=True)  # a user's own data, which have changed
+          if not is_current():  # another process may have built it while this one waited
+            shutil.rmtree(path, ignore_errors=True)  # an outdated build of a user's own directory
             config = Config(
               manual_dir=manual_dir,
               force_checksums_validation=True,
-              try_download_gcs=False,  # it would ask Google's servers first
+              try_download_gcs=False,  # TFDS would first ask Google's servers for a prepared copy
               workers=workers,
               unreadable=unreadable,
             )
@@ -187,14 +192,14 @@ def build(
             # TFDS writes beside the prepared directory and renames at the end.
             made.download_and_prepare(download_config=config)
       except OSError as error:
-        if not path.exists():  # else another won where there are no locks
+        if not path.exists():  # without file locks another process may have built it at the same time
           raise InputError(f"cannot build {name} in {root}: {error}") from error
     _check(path, sources, manual_dir)
   return path
 
 
 class _OnStderr:
-  """A stdout that passes on to stderr what builders print, without the two lines that TFDS prints."""
+  """A stdout that forwards the output of builders to stderr, without the two lines that TFDS prints."""
 
   _TFDS = re.compile(r"(\x1b\[1m)?(Downloading and preparing dataset |Dataset \S+ downloaded and prepared )")
 
@@ -203,7 +208,7 @@ class _OnStderr:
 
   def write(self, text: str) -> int:
     skip = bool(self._TFDS.match(text)) or (self._skipped and not text.strip())
-    self._skipped = skip and text.strip() != ""  # print writes the end of the line by itself
+    self._skipped = skip and text.strip() != ""  # the line break is written by a call of its own
     return len(text) if skip else sys.stderr.write(text)
 
   def flush(self) -> None:
@@ -212,7 +217,7 @@ class _OnStderr:
 
 @contextlib.contextmanager
 def _quiet_tfds() -> Iterator[None]:
-  """Drops what TFDS prints and logs; its progress bars are shown in a terminal only."""
+  """Hides the output and logs of TFDS, and its progress bars unless stderr is a terminal."""
   verbosity = logging.get_verbosity()
   logging.set_verbosity(logging.WARNING)
   if not sys.stderr.isatty():
@@ -227,7 +232,7 @@ def _quiet_tfds() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _locked(root: Path, name: str) -> Iterator[None]:
-  """Holds the data set's lock; removes what builds left unfinished, before and after."""
+  """Holds the lock of a data set, and removes unfinished directories before and after the block."""
   with files.lock(root / name / ".lock"):
     try:
       _remove_unfinished(root, name)
@@ -237,40 +242,40 @@ def _locked(root: Path, name: str) -> Iterator[None]:
 
 
 def _remove_unfinished(root: Path, name: str):
-  """Removes the unfinished directories of TFDS; call it under the lock."""
+  """Removes the directories of unfinished TFDS builds and downloads. Call it with the lock held."""
   for stale in [*(root / name).glob("incomplete.*"), *(root / "downloads" / name).glob("*.tmp.*")]:
     shutil.rmtree(stale, ignore_errors=True)
 
 
 def _check(path: Path, sources: dict[str, str] | None, manual_dir: Path | None):
-  """Raises InputError if the prepared directory cannot be read or was made from other files."""
+  """Raises InputError if the prepared directory cannot be read or was built from other files."""
   made_from = _made_from(path)
   if made_from is None:
-    raise InputError(f"{path} is damaged or no prepared data set: remove it to build it anew")
+    raise InputError(f"{path} is damaged or not a prepared data set: remove it to build it again")
   if sources is not None and sources != made_from:
     raise InputError(
       f"{path} was made from another {', '.join(made_from)} than the one in {manual_dir}: "
-      "remove that prepared directory, or give another data_dir"
+      "remove the prepared directory, or give another data_dir"
     )
 
 
 def _made_from(path: Path) -> dict[str, str] | None:
-  """The sources of a prepared directory, None if something of it is missing or damaged."""
+  """The digests of a prepared directory's source files; None if one of its own is missing or damaged."""
   try:
     info = tfds.builder_from_directory(path).info
     whole = all(Path(file).is_file() for split in info.splits.values() for file in split.filepaths)
     return info.metadata["sources"] if whole and info.splits else None
-  except Exception:  # what TFDS raises depends on which file is damaged, and how
+  except Exception:  # the type depends on which file is damaged, and how
     return None
 
 
 def main():
-  """The command line: prints the prepared directory, or one line that says what is wrong."""
+  """The command line: prints the prepared directory, or an error of one line."""
   parser = argparse.ArgumentParser(description="Builds a data set.")
   parser.add_argument("name", help=f"one of: {', '.join(names())}")
-  parser.add_argument("--data_dir", required=True, help="where it is prepared: DATA_DIR/NAME/VERSION")
-  parser.add_argument("--manual_dir", help="directory of the source files; without it they are downloaded")
-  parser.add_argument("--workers", type=int, help="processes that read many files; else one on each core")
+  parser.add_argument("--data_dir", required=True, help="parent of the output, DATA_DIR/NAME/VERSION")
+  parser.add_argument("--manual_dir", help="directory with the source files; default: download them")
+  parser.add_argument("--workers", type=int, help="number of reading processes; default: one per core")
   parser.add_argument("--unreadable", default="fail", help="unreadable files: fail, or skip the sample")
   args = parser.parse_args()
   try:

@@ -1,6 +1,8 @@
-"""Writes large data sets as shards, from several processes, so that a stopped build goes on where it was.
+"""Writes large data sets in shards, in parallel and resumably.
 
-A builder says what a sample is made of with a `Reader`; memory does not grow with the number of samples.
+A builder lists its samples and gives a `Reader` that reads one of them. Several processes write shards of
+samples. If a build is interrupted, the next one keeps the shards that are complete and unchanged. Memory does
+not grow with the size of the samples' files.
 """
 
 from __future__ import annotations
@@ -31,27 +33,34 @@ from colearn_jax.types import InputError
 
 
 class Sample(Protocol):
-  """What is known of a sample before its files are read: a small dataclass, for all of them are in memory."""
+  """What is known of a sample before its files are read. A small dataclass, as all are held in memory."""
 
   id: str
 
 
 class Reader(Protocol):
-  """How a data set's samples are read; it is sent to other processes."""
+  """Reads the samples of a data set. It is pickled and sent to worker processes."""
 
   def features(self) -> tfds.features.FeaturesDict:
-    """Of a sample; a view without a fixed length has the shape (None, ...)."""
+    """The features of a sample. A view without a fixed length has the shape (None, ...)."""
 
   def read(self, sample: Sample) -> dict:
-    """The example of a sample; InputError if a file is missing or not as it should be."""
+    """The values of a sample's features; InputError if a file is missing or malformed."""
 
   def stamp(self, sample: Sample) -> object:
-    """Plain JSON that changes with the sample's files."""
+    """Plain JSON that changes when the sample's files change, e.g. their sizes and times."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-  """One file to be written: where, of what, and whether a sample that cannot be read is left out."""
+  """One file of the prepared data set, and what it is written from.
+
+  Attributes:
+    path: the file.
+    samples: its samples, in order.
+    reader: reads them.
+    skip: whether a sample that cannot be read is left out; otherwise it is an error.
+  """
 
   path: Path
   samples: Sequence[Sample]
@@ -60,16 +69,16 @@ class Shard:
 
   @property
   def report(self) -> Path:
-    """A file beside it that is there once the shard is complete."""
+    """The JSON file in the same directory that is written when the shard is complete."""
     return self.path.with_suffix(".json")
 
   def fingerprint(self) -> str:
-    """Changes with anything that the shard is made from."""
+    """A digest of the samples and the stamps of their files."""
     made_from = [[dataclasses.astuple(sample), self.reader.stamp(sample)] for sample in self.samples]
     return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
 
   def written(self) -> dict | None:
-    """The report of a shard that was completed before, from the same files."""
+    """The report if the shard is complete and its source files have not changed; None otherwise."""
     try:
       report = json.loads(self.report.read_text(encoding="utf-8"))
       size = self.path.stat().st_size if report["examples"] else 0
@@ -79,11 +88,11 @@ class Shard:
     return report if same and (self.skip or not report["unreadable"]) else None
 
   def write(self) -> dict:
-    """Writes the shard, then its report; each has another name until it is complete."""
+    """Writes the shard, then its report, each under a temporary name until it is complete."""
     features = self.reader.features()
     ragged = [view for view, feature in features["views"].items() if None in feature.shape]
     count, size, unreadable, longest = 0, 0, {}, dict.fromkeys(ragged, 0)
-    half = self.path.with_suffix(".half")  # ArrayRecord writes to a name, not into an open file
+    half = self.path.with_suffix(".half")  # not `storage.files.replacing`, as ArrayRecord needs a path
     try:
       writer = array_record_module.ArrayRecordWriter(str(half), "group_size:1")
       with contextlib.closing(writer):
@@ -116,12 +125,15 @@ class Shard:
 
 
 def write_shards(shards: Sequence[Shard], workers: int) -> list[dict]:
-  """Writes those shards that are not complete yet, in several processes, and returns the reports of all.
+  """Writes the shards that are not complete yet, in several processes.
 
-  What is complete when an error or an interruption ends it is kept for the next time.
+  After an error or an interruption the complete shards stay for the next call.
+
+  Returns:
+    The report of each shard, including those that were complete before.
 
   Raises:
-    InputError: if a sample cannot be read and is not to be left out.
+    InputError: a sample cannot be read and its shard does not `skip` it.
   """
   reports = {shard.path: report for shard in shards if (report := shard.written())}
   todo = [shard for shard in shards if shard.path not in reports]
@@ -132,7 +144,7 @@ def write_shards(shards: Sequence[Shard], workers: int) -> list[dict]:
         reports[shard.path] = shard.write()
         bar.update(len(shard.samples))
       return [reports[shard.path] for shard in shards]
-    # Not forked: a process that runs JAX has threads.
+    # Spawned, not forked: JAX runs threads, which make forking unsafe.
     pool = concurrent.futures.ProcessPoolExecutor(
       min(workers, len(todo)), multiprocessing.get_context("spawn"), initializer=_start_worker
     )
@@ -143,21 +155,23 @@ def write_shards(shards: Sequence[Shard], workers: int) -> list[dict]:
         reports[shard.path] = future.result()
         bar.update(len(shard.samples))
     except concurrent.futures.process.BrokenProcessPool:
-      raise InputError("a process that reads samples died, for want of memory? Try fewer workers") from None
+      raise InputError(
+        "a process that reads samples died, perhaps because memory ran out; try fewer workers"
+      ) from None
     finally:
       pool.shutdown(cancel_futures=True)
   return [reports[shard.path] for shard in shards]
 
 
 def _start_worker():
-  """A worker finishes its shard when the build is interrupted, and ends with the process that builds."""
+  """Makes a worker finish its shard after Ctrl-C, and exit if the building process dies."""
   signal.signal(signal.SIGINT, signal.SIG_IGN)
 
-  def follow():
+  def exit_after_parent():
     multiprocessing.parent_process().join()
     os._exit(1)
 
-  threading.Thread(target=follow, daemon=True).start()
+  threading.Thread(target=exit_after_parent, daemon=True).start()
 
 
 def write_splits(
@@ -168,23 +182,23 @@ def write_splits(
   *,
   size: int,
 ) -> tuple[dict[str, int], dict[str, str]]:
-  """Does what TFDS asks of `_download_and_prepare`; samples keep their order.
+  """Writes all splits of a data set; a builder calls it from `_download_and_prepare`. Keeps the order.
 
   Args:
-    builder: whose splits and metadata (`longest`, of each view without a fixed length) are set.
-    splits: the samples of each, at least one.
-    reader: of them.
-    download_config: says how many `workers` there are and whether what is `unreadable` is left out, see
-      `data_builders.build.build`.
-    size: samples in a shard.
+    builder: the builder. Its splits are set, and in its metadata `longest`, the length of the longest series
+      of each view without a fixed length.
+    splits: the samples of each split, at least one.
+    reader: reads the samples.
+    download_config: its attributes `workers` and `unreadable` are used, see `data_builders.build.build`.
+    size: number of samples in a shard.
 
   Returns:
-    The number of samples in each split, and why some were left out, by their ids.
+    The number of samples in each split; and for the samples that were left out the reason, by id.
 
   Raises:
-    InputError: if a sample cannot be read and is not to be left out, or none of a split is left.
+    InputError: a sample cannot be read and `unreadable` is not `skip`, or a split has no readable sample.
   """
-  # Shards grow beside the prepared directory, so that an interrupted build goes on where it was.
+  # Not in the directory that TFDS prepares: it is removed after an interruption.
   partial = Path(builder.data_path).parent / f"partial-{builder.version}"
   partial.mkdir(exist_ok=True)
   for half in partial.glob("*.half"):
@@ -192,7 +206,7 @@ def write_splits(
   skip = getattr(download_config, "unreadable", "fail") == "skip"
   workers = getattr(download_config, "workers", None) or usable_cores()
   if sum(map(len, splits.values())) <= 2 * size:
-    workers = 1  # others would take longer to start
+    workers = 1  # starting processes would take longer
   shards = {
     split: [
       Shard(partial / f"{split}-{at:08d}.array_record", samples[at : at + size], reader, skip)
@@ -204,7 +218,7 @@ def write_splits(
     every = [shard for some in shards.values() for shard in some]
     reports = dict(zip((s.path for s in every), write_shards(every, workers), strict=True))
   except BaseException:
-    with contextlib.suppress(OSError):  # there are complete shards in it
+    with contextlib.suppress(OSError):  # the directory has complete shards, which stay
       partial.rmdir()
     raise
 

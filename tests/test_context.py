@@ -26,7 +26,7 @@ def test_dates_are_parts_of_their_year():
   angle = 2 * np.pi * np.array([0, 182 / 365, 365 / 366])
   np.testing.assert_allclose(got[:3], np.stack([np.sin(angle), np.cos(angle)], -1), atol=1e-6)
   assert got.dtype == np.float32 and np.isnan(got[3]).all()
-  with pytest.raises(InputError, match="not a day"):
+  with pytest.raises(InputError, match="not in the form"):
     context.encode_dates(["yesterday"])
 
 

@@ -110,7 +110,7 @@ def test_a_process_that_dies_ends_the_others_and_another_number_goes_on(data, on
     statuses, said = job.end()
     assert time.monotonic() - died < 60
     assert statuses[0] != 0 and statuses[1] == -signal.SIGKILL
-    assert "another one may have died" in said[0][1] or "another task died" in said[0][1], said[0][1]
+    assert "another process may have died" in said[0][1] or "another task died" in said[0][1], said[0][1]
   assert 2 <= len(read(tmp_path)) < len(read(one))
   with Job(tmp_path, 1, **data) as job:
     assert job.end()[0] == [0]

@@ -1,7 +1,8 @@
-"""Random changes of the training inputs, on the device, before they are normalised.
+"""Data augmentation on the device: flips, turns, crops, shifts and dropout in time, and noise.
 
-Everything is drawn for each sample of the global batch from one key: the same whichever devices hold it, and
-after a training was stopped. What is missing stays missing.
+It is applied to raw training inputs, before normalisation. All random numbers come from one key per step and
+are drawn for each sample of the global batch. So they do not depend on the number of devices, and a resumed
+run draws the same ones. Missing values stay missing.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import zlib
 from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,22 +18,36 @@ import jax.numpy as jnp
 from colearn_jax.nn.random import hashed_bits
 
 
+class _Draws(NamedTuple):
+  """Uniform random numbers in [0, 1), `[B]` each, that all sensors of a sample share."""
+
+  side: jax.Array  # of the cropped window
+  top: jax.Array  # position of the window
+  left: jax.Array
+  quarter: jax.Array
+  flip_rows: jax.Array
+  flip_columns: jax.Array
+  time_shift: jax.Array
+
+
 @dataclasses.dataclass(frozen=True)
 class Augment:
-  """What may happen to a sample.
+  """The augmentations and their strengths; the defaults change nothing.
 
-  Images `(H, W, C)` and the images of a series `(T, H, W, C)` show one place: `flip`, `quarter_turns` and
-  `crop` are drawn once for all sensors of a sample, in shares of the side, whatever a pixel measures. The
-  other three concern series, `(T, C)` and `(T, H, W, C)`.
+  `flip`, `quarter_turns` and `crop` apply to images `(H, W, C)` and to series of images `(T, H, W, C)`. They
+  are drawn once per sample and applied to all of its sensors, which show the same place. They are measured in
+  fractions of the image's side, as sensors differ in resolution. `time_shift`, `time_dropout` and `noise`
+  apply to series `(T, C)` and `(T, H, W, C)`.
 
   Attributes:
-    flip: up and down, left and right, each in every second sample.
-    quarter_turns: by 0, 90, 180 or 270 degrees; square images only.
-    crop: the least side of the window that is shown at the image's size, as a share of its side; the window's
-      side and place are uniform, and its pixels are the nearest ones.
-    time_shift: the most steps by which all series of a sample move back or forth; what comes in is missing.
-    time_dropout: the share of steps that go missing, each sensor's by themselves.
-    noise: the deviation of normal noise on every value, in units of the band's scale.
+    flip: flips each of the two image axes with probability 1/2.
+    quarter_turns: rotates by 0, 90, 180 or 270 degrees with equal probability; square images only.
+    crop: smallest side of the cropped window, as a fraction of the image's side. Side and position of the
+      window are uniform. The window is resampled to the image's size by nearest neighbour.
+    time_shift: largest number of steps by which a sample's series are shifted, in both directions and
+      equally for all sensors. Steps that are shifted in are missing.
+    time_dropout: probability that a step is set to missing, drawn for each sensor separately.
+    noise: standard deviation of Gaussian noise on every value, in units of the band's scale.
   """
 
   flip: bool = False
@@ -44,56 +60,61 @@ class Augment:
   def __call__(
     self, key: jax.Array, inputs: Mapping[str, jax.Array], constants: Mapping[str, Mapping[str, jax.Array]]
   ) -> dict[str, jax.Array]:
-    """Changes a batch.
+    """Augments a batch.
 
     Args:
-      key: of the step.
-      inputs: raw, `[B *shape]` by modality, NaN where a value is missing.
-      constants: each modality's `scale`, `[C]`.
+      key: random key of the training step.
+      inputs: raw inputs by modality, `[B *shape]`, NaN where a value is missing.
+      constants: for each modality its `scale`, `[C]`.
 
     Returns:
-      The same shapes; a series whose steps or values may change is float32.
+      Inputs of the same shapes. Series that `time_shift`, `time_dropout` or `noise` change are float32.
     """
     batch = next(iter(inputs.values())).shape[0]
-    place = jax.random.uniform(key, (7, batch))
+    drawn = _Draws(*jax.random.uniform(key, (len(_Draws._fields), batch)))
     out = {}
     for m, x in inputs.items():
       if x.ndim in (4, 5) and (self.flip or self.quarter_turns or self.crop < 1):
-        x = self._place(place, x)
+        x = self._transform_image(drawn, x)
       if x.ndim in (3, 5):
-        own = jax.random.fold_in(key, zlib.crc32(m.encode()))
-        x = self._time(place[6], own, x, constants[m]["scale"])
+        key_of_sensor = jax.random.fold_in(key, zlib.crc32(m.encode()))
+        x = self._transform_series(drawn.time_shift, key_of_sensor, x, constants[m]["scale"])
       out[m] = x
     return out
 
-  def _place(self, drawn: jax.Array, x: jax.Array) -> jax.Array:
-    """Turns, flips and crops `[B ... H W C]`."""
-    side = self.crop + (1.0 - self.crop) * drawn[0]
-    quarter = jnp.floor(4 * drawn[3]).astype(jnp.int32) if self.quarter_turns else jnp.zeros_like(side, int)
-    flips = drawn[4:6] < 0.5 if self.flip else jnp.zeros((2, len(side)), bool)
-    # A quarter turn is the transpose upside down; which pixel comes where is then one question an axis.
+  def _transform_image(self, drawn: _Draws, x: jax.Array) -> jax.Array:
+    """Rotates, flips and crops `[B ... H W C]`."""
+    side = self.crop + (1.0 - self.crop) * drawn.side
+    quarter = jnp.zeros_like(side, int)
     if self.quarter_turns:
-      turned = (quarter % 2 == 1).reshape(-1, *[1] * (x.ndim - 1))
-      x = jnp.where(turned, jnp.swapaxes(x, -3, -2), x)
-    upside_down = flips[0] ^ ((quarter == 1) | (quarter == 2))
-    left_right = flips[1] ^ ((quarter == 2) | (quarter == 3))
-    x = _pick(x, _window(x.shape[-3], side, drawn[1], upside_down), axis=-3)
-    return _pick(x, _window(x.shape[-2], side, drawn[2], left_right), axis=-2)
+      quarter = jnp.floor(4 * drawn.quarter).astype(jnp.int32)
+    flip_rows = flip_columns = jnp.zeros(len(side), bool)
+    if self.flip:
+      flip_rows, flip_columns = drawn.flip_rows < 0.5, drawn.flip_columns < 0.5
+    # A rotation by 90 degrees is a transpose and a flip of the rows. After the transpose the rest of the
+    # transformation selects pixels along each axis separately.
+    if self.quarter_turns:
+      transposed = (quarter % 2 == 1).reshape(-1, *[1] * (x.ndim - 1))
+      x = jnp.where(transposed, jnp.swapaxes(x, -3, -2), x)
+    flip_rows = flip_rows ^ ((quarter == 1) | (quarter == 2))
+    flip_columns = flip_columns ^ ((quarter == 2) | (quarter == 3))
+    x = _take_per_sample(x, _window(x.shape[-3], side, drawn.top, flip_rows), axis=-3)
+    return _take_per_sample(x, _window(x.shape[-2], side, drawn.left, flip_columns), axis=-2)
 
-  def _time(self, drawn: jax.Array, key: jax.Array, x: jax.Array, scale: jax.Array) -> jax.Array:
-    """Shifts, thins and blurs `[B T ... C]`."""
+  def _transform_series(self, drawn: jax.Array, key: jax.Array, x: jax.Array, scale: jax.Array) -> jax.Array:
+    """Shifts in time, drops steps and adds noise to `[B T ... C]`; `drawn` `[B]` decides the shift."""
     steps = x.shape[1]
-    gone = jnp.zeros(x.shape[:2], bool)
+    missing = jnp.zeros(x.shape[:2], bool)
     if self.time_shift:
-      moved = jnp.floor((2 * self.time_shift + 1) * drawn).astype(jnp.int32) - self.time_shift
-      came_from = jnp.arange(steps)[None] - moved[:, None]
-      gone |= (came_from < 0) | (came_from >= steps)
-      x = _pick(x, jnp.clip(came_from, 0, steps - 1), axis=1)
+      shift = jnp.floor((2 * self.time_shift + 1) * drawn).astype(jnp.int32) - self.time_shift
+      source = jnp.arange(steps)[None] - shift[:, None]
+      missing |= (source < 0) | (source >= steps)
+      x = _take_per_sample(x, jnp.clip(source, 0, steps - 1), axis=1)
     if self.time_dropout:
       bits = hashed_bits(jax.random.fold_in(key, 0), x.shape[:2])
-      gone |= bits < jnp.uint32(self.time_dropout * 2**32)
+      missing |= bits < jnp.uint32(self.time_dropout * 2**32)
     if self.time_shift or self.time_dropout:
-      x = jnp.where(gone.reshape(*gone.shape, *[1] * (x.ndim - 2)), jnp.nan, x.astype(jnp.float32))
+      x = jnp.where(missing.reshape(*missing.shape, *[1] * (x.ndim - 2)), jnp.nan, x.astype(jnp.float32))
     if self.noise:
       bits = hashed_bits(jax.random.fold_in(key, 1), x.shape)
       uniform = ((bits >> 8).astype(jnp.float32) + 0.5) * 2.0**-24
@@ -102,21 +123,28 @@ class Augment:
     return x
 
 
-def make_augment(settings: Mapping[str, object]) -> Augment | None:
-  """What these settings ask for, or None where all is switched off."""
+def make_augment(settings: Mapping[str, Any]) -> Augment | None:
+  """The augmentation with these settings, or None if they switch everything off."""
   augment = Augment(**settings)
   return None if augment == Augment() else augment
 
 
 def _window(size: int, side: jax.Array, start: jax.Array, flipped: jax.Array) -> jax.Array:
-  """The pixels `[B size]` of an axis that are shown, for windows of relative side `[B]`."""
-  middle = (jnp.arange(size) + 0.5) / size
-  middle = jnp.where(flipped[:, None], 1.0 - middle, middle)
-  at = (start * (1.0 - side))[:, None] + side[:, None] * middle
+  """The pixels that a cropped and flipped window shows along one axis, `[B size]`.
+
+  Args:
+    size: number of pixels of the axis.
+    side: side of the window, as a fraction of the axis, `[B]`.
+    start: position of the window, from 0 (first pixel) to 1 (last possible position), `[B]`.
+    flipped: whether the window is flipped, `[B]`.
+  """
+  center = (jnp.arange(size) + 0.5) / size
+  center = jnp.where(flipped[:, None], 1.0 - center, center)
+  at = (start * (1.0 - side))[:, None] + side[:, None] * center
   return jnp.clip(jnp.floor(at * size).astype(jnp.int32), 0, size - 1)
 
 
-def _pick(x: jax.Array, positions: jax.Array, axis: int) -> jax.Array:
-  """Each sample's own positions `[B n]` along an axis of `[B ...]`."""
+def _take_per_sample(x: jax.Array, positions: jax.Array, axis: int) -> jax.Array:
+  """Takes positions `[B n]`, which differ between samples, along an axis of `x` `[B ...]`."""
   axis = axis - 1 if axis > 0 else axis
   return jax.vmap(lambda x, at: jnp.take(x, at, axis=axis, mode="clip"))(x, positions)

@@ -1,17 +1,18 @@
-"""The context of a sample as numbers: its date, its location and static layers. Needs numpy alone.
+"""Encodes the context of a sample (date, location, static layers) as numbers. Needs NumPy only.
 
-The columns come in this order, those of names that are not asked for left out:
+`data.context` names what the context consists of. The columns are in this order:
 
-- `date_sin`, `date_cos`: sine and cosine of 2 pi (d - 1) / D, for day d of a year of D days.
-- `place_x`, `place_y`, `place_z`: the unit vector (cos lat cos lon, cos lat sin lon, sin lat).
-- `place_lon_sin_s`, `place_lon_cos_s`, `place_lat_sin_s`, `place_lat_cos_s` for each Fourier scale
-  s = 1, 2, 4, ..., 2^(L-1): sine and cosine of s pi lon / 180 and of s pi lat / 90, in degrees.
-- The bands of each static view, as they are.
+- `date`: `date_sin`, `date_cos`: sine and cosine of 2 pi (d - 1) / D, for day d of a year of D days.
+- `location`: `place_x`, `place_y`, `place_z`: the unit vector (cos lat cos lon, cos lat sin lon, sin lat).
+  With `data.fourier` = L also `place_lon_sin_s`, `place_lon_cos_s`, `place_lat_sin_s`, `place_lat_cos_s` for
+  each scale s = 1, 2, 4, ..., 2^(L-1): sine and cosine of s pi lon / 180 and of s pi lat / 90, in degrees.
+- The bands of each static view, unchanged.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -28,19 +29,29 @@ def ordered(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def place_columns(fourier: int = 0) -> tuple[str, ...]:
-  """The names of the columns that `encode_places` gives."""
+  """The names of the columns that `encode_places` returns."""
   waves = ("lon_sin", "lon_cos", "lat_sin", "lat_cos")
   return (*UNIT_VECTOR, *(f"place_{wave}_{2**scale}" for scale in range(fourier) for wave in waves))
 
 
 def columns(names: Sequence[str], fourier: int, static: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
-  """The names of all columns; `static` gives the bands of each static view."""
+  """The names of all columns.
+
+  Args:
+    names: the names in `data.context`.
+    fourier: number of Fourier scales of the location.
+    static: bands of each static view.
+  """
   of = lambda n: DATE_COLUMNS if n == DATE else place_columns(fourier) if n == LOCATION else static[n]
   return tuple(column for name in ordered(names) for column in of(name))
 
 
 def encoded(bands: Sequence[str]) -> tuple[int, int]:
-  """How many columns of a context are of the date, and how many of the location; static bands follow."""
+  """The number of date columns and of location columns in a context. The other columns are static bands.
+
+  Args:
+    bands: names of all columns of the context.
+  """
   date = len(DATE_COLUMNS) if tuple(bands[: len(DATE_COLUMNS)]) == DATE_COLUMNS else 0
   rest = tuple(bands[date:])
   if rest[: len(UNIT_VECTOR)] != UNIT_VECTOR:
@@ -55,7 +66,7 @@ def encode_dates(dates: Sequence[str] | np.ndarray) -> np.ndarray:
   """Sine and cosine of the day of the year, `[N 2]` float32, NaN for an unknown date.
 
   Args:
-    dates: `[N]` ISO days such as `2019-07-28`, empty if unknown, or `datetime64`.
+    dates: `[N]`, ISO dates such as `2019-07-28`, empty if unknown, or `datetime64`.
 
   Raises:
     InputError: a text is not a date.
@@ -63,7 +74,7 @@ def encode_dates(dates: Sequence[str] | np.ndarray) -> np.ndarray:
   try:
     days = np.asarray(dates).astype("datetime64[D]")
   except ValueError as error:
-    raise InputError(f"a date is not a day as 2019-07-28: {error}") from None
+    raise InputError(f"a date is not in the form 2019-07-28: {error}") from None
   first = days.astype("datetime64[Y]")
   number = lambda span: np.where(np.isnat(span), np.nan, span.astype(np.float64))
   passed = number(days - first.astype("datetime64[D]"))
@@ -73,14 +84,17 @@ def encode_dates(dates: Sequence[str] | np.ndarray) -> np.ndarray:
 
 
 def encode_places(coordinates: np.ndarray, fourier: int = 0) -> np.ndarray:
-  """The location's columns, see `place_columns`, `[N 3 + 4 fourier]` float32, NaN for an unknown place.
+  """The columns of the location, see `place_columns`.
 
   Args:
     coordinates: `[N 2]`, latitude and longitude in degrees (WGS84), NaN if unknown.
-    fourier: the number of scales L.
+    fourier: number of Fourier scales L.
+
+  Returns:
+    `[N 3 + 4L]` float32, NaN for an unknown location.
 
   Raises:
-    InputError: a coordinate is out of range.
+    InputError: a coordinate is out of range, or the shape is not `[N 2]`.
   """
   coordinates = np.asarray(coordinates, np.float64)
   if coordinates.ndim != 2 or coordinates.shape[1] != 2:
@@ -106,29 +120,30 @@ def encode(
   """The context of N samples, for a model that needs these columns.
 
   Args:
-    bands: the columns of the model, e.g. `Model.context`.
+    bands: the context's columns in the model, e.g. `Model.context`.
     dates: see `encode_dates`.
     coordinates: see `encode_places`.
-    static: `[N C]`, the static bands in their order, NaN where unknown.
+    static: `[N C]`, the static bands in the order of the columns, NaN if unknown.
 
   Returns:
-    `[N K]` float32, NaN where unknown.
+    `[N K]` float32, NaN if unknown.
 
   Raises:
-    InputError: something is missing, or has another shape.
+    InputError: a part that the columns need is missing or has the wrong shape.
   """
   date, place = encoded(bands)
   names = bands[date + place :]
-  parts = []
-  for count, given, what, how in (
+  parts: list[np.ndarray] = []
+  encoders: tuple[tuple[int, Any, str, Callable[[Any], np.ndarray]], ...] = (
     (date, dates, "dates", encode_dates),
     (place, coordinates, "coordinates", lambda x: encode_places(x, (place - len(UNIT_VECTOR)) // 4)),
     (len(names), static, f"static values: {', '.join(names)}", lambda x: np.asarray(x, np.float32)),
-  ):
+  )
+  for count, given, what, encoder in encoders:
     if count and given is None:
       raise InputError(f"this context needs {what}")
     if count:
-      parts.append(how(given))
+      parts.append(encoder(given))
       if parts[-1].ndim != 2 or parts[-1].shape[1] != count or len(parts[-1]) != len(parts[0]):
         raise InputError(f"this context needs as many {what}, [N {count}], not {list(parts[-1].shape)}")
   return np.concatenate(parts, axis=1)

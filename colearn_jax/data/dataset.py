@@ -1,10 +1,15 @@
-"""A prepared TFDS directory and what it holds.
+"""Opens a prepared data set (a TFDS directory) and describes its views, task and splits.
 
-Rows are numbered through the splits of a data set in the order `train`, `validation`, `test`. A sample may
-lack any sensor. All its values are then NaN or, as integers have no NaN, its feature `present/<view>` is
-false. A sample without a label has the target NaN, or -1 for classes. Where a data set knows when and where
-its samples are, they have the features `date`, an ISO day, empty if unknown, and `coordinates`, float64
-`[2]`: latitude, then longitude, in degrees (WGS84), NaN if unknown.
+Conventions that every builder follows:
+
+- Rows are numbered across the splits in the order `train`, `validation`, `test`.
+- A sample without a sensor has NaN in all values of that view. Views of integers, which have no NaN, have a
+  feature `present/<view>` instead, which is false.
+- A sample without a label has the target NaN, or -1 for classes.
+- Optional features: `date`, an ISO date, empty if unknown; `coordinates`, float64 `[2]`, latitude and
+  longitude in degrees (WGS84), NaN if unknown.
+
+`data.reader` reads the samples.
 """
 
 from __future__ import annotations
@@ -30,13 +35,13 @@ class Dataset:
   Attributes:
     path: its directory.
     name: e.g. `lfmc`.
-    task: what it is labelled for.
-    views: the shape of one sample of each view, as it is read.
-    ragged: how those views get it that have days, a mask or another length than they are stored with.
-    bands: the band names of each view.
-    groups: the features by which samples can be kept together.
-    flags: the views with a feature that says whether a sample has them.
-    sizes: the number of samples of each split.
+    task: what is predicted.
+    views: shape of one sample of each view, as the reader returns it.
+    ragged: conversion to that shape, for views that are stored with dates, a mask or another length.
+    bands: band names of each view.
+    groups: names of the features whose equal values can be kept in one fold, e.g. `site`.
+    flags: views with a feature `present/<view>`.
+    sizes: number of samples of each split.
     dated: whether samples have a date.
     located: whether samples have coordinates.
   """
@@ -54,7 +59,7 @@ class Dataset:
   located: bool = False
 
   def __len__(self) -> int:
-    """The number of samples of all splits."""
+    """Number of samples in all splits."""
     return sum(self.sizes.values())
 
   @property
@@ -64,10 +69,10 @@ class Dataset:
     return {name: np.arange(end - n, end) for (name, n), end in zip(self.sizes.items(), ends)}
 
   def modality(self, name: str) -> Modality:
-    """The modality of this name, its views joined on the last axis.
+    """The modality with this name, its views concatenated on the last axis.
 
     Raises:
-      InputError: there are no such views, or their shapes do not join.
+      InputError: the data set has no such views, or their shapes cannot be concatenated.
     """
     views = resolve_views(name, self.views)
     shape = join_views(name, self.views, views)
@@ -75,21 +80,21 @@ class Dataset:
 
   @property
   def context(self) -> tuple[str, ...]:
-    """The names that `data.context` may have."""
+    """The names that `data.context` may contain for this data set."""
     static = [view for view, shape in self.views.items() if len(shape) == 1]
     return (*[context.DATE] * self.dated, *[context.LOCATION] * self.located, *static)
 
 
 def context_modality(dataset: Dataset, names: Sequence[str], fourier: int = 0) -> Modality:
-  """The context of samples as one more modality, named `context`; its bands name its columns.
+  """The context as a pseudo modality named `context`, whose bands are the context's columns.
 
   Args:
-    dataset: whose samples.
+    dataset: the data set.
     names: `date`, `location`, or static views.
-    fourier: the number of Fourier scales of the location, see `data.context`.
+    fourier: number of Fourier scales of the location, see module `data.context`.
 
   Raises:
-    InputError: the data set has no such thing, or the name of it is given twice.
+    InputError: a name is not available in the data set, or is given twice.
   """
   for name in names:
     if name not in dataset.context or names.count(name) > 1:
@@ -104,15 +109,15 @@ def open_dataset(path: str | Path, series: Settings = Settings()) -> Dataset:  #
   """Opens a prepared directory, e.g. one that `datasets.build.build` returned.
 
   Args:
-    path: of the directory.
-    series: how series of different lengths get one length.
+    path: the prepared directory.
+    series: how series of different lengths are brought to one length.
 
   Raises:
     InputError: the settings name a series that the data set does not have.
   """
   info = tfds.builder_from_directory(path).info
   metadata, features = info.metadata, info.features
-  # In the builder's order: features are read back in any order.
+  # In the order of the metadata, because TFDS does not keep the order of features.
   shapes = {name: tuple(features["views"][name].shape) for name in metadata["views"]}
   ragged = fixed_lengths(series, shapes, metadata["views"], metadata.get("longest", {}))
   return Dataset(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import numpy as np
 
@@ -105,7 +106,7 @@ class FixedLength:
     series, days = views[self.view], dates[self.view] if self.dated else None
     if not self.changes:
       return series, days
-    if self.dated and len(days) != len(series):  # the sample lacks the view
+    if days is not None and len(days) != len(series):  # the sample lacks the view
       return np.full(self.shape, np.nan, np.float32), days
     if self.mask:
       hidden = np.any([views[self.mask][..., band] > limit for band, limit in self.limits], axis=0)
@@ -113,8 +114,8 @@ class FixedLength:
       if not self.dated:  # an image
         return series, None
       kept = ~hidden.all(axis=tuple(range(1, hidden.ndim)))
-      series, days = series[kept], days[kept]
-    if self.method == "month":
+      series, days = series[kept], np.flatnonzero(kept) if days is None else days[kept]
+    if self.method == "month" and days is not None:
       return monthly(series, days), days
     return pad(series, self.shape[0], self.fill if len(series) else np.nan), days
 
@@ -152,7 +153,7 @@ def fixed_lengths(
     series = len(shape) in (2, 4)
     dated = shape[0] is None or "dated" in described[view]
     month = settings.method == "month" and dated and described[view].get("dated", True)
-    limits = ()
+    limits: tuple[tuple[int, float], ...] = ()
     if mask := masks.get(view):
       positions = {band: i for i, band in enumerate(described[mask]["bands"])}
       limits = tuple((positions[b], limit) for b, limit in settings.masked_above.items() if b in positions)
@@ -162,7 +163,7 @@ def fixed_lengths(
     if dated or changes:
       out[view] = FixedLength(
         view=view,
-        shape=(length, *shape[1:]),
+        shape=(length, *cast(tuple[int, ...], shape[1:])),  # only the first axis may differ between samples
         method="month" if month else "pad",
         fill=0.0 if view in masks.values() else np.nan,
         mask=mask if limits else None,

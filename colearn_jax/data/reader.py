@@ -1,10 +1,16 @@
-"""The samples of a prepared data set: one by one, as a table, and the index of their labels and groups."""
+"""Reads the samples of a prepared data set.
+
+- `read_index`: ids, targets and groups of all samples, without their inputs.
+- `make_reader`: a function from a row to the inputs of one sample, for streaming.
+- `read_table`: the inputs of all samples in memory.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import grain
 import numpy as np
@@ -19,17 +25,17 @@ from colearn_jax.types import CONTEXT, Description, InputError, Modality
 
 THREADS = min(usable_cores(), 16)
 READ = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=2 * THREADS)
-ROWS = 16  # rows that one thread reads at a time
+ROWS = 16  # rows in one work item of a thread
 
 Table = dict[str, dict[str, np.ndarray]]  # {"inputs": {m: [N *shape]}, "present": {sensor: [N]}}
 
 
 class Source:
-  """Random access to the samples of all splits; decodes only the features it was made for.
+  """Random access to the samples of all splits; decodes only the chosen features.
 
   Args:
-    dataset: whose samples.
-    features: nested names, e.g. `{"id": None, "views": {"S1": None}}`.
+    dataset: the data set.
+    features: nested names of the features to decode, e.g. `{"id": None, "views": {"S1": None}}`.
   """
 
   def __init__(self, dataset: Dataset, features: Mapping[str, object]):
@@ -40,25 +46,31 @@ class Source:
     self._ends = np.cumsum(list(dataset.sizes.values()))
 
   def __len__(self) -> int:
-    """The number of samples of all splits."""
+    """Number of samples in all splits."""
     return int(self._ends[-1])
 
   def __getitem__(self, row: int) -> dict:
-    """The sample of a row."""
+    """The sample in this row."""
     split = int(np.searchsorted(self._ends, row, side="right"))
     record = self._splits[split][int(row) - (int(self._ends[split - 1]) if split else 0)]
     return self._features.deserialize_example_np(record)
 
 
 def _select(features: tfds.features.FeaturesDict, wanted: Mapping[str, object]) -> tfds.features.FeaturesDict:
-  """The features that are wanted (what tfds.decode.PartialDecoding does, which needs TensorFlow)."""
+  """The chosen features. Like `tfds.decode.PartialDecoding`, which needs TensorFlow."""
   pick = lambda name, inner: _select(features[name], inner) if inner else features[name]
   return tfds.features.FeaturesDict({name: pick(name, inner) for name, inner in wanted.items()})
 
 
 @dataclasses.dataclass(frozen=True)
 class Index:
-  """What is known of every sample without its inputs; `[N]` or `[N K]` arrays."""
+  """Ids, targets and groups of all samples, without their inputs.
+
+  Attributes:
+    ids: `[N]` str.
+    target: float32 `[N K]`, or int32 `[N]` for classes; NaN or -1 for samples without a label.
+    groups: the group of each sample by feature, e.g. `site`, `[N]` str each.
+  """
 
   ids: np.ndarray
   target: np.ndarray
@@ -73,17 +85,21 @@ class Index:
 
 
 def labels(index: Index) -> dict[str, np.ndarray]:
-  """The targets and which of them are known, as batches have them: `target` is 0 where it is not."""
+  """The labels in the form that batches have them.
+
+  Returns:
+    `target`, 0 for samples without a label, and `labelled`, `[N]` float32, 1 for samples with a label.
+  """
   labelled = index.labelled
   target = np.where(labelled.reshape(-1, *[1] * (index.target.ndim - 1)), index.target, 0)
   return {"target": target.astype(index.target.dtype), "labelled": labelled.astype(np.float32)}
 
 
 def read_index(dataset: Dataset) -> Index:
-  """Ids, targets (float32 `[N K]`, or int32 `[N]` for classes) and groups of all samples.
+  """Reads ids, targets and groups of all samples.
 
-  They are stored with the inputs, so that the first reading of a large data set takes a while. The result is
-  cached with the data set.
+  They are stored in the same records as the inputs, so the first call reads the whole data set. The result is
+  cached.
   """
   query = {"what": "index"}
   if (found := array_cache.read(dataset.path, query)) is None:
@@ -93,6 +109,7 @@ def read_index(dataset: Dataset) -> Index:
 
 
 def _read_index(dataset: Dataset) -> dict[str, np.ndarray]:
+  """The arrays of `read_index` by name, without the cache."""
   source = Source(dataset, {"id": None, "target": None, "groups": None})
   dtype = np.int32 if dataset.task.one_class else np.float32
 
@@ -102,33 +119,39 @@ def _read_index(dataset: Dataset) -> dict[str, np.ndarray]:
     target = np.stack([np.asarray(sample["target"], dtype) for sample in samples])
     return {"ids": [sample["id"].decode() for sample in samples], "target": target, **groups}
 
-  every = list(_pieces(len(source)).map(parts).to_iter_dataset(READ))
+  every = list(_work_items(len(source)).map(parts).to_iter_dataset(READ))
   return {name: np.concatenate([piece[name] for piece in every]) for name in every[0]}
 
 
-def _pieces(size: int) -> grain.MapDataset:
-  """All rows in pieces for the threads."""
+def _work_items(size: int) -> grain.MapDataset:
+  """The rows 0 to `size`, in groups of `ROWS` that are given to the threads."""
   return grain.MapDataset.source(np.array_split(np.arange(size), -(-size // ROWS)))
 
 
 def fingerprint(dataset: Dataset, index: Index) -> dict:
-  """What tells a data set from one with other samples, as plain JSON."""
+  """The number of samples and a digest of ids, targets and file sizes; differs if the samples differ."""
   files = [file.stat().st_size for file in sorted(dataset.path.iterdir()) if file.is_file()]
   digests = [array_cache.digest(np.asarray(array)) for array in (index.ids, index.target, files)]
   return {"number": len(dataset), "digest": array_cache.digest(np.asarray(digests))}
 
 
 def describe(dataset: Dataset, modalities: Sequence[Modality], index: Index) -> Description:
-  """What a work directory keeps of a data set."""
+  """The description of a data set for `dataset.json`.
+
+  Args:
+    dataset: the data set.
+    modalities: the modalities of the run, with the context if there is one.
+    index: see `read_index`.
+  """
   return Description(dataset.name, dataset.task, tuple(modalities), fingerprint(dataset, index))
 
 
 @dataclasses.dataclass(frozen=True)
 class Reader:
-  """Picklable row → `{"inputs": {m: array}, "present": {sensor: float32 scalar}}`, views joined.
+  """Reads one row as `{"inputs": {m: array}, "present": {sensor: float32 scalar}}`. Can be pickled.
 
-  Inputs keep the small integers that they are stored as; all others are float32. A context is among the
-  inputs, float32 `[K]`, NaN where unknown, and is not in `present`.
+  The views of a modality are concatenated. Integers of 8 or 16 bits keep their type, all other inputs are
+  float32. The context is an input, float32 `[K]`, NaN if unknown, and has no entry in `present`.
   """
 
   source: Source
@@ -137,18 +160,18 @@ class Reader:
 
   @functools.cached_property
   def nbytes(self) -> int:
-    """The size of one sample's inputs in memory."""
+    """Bytes of one sample's inputs in memory."""
     return sum(x.nbytes for x in self(0)["inputs"].values())
 
-  def __call__(self, row: int) -> dict[str, dict[str, np.ndarray]]:
-    """The inputs of a row, and which sensors saw anything."""
+  def __call__(self, row: int) -> dict[str, dict[str, Any]]:
+    """The inputs of a row, and for each sensor whether the sample has it."""
     sample = self.source[row]
     flags = sample.get("present", {})
     sensors = [m for m in self.modalities if m.name != CONTEXT]
     inputs = {m.name: self._join(m, sample) for m in sensors}
-    seen = lambda x: x.dtype.kind != "f" or not np.isnan(x).all()
-    there = lambda m: seen(inputs[m.name]) and all(flags.get(view, True) for view in m.views)
-    present = {m.name: np.float32(there(m)) for m in sensors}
+    has_values = lambda x: x.dtype.kind != "f" or not np.isnan(x).all()
+    is_present = lambda m: has_values(inputs[m.name]) and all(flags.get(view, True) for view in m.views)
+    present = {m.name: np.float32(is_present(m)) for m in sensors}
     contexts = {m.name: _context(m, sample) for m in self.modalities if m.name == CONTEXT}
     return {"inputs": inputs | contexts, "present": present}
 
@@ -168,7 +191,8 @@ class Reader:
         f"sample {sample['id'].decode()}; data.series=month joins means of months"
       )
     dtype = np.result_type(*parts)
-    dtype = dtype if dtype.kind in "iu" and dtype.itemsize <= 2 else np.float32
+    if dtype.kind not in "iu" or dtype.itemsize > 2:
+      dtype = np.dtype(np.float32)
     if len(parts) == 1:
       return np.asarray(parts[0], dtype)
     return np.concatenate(parts, axis=-1, dtype=dtype, casting="same_kind")
@@ -178,6 +202,7 @@ def _context(modality: Modality, sample: dict) -> np.ndarray:
   """The context of a sample, `[K]`."""
   flags = sample.get("present", {})
   views = [view for view in modality.views if view not in (context.DATE, context.LOCATION)]
+  # A view that the sample lacks may have values in its place: they become NaN.
   known = lambda view: np.float32(1 if flags.get(view, True) else np.nan)
   return context.encode(
     modality.bands,
@@ -188,32 +213,32 @@ def _context(modality: Modality, sample: dict) -> np.ndarray:
 
 
 def make_reader(dataset: Dataset, modalities: Sequence[Modality]) -> Reader:
-  """A reader that decodes the features of these modalities and nothing else."""
-  facts = {
+  """A reader that decodes only the features which these modalities need."""
+  features: dict[str, Mapping[str, None] | None] = {
     feature: None
     for m in modalities
     for name, feature in ((context.DATE, "date"), (context.LOCATION, "coordinates"))
     if m.name == CONTEXT and name in m.views
   }
-  stored = lambda m, view: m.name != CONTEXT or view not in (context.DATE, context.LOCATION)
-  views = {view: None for m in modalities for view in m.views if stored(m, view)}
+  is_view = lambda m, name: m.name != CONTEXT or name not in (context.DATE, context.LOCATION)
+  views = {view: None for m in modalities for view in m.views if is_view(m, view)}
   ragged = {view: dataset.ragged[view] for view in views if view in dataset.ragged}
   wanted = {
     "views": views | {fixed.mask: None for fixed in ragged.values() if fixed.mask},
     "dates": {view: None for view, fixed in ragged.items() if fixed.dated},
     "present": {view: None for view in views if view in dataset.flags},
   }
-  wanted = {"id": None} | facts | {group: names for group, names in wanted.items() if names}
-  return Reader(Source(dataset, wanted), tuple(modalities), ragged)
+  features |= {"id": None} | {group: names for group, names in wanted.items() if names}
+  return Reader(Source(dataset, features), tuple(modalities), ragged)
 
 
 def table_bytes(reader: Reader) -> int:
-  """The size of all inputs in memory."""
+  """Bytes of the inputs of all samples in memory."""
   return len(reader.source) * reader.nbytes
 
 
 def read_table(reader: Reader) -> Table:
-  """What the reader gives for all rows, read by threads straight into the table."""
+  """Reads all rows with several threads. Returns the reader's outputs, stacked on the first axis."""
   size, first = len(reader.source), reader(0)
   empty = lambda named: {m: np.empty((size, *np.shape(x)), x.dtype) for m, x in named.items()}
   table = {part: empty(named) for part, named in first.items()}
@@ -225,6 +250,6 @@ def read_table(reader: Reader) -> Table:
           table[part][name][row] = value
     return len(rows)
 
-  if sum(_pieces(size).map(fill).to_iter_dataset(READ)) != size:
-    raise AssertionError("rows of the table were left out")
+  if sum(_work_items(size).map(fill).to_iter_dataset(READ)) != size:
+    raise AssertionError("some rows of the table were not read")
   return table

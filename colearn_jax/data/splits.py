@@ -1,8 +1,12 @@
-"""Evaluation protocols: which samples train, which stop the training, and which are scored.
+"""Splits samples into training, validation and test parts, for each seed and fold.
 
-`paper` is the protocol of the released configurations: the part that is scored also stops the training, a
-flattering choice that is kept for comparison. `clean` draws a validation part of its own from what is left
-for training, and keeps groups (such as the sites of LFMC) together in every cut.
+The validation part decides about early stopping; the test part is scored. There are two protocols:
+
+- `paper`, as in the released configurations: the test part is also the validation part. Its scores are
+  optimistic. It is kept for comparison with published results.
+- `clean`: the validation part is drawn from the training samples.
+
+If groups are given (e.g. the sites of LFMC), folds and held-out validation parts never split a group.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ PROTOCOLS = ("paper", "clean")
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """One training: its seed and fold, the rows of its three parts, and its ablation, if it is one."""
+  """One training of one seed and fold: the rows of its three parts, and the name of its ablation if any."""
 
   seed: int
   fold: int
@@ -31,7 +35,7 @@ class Run:
 
   @property
   def name(self) -> str:
-    """As in the work directory, e.g. `seed10_fold3`, or `seed10_fold3_contrastive_off`."""
+    """Its name in the work directory, e.g. `seed10_fold3`, or `seed10_fold3_contrastive_off`."""
     return f"seed{self.seed}_fold{self.fold}" + f"_{self.ablation}" * bool(self.ablation)
 
 
@@ -46,25 +50,26 @@ def runs(
   labelled: np.ndarray | None = None,
   unsupervised: bool = True,
 ) -> list[Run]:
-  """All trainings of a protocol, seed by seed and fold by fold.
+  """All runs of a protocol, ordered by seed, then by fold.
 
-  Only labelled samples are cut into parts. The others join every training part, but for those whose group
-  stands in another part of that run, or which the data set itself keeps for validation or test.
+  Only labelled samples are split. Samples without a label are added to the training part of every run, except
+  those whose group is in the run's validation or test part, and those in the data set's own validation or
+  test split if that split is used.
 
   Args:
     protocol: one of `PROTOCOLS`.
-    seeds: each repeats the whole, with other folds and other initial values.
-    parts: rows of the data set's own splits by name.
-    folds: k, for k-fold cross validation over all rows; None takes the data set's own `train`, `test` and
-      (where there is one) `validation`.
-    groups: `[N]`, rows of one group never stand in two parts.
-    validation_fraction: of what is left for training (its groups, where there are any) that `clean` draws
-      for validation, where the data set has no such split.
-    labelled: `[N]` bool, which samples have a target; all by default.
-    unsupervised: whether samples without one take part.
+    seeds: every seed gives a complete set of runs, with different folds and initial parameters.
+    parts: rows of the data set's own splits, by name.
+    folds: k for k-fold cross-validation over all rows; None uses the data set's own splits `train`, `test`
+      and, if it has one, `validation`.
+    groups: `[N]`, the group of each row. Rows of one group are never in two parts.
+    validation_fraction: fraction of the training samples (of their groups, if groups are given) that `clean`
+      holds out for validation. Not used with an official validation split.
+    labelled: `[N]` bool, which samples have a label; all by default.
+    unsupervised: whether samples without a label are used in training.
 
   Raises:
-    InputError: more folds than samples or groups; no such split.
+    InputError: there are fewer samples or groups than folds, or a required split is missing.
   """
   if folds is None:
     if missing := [name for name in ("train", "test") if name not in parts]:
@@ -74,7 +79,7 @@ def runs(
       )
     own = parts if labelled is None else {name: rows[labelled[rows]] for name, rows in parts.items()}
     out = [_official(protocol, seed, own, groups, validation_fraction) for seed in seeds]
-    return [_joined(run, parts["train"], labelled, groups) for run in out] if unsupervised else out
+    return [_add_unlabelled(run, parts["train"], labelled, groups) for run in out] if unsupervised else out
   every = rows = np.sort(np.concatenate(list(parts.values())))
   if labelled is not None:
     rows = rows[labelled[rows]]
@@ -90,11 +95,13 @@ def runs(
       if protocol == "clean":
         train, validation = _hold_out(rest, groups, validation_fraction, seed)
       out.append(Run(seed, fold, train, validation, test))
-  return [_joined(run, every, labelled, groups) for run in out] if unsupervised else out
+  return [_add_unlabelled(run, every, labelled, groups) for run in out] if unsupervised else out
 
 
-def _joined(run: Run, rows: np.ndarray, labelled: np.ndarray | None, groups: np.ndarray | None) -> Run:
-  """The run with those of these rows that have no label in its training part."""
+def _add_unlabelled(
+  run: Run, rows: np.ndarray, labelled: np.ndarray | None, groups: np.ndarray | None
+) -> Run:
+  """The run with the unlabelled ones of `rows` added to its training part."""
   if labelled is None or labelled[rows].all():
     return run
   more = rows[~labelled[rows]]
@@ -103,23 +110,30 @@ def _joined(run: Run, rows: np.ndarray, labelled: np.ndarray | None, groups: np.
   return dataclasses.replace(run, train=np.concatenate([run.train, more]))
 
 
-def _official(protocol, seed, parts, groups, fraction) -> Run:
+def _official(
+  protocol: str, seed: int, parts: Mapping[str, np.ndarray], groups: np.ndarray | None, fraction: float
+) -> Run:
+  """The run of a seed with the data set's own splits."""
   if "validation" in parts:
     return Run(seed, 0, parts["train"], parts["validation"], parts["test"])
   if protocol == "paper":
     return Run(seed, 0, parts["train"], parts["test"], parts["test"])
-  return Run(seed, 0, *_hold_out(parts["train"], groups, fraction, seed), parts["test"])
+  train, validation = _hold_out(parts["train"], groups, fraction, seed)
+  return Run(seed, 0, train, validation, parts["test"])
 
 
 def _folds(rows: np.ndarray, folds: int, groups: np.ndarray | None, seed: int) -> list[np.ndarray]:
+  """The rows of each fold."""
   if groups is None:
     return np.array_split(np.random.RandomState(seed).permutation(rows), folds)
   splitter = GroupKFold(folds, shuffle=True, random_state=seed)
   return [rows[test] for _, test in splitter.split(rows, groups=groups[rows])]
 
 
-def _hold_out(rows: np.ndarray, groups: np.ndarray | None, fraction: float, seed: int):
-  """Rows without the held-out part, and that part; whole groups where there are groups."""
+def _hold_out(
+  rows: np.ndarray, groups: np.ndarray | None, fraction: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """Splits rows into the ones that are kept and the ones that are held out; never splits a group."""
   if groups is None:
     shuffled = np.random.RandomState(seed).permutation(rows)
     count = min(max(1, round(fraction * len(rows))), len(rows) - 1)

@@ -1,4 +1,8 @@
-"""What normalises inputs and targets: computed from the training part, in one pass of bounded memory."""
+"""Statistics of the training part: band moments for normalisation, and constants of the task's loss.
+
+Moments (count, mean, variance, minimum, maximum of each band) are computed in one pass with bounded memory,
+from a table in memory or from the disk. `Normalisation` turns them into an offset and a scale for each band.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ from typing import NamedTuple
 
 import grain
 import numpy as np
+import numpy.typing as npt
 
 from colearn_jax.data import context
 from colearn_jax.data.dataset import Dataset
@@ -20,20 +25,20 @@ NORMALISATIONS = ("zscore", "max", "minmax", "fixed")
 
 
 class Moments(NamedTuple):
-  """What is known of each band of a modality, `[C]` float64; NaN is left out."""
+  """Statistics of each band of a modality, `[C]` float64. NaN and infinite values are ignored."""
 
-  count: np.ndarray
+  count: np.ndarray  # type: ignore[assignment]  # hides the method tuple.count, which nothing here calls
   mean: np.ndarray
-  spread: np.ndarray  # the sum of squared deviations from the mean
-  least: np.ndarray  # inf where there is no value
-  greatest: np.ndarray  # -inf where there is no value
+  spread: np.ndarray  # sum of squared deviations from the mean
+  least: np.ndarray  # inf for a band without values
+  greatest: np.ndarray  # -inf for a band without values
 
 
 def moments(x: np.ndarray) -> Moments:
-  """The moments of values `[n ... C]`."""
+  """The moments of the values in `x`, `[n ... C]`."""
   if x.dtype.kind in "iu" and x.dtype.itemsize <= 2:
-    return _of_histograms(x)
-  x = np.ascontiguousarray(x.reshape(-1, x.shape[-1]).T, np.float64)  # bands apart, so that sums are fast
+    return _moments_of_small_integers(x)
+  x = np.ascontiguousarray(x.reshape(-1, x.shape[-1]).T, np.float64)  # sums over contiguous memory are fast
   seen = np.isfinite(x)
   count = seen.sum(1, dtype=np.float64)
   mean = np.where(seen, x, 0.0).sum(1) / np.maximum(count, 1)
@@ -46,12 +51,12 @@ def moments(x: np.ndarray) -> Moments:
   )
 
 
-def _of_histograms(x: np.ndarray) -> Moments:
-  """The same for small integers, several times as fast: it is enough to count how often each occurs."""
+def _moments_of_small_integers(x: np.ndarray) -> Moments:
+  """The same as `moments` for integers of 8 or 16 bits, from histograms, which is several times faster."""
   bits, unsigned = 8 * x.dtype.itemsize, np.dtype(f"u{x.dtype.itemsize}")
   bands = [band.ravel().view(unsigned) for band in np.moveaxis(x, -1, 0)]
   times = np.stack([np.bincount(band, minlength=2**bits) for band in bands])
-  values = np.arange(2**bits, dtype=unsigned).view(x.dtype).astype(np.float64)  # that each count stands for
+  values = np.arange(2**bits, dtype=unsigned).view(x.dtype).astype(np.float64)  # the value of each bin
   count = times.sum(1, dtype=np.float64)
   mean = (times * values).sum(1) / np.maximum(count, 1)
   return Moments(
@@ -64,7 +69,7 @@ def _of_histograms(x: np.ndarray) -> Moments:
 
 
 def merge(a: Moments, b: Moments) -> Moments:
-  """The moments of both (Chan, Golub & LeVeque 1979)."""
+  """The moments of the union of two sets of values (Chan, Golub & LeVeque 1979)."""
   count = a.count + b.count
   share = b.count / np.maximum(count, 1)
   delta = b.mean - a.mean
@@ -78,19 +83,26 @@ def merge(a: Moments, b: Moments) -> Moments:
 
 
 def merged(pieces: Iterable[Mapping[str, Moments]]) -> dict[str, Moments]:
-  """The moments of each modality over all pieces, merged as they come."""
-  return functools.reduce(lambda a, b: {m: merge(a[m], b[m]) for m in b}, pieces)
+  """The moments of each modality over all pieces; holds one piece at a time."""
+  join = lambda a, b: {m: merge(a[m], b[m]) for m in b}
+  return dict(functools.reduce(join, pieces))
 
 
 def of_table(table: Table, rows: np.ndarray) -> dict[str, Moments]:
   """The moments of each modality in these rows of a table, see `reader.read_table`."""
-  size = _piece(x.shape[1:] for x in table["inputs"].values())
+  size = _samples_per_piece(x.shape[1:] for x in table["inputs"].values())
   take = lambda rows: {part: {m: x[rows] for m, x in named.items()} for part, named in table.items()}
-  return merged(_moments(take(rows[at : at + size])) for at in range(0, len(rows), size))
+  return merged(_moments_of_piece(take(rows[at : at + size])) for at in range(0, len(rows), size))
 
 
 def of_dataset(dataset: Dataset, modalities: Sequence[Modality], rows: np.ndarray) -> dict[str, Moments]:
-  """The moments of each modality in these rows, read from the disk once and then kept beside the data set."""
+  """The moments of each modality in these rows. The first call reads the samples; the result is cached.
+
+  Args:
+    dataset: the data set.
+    modalities: the modalities to compute moments of.
+    rows: the rows to use, e.g. the training part.
+  """
   rows = np.sort(rows)
   query = lambda m: {
     "what": "statistics",
@@ -99,53 +111,57 @@ def of_dataset(dataset: Dataset, modalities: Sequence[Modality], rows: np.ndarra
     "rows": array_cache.digest(rows),
   }
   found = {m.name: array_cache.read(dataset.path, query(m)) for m in modalities}
-  if unknown := [m for m in modalities if found[m.name] is None]:
-    size = _piece(m.shape for m in unknown)
-    read = grain.MapDataset.source(rows).map(make_reader(dataset, unknown)).batch(size).map(_moments)
-    new = merged(read.to_iter_dataset(READ))
+  out = {name: Moments(**arrays) for name, arrays in found.items() if arrays is not None}
+  if unknown := [m for m in modalities if m.name not in out]:
+    size = _samples_per_piece(m.shape for m in unknown)
+    pieces = grain.MapDataset.source(rows).map(make_reader(dataset, unknown)).batch(size)
+    new = merged(pieces.map(_moments_of_piece).to_iter_dataset(READ))
     for m in unknown:
-      found[m.name] = new[m.name]._asdict()
-      array_cache.write(dataset.path, query(m), found[m.name])
-  return {name: Moments(**values) for name, values in found.items()}
+      array_cache.write(dataset.path, query(m), new[m.name]._asdict())
+    out |= new
+  return {m.name: out[m.name] for m in modalities}
 
 
-def _piece(shapes: Iterable[tuple[int, ...]]) -> int:
-  """How many samples are looked at together, of some 16 MB as float64."""
+def _samples_per_piece(shapes: Iterable[tuple[int, ...]]) -> int:
+  """Number of samples that are processed together: about 16 MB as float64."""
   return min(max(2**21 // max(int(np.prod(shape)) for shape in shapes), 1), 4096)
 
 
-def _moments(piece: Table) -> dict[str, Moments]:
-  present = piece["present"]  # a context is not in it
+def _moments_of_piece(piece: Table) -> dict[str, Moments]:
+  """The moments of each modality, over the samples that have it."""
+  present = piece["present"]  # without the context
   return {m: moments(x[present[m] > 0] if m in present else x) for m, x in piece["inputs"].items()}
 
 
 @dataclasses.dataclass(frozen=True)
 class Normalisation:
-  """How the bands are brought to one range, (x - offset) / scale.
+  """Normalisation of bands, (x - offset) / scale.
+
+  The date and location columns of a context are not normalised: their offset is 0 and their scale is 1.
 
   Attributes:
-    how: `zscore`, by mean and deviation; `max`, by the greatest value; `minmax`, the least becoming 0 and the
-      greatest 1; or `fixed`.
-    fixed: the constants of each modality, where they are fixed.
-
-  The columns of date and location in a context are never changed: their offset is 0 and their scale 1.
+    how: `zscore` (offset is the mean, scale the standard deviation), `max` (offset 0, scale the maximum),
+      `minmax` (maps the minimum to 0 and the maximum to 1), or `fixed` (given constants).
+    fixed: for `fixed`, the `offset` and `scale` of each modality.
   """
 
   how: str = "zscore"
   fixed: Mapping[str, Mapping[str, np.ndarray]] = dataclasses.field(default_factory=dict)
 
   def constants(self, modality: Modality, found: Moments | None) -> dict[str, np.ndarray]:
-    """What normalises a modality: `offset` and `scale`, `[C]` float32; the scale of a constant band is 1.
+    """The normalisation of a modality: `offset` and `scale`, `[C]` float32. Constant bands have scale 1.
 
     Args:
-      modality: which.
-      found: in the training part; None will do where the constants are fixed.
+      modality: the modality.
+      found: its moments in the training part; not needed for `fixed`.
 
     Raises:
-      InputError: a band has no value at all.
+      InputError: a band has no value in the training part.
     """
     if self.how == "fixed":
       return dict(self.fixed[modality.name])
+    if found is None:
+      raise ValueError(f"normalisation {self.how!r} needs the moments of {modality.name}")
     encoded = sum(context.encoded(modality.bands)) if modality.name == CONTEXT else 0
     known = (found.count > 0) | (np.arange(len(found.count)) < encoded)
     if not known.all():
@@ -164,49 +180,52 @@ class Normalisation:
 
 def make_normalisation(
   how: str,
-  fixed: Mapping[str, Mapping[str, object]],
+  fixed: Mapping[str, Mapping[str, npt.ArrayLike]],
   dataset: Dataset,
   modalities: Sequence[Modality],
 ) -> Normalisation:
-  """The normalisation of these modalities.
+  """Makes the normalisation of these modalities.
 
   Args:
     how: one of `NORMALISATIONS`.
-    fixed: `{view: {"offset": of each band or of all, "scale": the same}}`, for `fixed`.
-    dataset: whose views.
-    modalities: which.
+    fixed: for `fixed`, `{view: {"offset": ..., "scale": ...}}`, each a number or one number per band.
+    dataset: the data set that the views belong to.
+    modalities: the modalities to normalise.
 
   Raises:
-    InputError: a view has no fixed constants, also a static view of a context.
+    InputError: `how` is `fixed` and a view, e.g. a static view of the context, has no constants.
   """
   if how != "fixed":
     return Normalisation(how)
 
   def join(m: Modality, name: str) -> np.ndarray:
+    """The constants of a modality, from those of its views."""
     encoded = sum(context.encoded(m.bands)) if m.name == CONTEXT else 0
     parts = [np.full(encoded, 0.0 if name == "offset" else 1.0, np.float32)]
     for view in m.views:
       if m.name != CONTEXT or view not in (context.DATE, context.LOCATION):
         if view not in fixed:
           raise InputError(f"data.fixed: it needs an offset and a scale of {view}, has: {', '.join(fixed)}")
-        parts.append(np.broadcast_to(np.float32(fixed[view][name]), len(dataset.bands[view])))
+        parts.append(np.broadcast_to(np.asarray(fixed[view][name], np.float32), len(dataset.bands[view])))
     return np.concatenate(parts)
 
   return Normalisation(how, {m.name: {n: join(m, n) for n in ("offset", "scale")} for m in modalities})
 
 
 def task_constants(task: Task, target: np.ndarray, class_weights: str) -> dict[str, np.ndarray]:
-  """What the task's loss takes from the training part's labels, see `losses.task_loss`.
-
-  Class weights are n / (k n_c) over the k classes that occur (`balanced`) or 1 (`none`).
+  """The constants that the task's loss needs from the training labels, see `objectives.task.task_loss`.
 
   Args:
-    task: of the data set.
-    target: of the training part's labelled samples.
-    class_weights: `balanced` or `none`.
+    task: the task of the data set.
+    target: targets of the labelled training samples, `[N K]` or `[N]` int.
+    class_weights: `balanced`: n / (k n_c) for n samples, k classes that occur and n_c samples of class c;
+      `none`: 1.
+
+  Returns:
+    `mean` and `std` `[K]` for regression, `class_weights` `[C]` for classes, nothing for multi-label tasks.
 
   Raises:
-    InputError: there is not one.
+    InputError: no training sample has a label.
   """
   if not len(target):
     raise InputError("no sample of the training part has a label")

@@ -1,1 +1,1 @@
-"""Loss functions: of the task, contrastive, and of modality heads."""
+"""Loss functions: task loss, contrastive loss and modality-discriminative loss, as functions of arrays."""

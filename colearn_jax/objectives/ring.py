@@ -1,4 +1,8 @@
-"""The contrastive objective without its similarity matrix: blocks of rows go round a ring of devices."""
+"""The contrastive loss for a batch that is sharded over devices, without the full similarity matrix.
+
+It gives the value of `objectives.contrastive.contrastive`. Each device holds a block of rows. The blocks are
+passed around a ring of devices, so that every device compares its rows with all others, one block at a time.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from colearn_jax.parallel import sharding
 
 
 def devices(mesh: Mesh) -> int:
-  """How many devices of a mesh share a batch."""
+  """Number of devices that share a batch."""
   return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
@@ -23,20 +27,20 @@ def contrastive(
   *,
   negatives: str = "both",
 ) -> jax.Array:
-  """`losses.contrastive`, to float tolerance, with rows split over the devices of a mesh that share a batch.
+  """`objectives.contrastive.contrastive` for sharded rows; equal within floating-point tolerance.
 
-  Each of n devices compares its own 2B/n rows with one block of 2B/n rows after another, while the blocks are
-  handed on to the next device (as in ring attention, Liu et al. 2023, arXiv 2310.01889), and keeps a running
-  log of the sum of exponentials. At no time is there more than one block of similarities,
-  [2B/n 2B/n], which is computed again on the way back.
+  Each of n devices compares its own 2B/n rows with one block of 2B/n rows at a time and accumulates the log
+  of the sum of exponentials. After each comparison it sends the block to the next device, as in ring
+  attention (Liu et al. 2023, arXiv 2310.01889). A device holds one block of similarities, [2B/n 2B/n], at a
+  time. The backward pass computes the blocks again.
 
   Args:
-    mesh: its axes `sharding.BATCH` split the rows.
-    za: `[B D]`, and so on as in `losses.contrastive`.
-    zb: `[B D]`.
+    mesh: the device mesh; rows are sharded over its axes `sharding.BATCH`.
+    za: features of one modality, `[B D]`.
+    zb: features of the other modality, `[B D]`.
     temperature: τ.
-    mask: `[B]`.
-    negatives: `both` or `cross`.
+    mask: `[B]`, 1 for samples that both modalities have.
+    negatives: `both` or `cross`, see `objectives.contrastive.contrastive`.
   """
   size = devices(mesh)
   to_next = [(i, (i + 1) % size) for i in range(size)]
@@ -56,7 +60,7 @@ def contrastive(
       if negatives == "cross":
         counted &= side[:, None] != side[None, :]
       similarity = jnp.where(counted, similarity, -jnp.inf)
-      # A row that nothing is counted for stays finite: its sum is 0, and so are its gradients.
+      # The bound keeps a row without any counted pair finite: its sum is 0, and its gradients are 0.
       top = jax.lax.stop_gradient(jnp.maximum(similarity.max(-1), -1.0 / temperature))
       return top, jnp.exp(similarity - top[:, None]).sum(-1)
 

@@ -1,7 +1,8 @@
-"""The task's loss: pure functions of arrays; float32 scalars out (float64 for float64 inputs).
+"""Task losses: squared error, cross entropy and binary cross entropy over masked rows.
 
-`mask` is `[B]`, 1.0 for rows that count and 0.0 for rows that do not (padding, absent sensors, no label). A
-loss over no row is 0.
+All are pure functions of arrays and return a float32 scalar (float64 for float64 inputs). `mask` is `[B]`:
+1.0 for rows that count, 0.0 for rows that do not (padding, absent sensor, no label). If no row counts, the
+loss is 0.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import optax
 
 
 def masked_mean(values: jax.Array, mask: jax.Array) -> jax.Array:
-  """Mean of values `[B]` weighted by `mask` `[B]`; values of rows with weight 0 may be NaN."""
+  """Mean of `values` `[B]` weighted by `mask` `[B]`. Values of rows with weight 0 may be NaN."""
   return jnp.where(mask > 0, values * mask, 0.0).sum() / jnp.maximum(mask.sum(), 1e-12)
 
 
@@ -24,10 +25,10 @@ def squared_error(
   """Mean squared error of the standardised target, ((p - mean) / std - (y - mean) / std)².
 
   Args:
-    prediction: `[B K]`, in the target's unit.
+    prediction: `[B K]`, in the unit of the target.
     target: `[B K]`.
-    mean: `[K]`, of the training part's target.
-    std: `[K]`, the same.
+    mean: `[K]`, mean of the targets of the training part.
+    std: `[K]`, standard deviation of the targets of the training part.
     mask: `[B]`.
   """
   standardised = lambda y: (y - mean[None]) / std[None]
@@ -43,7 +44,7 @@ def cross_entropy(
   Args:
     logits: `[B C]`.
     label: `[B]` int.
-    class_weights: `[C]`.
+    class_weights: w, `[C]`.
     mask: `[B]`.
   """
   nll = optax.softmax_cross_entropy_with_integer_labels(logits, label)
@@ -51,7 +52,7 @@ def cross_entropy(
 
 
 def binary_cross_entropy(logits: jax.Array, target: jax.Array, mask: jax.Array) -> jax.Array:
-  """Binary cross entropy on logits, mean over rows and labels.
+  """Binary cross entropy of logits, mean over rows and labels.
 
   Args:
     logits: `[B K]`.
@@ -64,13 +65,14 @@ def binary_cross_entropy(logits: jax.Array, target: jax.Array, mask: jax.Array) 
 def task_loss(
   kind: str, output: jax.Array, target: jax.Array, constants: Mapping[str, jax.Array], mask: jax.Array
 ) -> jax.Array:
-  """The loss ℓ of METHOD's objectives for a task of this kind.
+  """The loss that fits a kind of task, ℓ in the formulas of the methods.
 
   Args:
     kind: one of `types.KINDS`.
-    output: `[B outputs]`, what a head returns.
-    target: `[B K]` float for regression and multi-label, `[B]` int for classes.
-    constants: `mean`, `std` of a regression's target, `class_weights` of classes; of the training part.
+    output: output of a prediction head, `[B outputs]`.
+    target: `[B K]` float for regression and multi-label tasks, `[B]` int for classes.
+    constants: computed from the training part: `mean` and `std` of the target for regression,
+      `class_weights` for classes. See `data.statistics.task_constants`.
     mask: `[B]`.
   """
   if kind == "regression":

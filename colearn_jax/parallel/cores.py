@@ -6,7 +6,7 @@ import os
 
 
 def usable_cores() -> int:
-  """The number of cores that this process may use; where the system does not tell, all of them."""
+  """Number of cores that this process may use; all cores if the system does not report a limit."""
   if hasattr(os, "process_cpu_count"):  # Python 3.13
     return os.process_cpu_count() or 1
   if hasattr(os, "sched_getaffinity"):  # Linux

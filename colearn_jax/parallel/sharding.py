@@ -1,8 +1,13 @@
-"""The device mesh and what is split over it: one mesh from a single CPU to a slice of accelerators.
+"""The device mesh and the sharding rules, the same from a single CPU to a slice of accelerators.
 
-Its axes are `replica` (trainings that know nothing of each other: folds, seeds, loss weights), `data` and
-`fsdp`. A batch is split over the last two together, parameters and what the optimizer keeps of them over
-`fsdp`, by `RULES`; everything else stands whole on every device.
+The mesh has three axes:
+
+- `replica`: independent runs (folds, seeds, ablations), trained side by side.
+- `data`: data parallelism. A device holds a part of the batch and all parameters.
+- `fsdp`: fully sharded data parallelism. A device holds a part of the batch and a part of the parameters.
+
+Batches are sharded over `data` and `fsdp` together. Parameters and the optimizer state are sharded over
+`fsdp` according to `RULES`. Everything else is replicated on every device.
 """
 
 from __future__ import annotations
@@ -10,6 +15,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -19,8 +25,9 @@ from colearn_jax.types import InputError
 AXES = ("replica", "data", "fsdp")
 BATCH = ("data", "fsdp")
 
-# Which dimensions of a parameter may be split over `fsdp`, by the end of its path; the first rule that fits
-# holds, and of its dimensions the largest one that divides. Vectors are small and stay whole.
+# Dimensions of a parameter that may be sharded over `fsdp`, by a regular expression for its path. The first
+# match applies. Of its dimensions, the largest one that is divisible by the size of `fsdp` is sharded.
+# Vectors are small and stay replicated.
 RULES: tuple[tuple[str, tuple[int, ...]], ...] = (
   (r"/(bias|scale|mean|var|batches)$", ()),
   (r"/kernel$", (-1, -2)),
@@ -29,74 +36,74 @@ RULES: tuple[tuple[str, tuple[int, ...]], ...] = (
 
 
 def make_mesh(sizes: Mapping[str, int], batch_size: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
-  """A mesh of all devices.
+  """Makes the mesh over all devices.
 
   Args:
-    sizes: of each of `AXES`; -1, for one of them, takes what is left.
-    batch_size: of the global batch, or of the part that is computed at a time.
-    devices: all by default.
+    sizes: size of each axis in `AXES`. One of them may be -1: it is computed from the number of devices.
+    batch_size: rows that are computed at a time: the global batch, or a microbatch of it.
+    devices: all devices by default.
 
   Raises:
-    InputError: the sizes are not those of the devices, or the batch does not divide.
+    InputError: the sizes do not multiply to the number of devices, or the batch is not divisible.
   """
   devices = jax.devices() if devices is None else devices
-  count, sizes = len(devices), [sizes[axis] for axis in AXES]
-  given = ", ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes))
-  fixed = math.prod(size for size in sizes if size > 0)
-  if sizes.count(-1) > 1:
+  count, shape = len(devices), [sizes[axis] for axis in AXES]
+  given = ", ".join(f"{axis}={size}" for axis, size in zip(AXES, shape))
+  fixed = math.prod(size for size in shape if size > 0)
+  if shape.count(-1) > 1:
     raise InputError(f"mesh: {given} is not allowed; at most one size can be -1, which fills in")
-  if -1 in sizes and count % fixed == 0:
-    sizes[sizes.index(-1)] = count // fixed
-  if math.prod(sizes) != count:
+  if -1 in shape and count % fixed == 0:
+    shape[shape.index(-1)] = count // fixed
+  if math.prod(shape) != count:
     near = " or ".join(map(str, _near(fixed, [n for n in range(1, count + 1) if count % n == 0])))
-    devices = f"{count} device{'s' * (count > 1)}"
     raise InputError(
-      f"mesh: {given} does not fit {devices}; the sizes multiply to {fixed}, {near} would divide them"
+      f"mesh: {given} does not fit {count} device{'s' * (count > 1)}; the sizes multiply to {fixed}, "
+      f"{near} would divide them"
     )
-  parts = sizes[1] * sizes[2]
+  parts = shape[1] * shape[2]
   if batch_size % parts:
     below = batch_size - batch_size % parts
     near = " or ".join(str(size) for size in (below, below + parts) if size)
     raise InputError(
       f"train.batch_size: {batch_size} does not divide over {parts} devices of the mesh; {near} would"
     )
-  return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+  return jax.make_mesh(tuple(shape), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
 
 
 def _near(value: int, allowed: Sequence[int]) -> list[int]:
-  """The nearest allowed values on both sides."""
+  """The nearest allowed value at or below `value`, and the nearest one above."""
   below, above = [n for n in allowed if n <= value], [n for n in allowed if n > value]
   return sorted({*below[-1:], *above[:1]})
 
 
 def current(mesh: Mesh) -> Mesh | jax.sharding.AbstractMesh:
-  """The mesh as it is seen from here: inside of a shard_map some of its axes are already dealt with."""
+  """The mesh to use at this point of a program: inside a `shard_map`, its mesh with the axes it has taken."""
   inside = jax.sharding.get_abstract_mesh()
   return mesh if inside.empty else inside
 
 
 def whole(mesh: Mesh) -> NamedSharding:
-  """The same array on every device."""
+  """Replicated: the whole array on every device."""
   return NamedSharding(mesh, jax.P())
 
 
 def by_example(mesh: Mesh) -> NamedSharding:
-  """The first axis split over the devices that share a batch."""
+  """The first axis is sharded over the devices that share a batch."""
   return NamedSharding(mesh, jax.P(BATCH))
 
 
 def by_replica(mesh: Mesh) -> NamedSharding:
-  """The first axis split over the replicas."""
+  """The first axis is sharded over the replicas."""
   return NamedSharding(mesh, jax.P("replica"))
 
 
 def parameter(mesh: Mesh, path: str, shape: Sequence[int]) -> PartitionSpec:
-  """How one array of a model (or of what the optimizer keeps of it) is split, by `RULES`.
+  """The sharding of one parameter, or of the optimizer state of one, according to `RULES`.
 
   Args:
-    mesh: of the devices.
-    path: e.g. `unique/S1/out/kernel`.
-    shape: of the array, without an axis of replicas.
+    mesh: the device mesh.
+    path: path of the parameter in the model, e.g. `unique/S1/out/kernel`.
+    shape: shape of the array, without the axis of replicas.
   """
   size = mesh.shape["fsdp"]
   dimensions = next(dims for pattern, dims in RULES if re.search(pattern, path))
@@ -107,12 +114,15 @@ def parameter(mesh: Mesh, path: str, shape: Sequence[int]) -> PartitionSpec:
   return jax.P(*(None,) * at, "fsdp")
 
 
-def of_stack(mesh: Mesh, state):
-  """Where every array of a stack of trainings stands: its first axis over the replicas, the rest by `RULES`.
+def of_stack(mesh: Mesh, state: Any) -> Any:
+  """The sharding of every array of R stacked runs: first axis over the replicas, the others by `RULES`.
 
   Args:
-    mesh: of the devices.
-    state: a tree of arrays (or of their shapes) `[R ...]`.
+    mesh: the device mesh.
+    state: a pytree of arrays, or of their shapes, each `[R ...]`.
+
+  Returns:
+    A pytree of the same structure with a `NamedSharding` for each array.
   """
 
   def place(path, leaf):

@@ -1,7 +1,8 @@
-"""Arrays that are computed once from a prepared data set and cached in the folder `derived` of its directory.
+"""A cache on disk for arrays that are computed from a prepared data set, e.g. band statistics.
 
-A cached file is named by a digest of the query, which is all that the result depends on, and of the sizes and
-times of the data set's own files. After a rebuild the results of the old data set are not found.
+A query names a computation and all its settings. The file of a result is in the folder `derived` of the data
+set's directory. Its name is a digest of the query and of the sizes and times of the data set's files, so
+results from before a rebuild are never used.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,27 +24,29 @@ FOLDER = "derived"
 
 
 def read(path: Path, query: Mapping[str, object]) -> dict[str, np.ndarray] | None:
-  """The cached result of a query, or None.
+  """The cached result of a query, or None if there is none.
 
   Args:
-    path: of the prepared directory.
-    query: all that the result depends on but the data set itself, as plain JSON; `what` names it.
+    path: the prepared directory.
+    query: everything that the result depends on except the data set, as plain JSON. The key `what` names
+      the computation.
   """
   try:
     with open(_file(path, query), "rb") as file, np.load(file, allow_pickle=False) as arrays:
       return dict(arrays)
-  except (OSError, ValueError, EOFError, zipfile.BadZipFile):  # not cached, or a damaged file
+  except (OSError, ValueError, EOFError, zipfile.BadZipFile):  # not cached, or the file is damaged
     return None
 
 
 def write(path: Path, query: Mapping[str, object], result: Mapping[str, np.ndarray]) -> None:
-  """Caches the result of a query; where nothing can be written, nothing is cached."""
+  """Caches the result of a query. Does nothing if the directory cannot be written."""
+  arrays: dict[str, Any] = dict(result)  # Any, as the type stubs of savez take each name for `allow_pickle`
   with contextlib.suppress(OSError), replacing(_file(path, query), binary=True) as file:
-    np.savez(file, **result)
+    np.savez(file, **arrays)
 
 
 def digest(array: np.ndarray) -> str:
-  """A text that stands for an array in a query."""
+  """A digest of an array's type, shape and values, to put into a query."""
   return hashlib.sha256(f"{array.dtype.str} {array.shape} ".encode() + array.tobytes()).hexdigest()
 
 

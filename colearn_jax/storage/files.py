@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, locks, and JSON."""
+"""Atomic file writes, file locks, and reading and writing JSON."""
 
 from __future__ import annotations
 
@@ -19,18 +19,17 @@ from colearn_jax.types import InputError
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike, *, binary: bool = False) -> Iterator[IO]:
-  """Opens a file, UTF-8 text or binary, that replaces `path` when the block ends without an error.
+  """Opens a temporary file (UTF-8 text or binary) that replaces `path` when the block ends without an error.
 
-  A reader, or a process that is killed, finds the old file or the new one, never a part. After an error the
-  old file stays and nothing else is left. Several processes may write the same file at once.
+  Readers see the old file or the new one, never a part, even if the process is killed. After an error the old
+  file is unchanged and the temporary file is removed. Several processes may write the same file at once.
   """
   path = Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  # Beside it, as a rename is atomic within one file system only.
+  # In the same directory, because a rename is atomic within one file system only.
   part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
-  text = {} if binary else {"encoding": "utf-8", "newline": ""}
   try:
-    with open(part, "wb" if binary else "w", **text) as file:
+    with open(part, "wb") if binary else open(part, "w", encoding="utf-8", newline="") as file:
       yield file
       file.flush()
       os.fsync(file.fileno())
@@ -42,21 +41,21 @@ def replacing(path: str | os.PathLike, *, binary: bool = False) -> Iterator[IO]:
 
 @contextlib.contextmanager
 def lock(path: str | os.PathLike, busy: str | None = None) -> Iterator[None]:
-  """Holds a lock, which is released at the latest when the process ends.
+  """Holds a file lock during the block. If the process is killed, the lock is released.
 
   Args:
-    path: of the lock file; its directory has to exist. The file may stay.
-    busy: the error if another process holds the lock; None waits for it.
+    path: the lock file. Its directory has to exist. The file may remain afterwards.
+    busy: message of the error if another process holds the lock. With None the call waits for the lock.
 
   Raises:
-    InputError: another process holds the lock, and `busy` says so.
+    InputError: another process holds the lock, and `busy` is not None.
   """
   held = filelock.FileLock(path, blocking=busy is None)
   try:
     held.acquire()
   except filelock.Timeout:
     raise InputError(str(busy)) from None
-  except (NotImplementedError, OSError):  # a file system without locks: the caller's renames have to do
+  except (NotImplementedError, OSError):  # a file system without locks: go on, as renames are atomic anyway
     yield
     return
   try:
@@ -66,7 +65,7 @@ def lock(path: str | os.PathLike, busy: str | None = None) -> Iterator[None]:
 
 
 def jsonable(tree: Any) -> Any:
-  """The tree in JSON's types: str keys, lists, Python numbers, and `None` for NaN and infinities."""
+  """Converts a tree to the types of JSON: str keys, lists, Python numbers, `None` for NaN and infinity."""
   if isinstance(tree, Mapping):
     return {str(k): jsonable(v) for k, v in tree.items()}
   if isinstance(tree, np.ndarray | np.generic):
@@ -77,7 +76,7 @@ def jsonable(tree: Any) -> Any:
 
 
 def write_json(path: str | os.PathLike, tree: Mapping) -> None:
-  """Writes a nested dict as strict JSON, see `jsonable`, atomically."""
+  """Writes a nested dict as strict JSON (see `jsonable`), atomically."""
   text = json.dumps(jsonable(tree), indent=2, allow_nan=False, ensure_ascii=False)
   with replacing(path) as file:
     file.write(text + "\n")
@@ -87,7 +86,7 @@ def read_json(path: str | os.PathLike) -> dict:
   """Reads a JSON object.
 
   Raises:
-    InputError: there is no such file, or it is not JSON.
+    InputError: the file does not exist, or is not a JSON object.
   """
   try:
     tree = json.loads(Path(path).read_text(encoding="utf-8"))

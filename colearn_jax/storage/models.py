@@ -1,7 +1,8 @@
-"""Finished models: what predicting needs of a run, written once and read in whole or in part.
+"""Saves and restores finished models: the arrays of a run that prediction needs.
 
-`checkpoints/<run>/<epoch>/` of a work directory holds `params`, `stats` and `values` (normalisation and
-constants of the task) of the epoch that was kept, and the run's progress as JSON.
+A work directory has one model per run in `checkpoints/<run>/<epoch>/`, where the epoch is the one that was
+kept. It holds `params`, `stats` (batch statistics) and `values` (normalisation and constants of the task),
+and the progress of the run as JSON. A model can be restored in part, e.g. for one sensor.
 """
 
 from __future__ import annotations
@@ -20,16 +21,22 @@ from colearn_jax.types import InputError
 
 
 def open_manager(directory: Path) -> ocp.CheckpointManager:
-  """A manager that keeps the latest checkpoint; leaving it as a context waits for the disk."""
-  handlers = {"model": ocp.PyTreeCheckpointHandler(), "rest": ocp.PyTreeCheckpointHandler()}
-  handlers["progress"] = ocp.JsonCheckpointHandler()
+  """An Orbax manager that keeps the latest checkpoint. As a context it waits for the disk at its end."""
+  handlers = {
+    "model": ocp.PyTreeCheckpointHandler(),
+    "rest": ocp.PyTreeCheckpointHandler(),
+    "progress": ocp.JsonCheckpointHandler(),
+  }
   options = ocp.CheckpointManagerOptions(max_to_keep=1, cleanup_tmp_directories=True)
   return ocp.CheckpointManager(epath.Path(directory).absolute(), options=options, item_handlers=handlers)
 
 
 @contextlib.contextmanager
 def _reader(directory: Path) -> Iterator[tuple[ocp.CheckpointManager, int] | None]:
-  """A manager for reading by this process alone, with the latest checkpoint's number; None without one."""
+  """A manager for reading and the step of the latest checkpoint; None if there is no checkpoint.
+
+  Other processes of the job do not take part: each one may read by itself.
+  """
   if not directory.is_dir():
     yield None
     return
@@ -37,8 +44,10 @@ def _reader(directory: Path) -> Iterator[tuple[ocp.CheckpointManager, int] | Non
   alone = ocp.options.MultiprocessingOptions(
     primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process{me}"
   )
-  handlers = {"model": ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)}
-  handlers["progress"] = ocp.JsonCheckpointHandler(multiprocessing_options=alone)
+  handlers = {
+    "model": ocp.PyTreeCheckpointHandler(multiprocessing_options=alone),
+    "progress": ocp.JsonCheckpointHandler(multiprocessing_options=alone),
+  }
   options = ocp.CheckpointManagerOptions(create=False, multiprocessing_options=alone)
   path = epath.Path(directory).absolute()
   with ocp.CheckpointManager(path, options=options, item_handlers=handlers) as manager:
@@ -47,14 +56,14 @@ def _reader(directory: Path) -> Iterator[tuple[ocp.CheckpointManager, int] | Non
 
 
 def save(directory: Path, model: dict, progress: dict) -> None:
-  """Saves a finished model; it is on the disk when this returns. What is there already stays.
+  """Saves a finished model and returns when it is on disk. An existing model is not overwritten.
 
   Args:
-    directory: of the run, `checkpoints/<run>`.
-    model: `{"params", "stats", "values"}`.
-    progress: plain JSON, with the number of the last `epoch`.
+    directory: directory of the run, `checkpoints/<run>`.
+    model: a dict with `params`, `stats` and `values`.
+    progress: progress of the run as plain JSON, with the number of the last `epoch`.
   """
-  if latest(directory) >= 0:  # of a stack that was stopped while it saved its models
+  if latest(directory) >= 0:  # an earlier call was stopped after it had saved some of the stacked runs
     return
   with open_manager(directory) as manager:
     args = ocp.args.Composite(model=ocp.args.PyTreeSave(model), progress=ocp.args.JsonSave(progress))
@@ -62,7 +71,7 @@ def save(directory: Path, model: dict, progress: dict) -> None:
 
 
 def progress(directory: Path) -> dict | None:
-  """The progress saved with the latest checkpoint of a directory; None without a checkpoint."""
+  """The progress that was saved with the latest checkpoint; None if there is no checkpoint."""
   with _reader(directory) as found:
     if found is None:
       return None
@@ -71,21 +80,21 @@ def progress(directory: Path) -> dict | None:
 
 
 def latest(directory: Path) -> int:
-  """The epoch of a directory's latest checkpoint; -1 without one."""
+  """The epoch of the latest checkpoint; -1 if there is no checkpoint."""
   with _reader(directory) as found:
     return -1 if found is None else found[1]
 
 
 def restore(directory: Path, part: dict[str, Any] | None = None) -> dict:
-  """Reads a finished model as NumPy arrays, on whatever devices it was trained.
+  """Reads a finished model as NumPy arrays, whatever devices it was trained on.
 
   Args:
-    directory: of the run, `checkpoints/<run>`.
-    part: nested names (with any leaves) of what is to be read, e.g. the `params` and `stats` of one
-      sensor's model and its `values`; everything by default.
+    directory: directory of the run, `checkpoints/<run>`.
+    part: a nested dict with the names of the arrays to read; its leaves are ignored. An example is
+      `{"params": ..., "stats": ...}` of the model of one sensor. By default everything is read.
 
   Raises:
-    InputError: there is no checkpoint, or it lacks something of `part`.
+    InputError: there is no checkpoint, or it lacks a name of `part`.
   """
   with _reader(directory) as found:
     if found is None:
@@ -100,7 +109,7 @@ def restore(directory: Path, part: dict[str, Any] | None = None) -> dict:
 
 
 def _select(tree: dict, part: dict, directory: Path, path: str = "") -> dict:
-  """The branches of a tree that have a name in `part`; names may be numbers there and text here."""
+  """The branches of `tree` that are named in `part`. Names are compared as text, as some are numbers."""
   out = {}
   for name, below in part.items():
     key = next((k for k in tree if str(k) == str(name)), None)

@@ -1,4 +1,4 @@
-"""Writes a file in the layout of `training_features.csv` that holds random numbers, for tests."""
+"""Writes random numbers in the layout of `training_features.csv`, for tests."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from colearn_jax.datasets.lfmc import lfmc_dataset_builder as lfmc
 
 
 def write_dummy(path, *, rows=8, sites=3, seed=0):
-  """Writes random samples; the target depends on ndwi and vh of the last month, so that it can be learnt.
+  """Writes random samples. The target depends on ndwi and vh of the last month, so that it can be learnt.
 
   Args:
-    path: of the file to write.
+    path: the file to write.
     rows: number of samples.
-    sites: number of sites that they are spread over.
-    seed: of NumPy's generator.
+    sites: number of sites.
+    seed: seed of NumPy's generator.
   """
   rng = np.random.default_rng(seed)
   columns = {name: rng.normal(size=rows).round(4) for name in lfmc.NUMBERS}

@@ -1,4 +1,8 @@
-"""TFDS builder of LFMC, live fuel moisture content of the western United States: see README.md beside it."""
+"""TFDS builder of LFMC, live fuel moisture content of the western United States.
+
+`read_samples` parses the CSV file. `Builder` converts it to a TFDS data set. README.md in this folder has a
+description of the data.
+"""
 
 from __future__ import annotations
 
@@ -19,16 +23,15 @@ from colearn_jax.types import InputError
 URL = "https://raw.githubusercontent.com/kkraoj/lfmc_from_sar/master/input_data/training_features.csv"
 FILE = "training_features.csv"
 HOW_TO_GET_IT = (
-  f"get {FILE} from {URL} and give the directory that it lies in "
-  "(--manual_dir=DIR, in training --config.data.manual_dir=DIR)"
+  f"get {FILE} from {URL} and give its directory (--manual_dir=DIR, in training --config.data.manual_dir=DIR)"
 )
 
-STEPS = ("t-3", "t-2", "t-1", "t")  # months, the last being that of the target
+STEPS = ("t-3", "t-2", "t-1", "t")  # months; the last one is the month of the measurement
 OPTICAL = ("red", "green", "blue", "swir", "nir", "ndvi", "ndwi", "nirv")
 SERIES = {
   "S1": (("vv", "vh"), "Sentinel-1 backscatter, dB"),
   "S1Ind": (("vh_vv",), "Sentinel-1 VH - VV, dB"),
-  "S2": (OPTICAL[:5], "Landsat-8 surface reflectance x 10000, in the place of Sentinel-2"),
+  "S2": (OPTICAL[:5], "Landsat-8 surface reflectance x 10000, used instead of Sentinel-2"),
   "S2Ind": (OPTICAL[5:], "indices of the Landsat-8 bands"),
   "S1_S2": (tuple(f"{sar}_{band}" for sar in ("vv", "vh") for band in OPTICAL), "backscatter over optical"),
 }
@@ -37,7 +40,7 @@ STATIC = {
   "DEM": (("elevation", "slope"), "altitude, m, and slope, degrees"),
   "LIDAR": (("canopy_height",), "height of the canopy, m"),
 }
-# The classes of GlobCover 2009 (ESA) that the published file holds, by code, with its legend shortened.
+# The classes of GlobCover 2009 (ESA) that occur in the published file, by code, with shortened names.
 LANDCOVER = {
   14: "rainfed_cropland",
   20: "mosaic_cropland_vegetation",
@@ -69,7 +72,7 @@ NUMBERS = (
 
 
 def _number(cell: str) -> float:
-  """The cell as a finite float32 can hold it, NaN for anything else (Python would also read `1_0`)."""
+  """The number in a cell, or NaN if it is not a finite float32. Rejects `1_0`, which Python accepts."""
   try:
     value = float(cell) if "_" not in cell else np.nan
   except ValueError:
@@ -78,7 +81,7 @@ def _number(cell: str) -> float:
 
 
 def _read_rows(path):
-  """The header, and the line number and cells of every row; blank lines are skipped."""
+  """The header, and for each row its line number and cells; blank lines are skipped."""
   try:
     with open(path, encoding="utf-8-sig", newline="") as file:
       reader = csv.reader(file, strict=True)
@@ -102,21 +105,22 @@ def _read_rows(path):
 
 
 def read_samples(path) -> dict:
-  """Reads `training_features.csv` whole.
+  """Reads `training_features.csv`.
 
   Args:
-    path: of the file: first the index, then at least the columns `NUMBERS`, `date` (YYYY-MM-DD) and `site`.
+    path: the file. Its first column is the index. The others include the columns `NUMBERS`, `date`
+      (YYYY-MM-DD) and `site`, in any order.
 
   Returns:
-    A dict of N samples in the file's order: `id`, `date`, `site`, lists of str; `target` (N, 1) float32,
+    A dict of N samples in the order of the file: `id`, `date`, `site`, lists of str; `target` (N, 1) float32,
     LFMC in %; `coordinates` (N, 2) float64, latitude and longitude in degrees; `views`, a dict of float32
-    arrays, (N, 4, C) for the names in `SERIES`, time ascending, (N, C) for those in `STATIC` and for
+    arrays: (N, 4, C) for the names in `SERIES`, time ascending, and (N, C) for those in `STATIC` and for
     `landcover`, which is one-hot.
 
   Raises:
-    InputError: if the file cannot be read, is empty, lacks a column or rows, has a row of another length or
-      an index twice, or holds a cell that is no finite number, no date, no known land cover or no place on
-      Earth.
+    InputError: the file cannot be read, is empty, lacks a column, has no rows, or repeats an index; a row has
+      a wrong number of cells; or a cell is not a finite number, a date, a known land cover or a valid
+      coordinate.
   """
   header, rows = _read_rows(path)
   column = {name: header.index(name) for name in ("date", "site", *NUMBERS)}
@@ -131,12 +135,12 @@ def read_samples(path) -> dict:
     try:
       dates.append(datetime.datetime.strptime(date.strip(), "%Y-%m-%d").date().isoformat())
     except ValueError:
-      raise InputError(f"{path}, line {line}, column 'date': {date!r} is no date YYYY-MM-DD") from None
+      raise InputError(f"{path}, line {line}, column 'date': {date!r} is not a date YYYY-MM-DD") from None
 
   table = np.array([[_number(row[column[name]]) for name in NUMBERS] for _, row in rows])
 
   def check(good, names, what):
-    """Points at the first cell that is not good; `good` is (N, len(names))."""
+    """Raises InputError for the first bad cell; `good` is (N, len(names)) bool."""
     if not good.all():
       i, j = np.argwhere(~good)[0]
       line, row = rows[i]
@@ -147,7 +151,7 @@ def read_samples(path) -> dict:
   target, place, cover = table[:, :1], table[:, [2, 1]], table[:, 3:4]
   check(abs(place) <= [90, 180], ["latitude", "longitude"], "out of range (degrees)")
   codes = np.array(list(LANDCOVER))
-  check(np.isin(cover, codes), [COVER], f"no known GlobCover class, have: {', '.join(map(str, codes))}")
+  check(np.isin(cover, codes), [COVER], f"not a known GlobCover class, have: {', '.join(map(str, codes))}")
 
   values, views, at = table.astype(np.float32), {}, 4
   for name, (bands, _) in SERIES.items():
@@ -169,16 +173,16 @@ def read_samples(path) -> dict:
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
-  """Live fuel moisture content with four months of radar and optical data before each measurement."""
+  """Live fuel moisture content, with the radar and optical data of the four months before."""
 
   pkg_dir_path, code_path = here(__file__)
   VERSION = tfds.core.Version("2.0.0")
   RELEASE_NOTES = {"1.0.0": "Initial release.", "2.0.0": "Coordinates are latitude, then longitude."}
-  MANUAL_DOWNLOAD_INSTRUCTIONS = f"Optional, the file is downloaded otherwise: {HOW_TO_GET_IT}."
+  MANUAL_DOWNLOAD_INSTRUCTIONS = f"Optional, as the builder can download the file: {HOW_TO_GET_IT}."
 
   @staticmethod
   def sources(manual_dir) -> dict[str, str]:
-    """The sha256 of each file that the data set is made from, by name; InputError if one is missing."""
+    """The sha256 of each source file, by name; InputError if one is missing."""
     path = Path(manual_dir) / FILE
     if not path.is_file():
       raise InputError(f"no file {FILE} in manual_dir {manual_dir}; {HOW_TO_GET_IT}")
@@ -190,8 +194,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
   @staticmethod
   def describe(manual_dir=None) -> dict:
-    """What the data set holds, see `build.describe`."""
-    del manual_dir  # the file has one layout
+    """What the data set contains, see `build.describe`."""
+    del manual_dir  # the layout of the file is fixed
     return {
       "task": {"kind": "regression", "outputs": ["LFMC"], "unit": "%"},
       "views": {name: {"shape": shape, "bands": list(bands)} for name, (shape, bands, _) in VIEWS.items()},
@@ -202,7 +206,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
   def _info(self) -> tfds.core.DatasetInfo:
     tensor = lambda shape: tfds.features.Tensor(shape=shape, dtype=np.float32)
-    exact = tfds.features.Encoding.BYTES  # otherwise stored as float32
+    exact = tfds.features.Encoding.BYTES  # the default would store float32
     return self.dataset_info_from_configs(
       features=tfds.features.FeaturesDict(
         {
@@ -216,7 +220,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
       ),
       homepage="https://github.com/kkraoj/lfmc_from_sar",
       license="CC BY-NC-ND 4.0",
-      disable_shuffling=True,  # the file's order, so that a seed gives the folds that it gives elsewhere
+      disable_shuffling=True,  # with the order of the file, a seed gives the same folds as in other programs
       metadata=tfds.core.MetadataDict(
         task=self.describe()["task"],
         views={name: {"bands": list(bands), "description": text} for name, (_, bands, text) in VIEWS.items()},
@@ -227,7 +231,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
   def _split_generators(self, dl_manager):
     try:
       path = Path(dl_manager.manual_dir) / FILE
-    except AssertionError:  # TFDS says so where there is no such directory, or an empty one
+    except AssertionError:  # TFDS raises it if the directory does not exist or is empty
       path = None
     if path is None or not path.is_file():
       path = self._download(dl_manager)
@@ -235,14 +239,14 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     return {"train": self._generate_examples(read_samples(path))}
 
   def _download(self, dl_manager) -> Path:
-    """The file from its public source, checked against checksums.tsv."""
+    """Downloads the file and verifies its checksum."""
     try:
-      # TFDS tries an unreachable host for minutes: ask once first.
+      # TFDS retries an unreachable host for minutes, so test the connection first.
       requests.head(URL, timeout=20, allow_redirects=True).raise_for_status()
       return Path(dl_manager.download(URL))
     except NonMatchingChecksumError:
       known = self.url_infos[URL].checksum
-      raise InputError(f"{URL} gives another file than the one known here (sha256 {known})") from None
+      raise InputError(f"{URL} has changed: its sha256 is not {known}") from None
     except (requests.RequestException, DownloadError) as error:
       raise InputError(f"cannot download {FILE} ({type(error).__name__}); {HOW_TO_GET_IT}") from error
 

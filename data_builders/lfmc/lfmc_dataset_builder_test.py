@@ -145,10 +145,10 @@ ERRORS = {
   "ragged": (lambda t: t[5].append("1"), r"line 6: 122 cells where the header has 121"),
   "land cover": (
     cell(7, "forest_cover(t)", "71"),
-    "line 7, .*'71' is no known GlobCover class, have: 14, 20",
+    "line 7, .*'71' is not a known GlobCover class, have: 14, 20",
   ),
   "latitude": (cell(7, "latitude", "91"), "line 7, column 'latitude': '91' is out of range"),
-  "date": (cell(8, "date", "6/30/15"), "line 8, column 'date': '6/30/15' is no date YYYY-MM-DD"),
+  "date": (cell(8, "date", "6/30/15"), "line 8, column 'date': '6/30/15' is not a date YYYY-MM-DD"),
   "binary": (lambda t: b"\xff\xfe\x00\x01", "cannot read .* as comma-separated UTF-8 text"),
 }
 
@@ -268,7 +268,7 @@ def test_downloads_what_the_checksum_says(server, monkeypatch, tmp_path):
 def test_a_download_with_another_checksum_is_an_error(server, monkeypatch, tmp_path):
   known(monkeypatch, "0" * 64)
   for _ in range(2):  # what the first left does not change the second
-    with pytest.raises(InputError, match=f"gives another file than the one known here .sha256 {'0' * 64}"):
+    with pytest.raises(InputError, match=f"has changed: its sha256 is not {'0' * 64}"):
       build("lfmc", tmp_path)
   assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [".lock"]
 
