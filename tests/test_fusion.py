@@ -59,10 +59,10 @@ def test_fusion_concatenates_with_zeros_for_absent_sensors():
   np.testing.assert_allclose(got["optical"], want(["optical"]), rtol=1e-4, atol=1e-5)
   two = forward(method, model, {m: inputs[m] for m in ("radar", "thermal")}, present)
   np.testing.assert_allclose(two["radar+thermal"], want(["radar", "thermal"]), rtol=1e-4, atol=1e-5)
-  # In training sensors of other samples are hidden as well.
-  trained = forward(method, model, inputs, present, train=True)
-  assert list(trained) == ["optical+radar+thermal"]
-  assert (np.abs(trained["optical+radar+thermal"] - want(SHAPES)).max(1) > 1e-3).any()
+  # In training sensors are hidden at random.
+  first, second = (forward(method, model, inputs, present, train=True, seed=seed) for seed in (0, 1))
+  assert list(first) == ["optical+radar+thermal"]
+  assert np.abs(first["optical+radar+thermal"] - second["optical+radar+thermal"]).max() > 1e-3
 
 
 def test_fusion_counts_every_sample_that_has_a_label_and_a_sensor():

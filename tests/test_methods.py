@@ -1,5 +1,7 @@
 """What holds for every method."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,6 +23,7 @@ from tests.small_methods import (
   SETTINGS,
   SHAPES,
   B,
+  a_batch,
   architecture,
   filled,
   forward,
@@ -141,6 +144,25 @@ def test_outputs_have_a_row_for_each_sample_and_predictions_are_float32(name):
     outputs, predicted = jax.eval_shape(lambda train=train: run(train))
     assert {leaf.shape[0] for leaf in jax.tree.leaves(outputs)} == {B}
     assert {(leaf.shape, leaf.dtype.name) for leaf in jax.tree.leaves(predicted)} == {((B, 3), "float32")}
+
+
+@pytest.mark.parametrize("name", methods.METHODS)
+def test_every_term_but_the_first_can_be_switched_off(name):
+  """With what it alone needs of the model; nothing is computed here."""
+  method = make(name)
+  for term in method.terms[1:]:
+    off = dataclasses.replace(method, **{term: 0.0})
+
+    def loss(off=off):
+      model = off.build(architecture(), rngs=nnx.Rngs(0))
+      inputs = {m: jnp.ones((B, *shape)) for m, shape in SHAPES.items()}
+      said = {"fusion": {"optical+radar+thermal": jnp.ones((B, 3))}} if method.requires else {}
+      arrays = {"trees": jnp.ones((B, 3))}
+      batch = a_batch("multiclass", teachers=said)
+      return off.loss(off.forward(model, inputs), batch, values(off, "multiclass", arrays=arrays))[1]
+
+    totals = {key.removeprefix("total/") for key in jax.eval_shape(loss) if key.startswith("total/")}
+    assert totals == set(method.terms) - {term}
 
 
 @pytest.fixture(scope="module")

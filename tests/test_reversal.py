@@ -83,6 +83,12 @@ def test_disentanglement_with_reversal_by_value():
       np.testing.assert_allclose(terms[f"{term}/{m}"], value, rtol=1e-4, err_msg=term)
       total += weights[term] * value / 3
   np.testing.assert_allclose(loss, total, rtol=1e-4)
+  # Without any label the other terms are what they were.
+  given = values(method, "multiclass", **weights)
+  unlabelled = method.loss(outputs, batch.replace(labelled=0 * batch.labelled), given)[1]
+  for term in weights:
+    want_total = 0.0 if term in ("main", "auxiliary") else terms[f"total/{term}"]
+    np.testing.assert_allclose(unlabelled[f"total/{term}"], want_total, rtol=1e-6)
 
 
 def test_the_head_learns_to_tell_the_sensor_and_the_encoders_to_hide_it():
