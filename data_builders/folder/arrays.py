@@ -87,7 +87,13 @@ def _check_number(path: Path, number: int, values: np.ndarray):
 
 def dates_of(files: Sequence[Path]) -> list[int] | None:
   """The dates in the names of files of which each holds one date; None for a file of a whole sample."""
-  return [dates.in_name(path.name) for path in files] if isinstance(files, Steps) else None
+  return [day_of(path) for path in files] if isinstance(files, Steps) else None
+
+
+def day_of(path: Path) -> int | None:
+  """The date in the name of a file, or else of its directory."""
+  day = dates.in_name(path.name)
+  return dates.in_name(path.parent.name) if day is None else day
 
 
 class Steps(tuple):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +17,8 @@ NOWHERE = (math.nan,) * 4
 
 @contextlib.contextmanager
 def _open(path: Path):
-  rasterio = module("rasterio", "raster")
-  with warnings.catch_warnings():
-    warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-    with rasterio.open(path, driver="GTiff") as image:
-      yield image
+  with module("rasterio", "raster").open(path, driver="GTiff") as image:
+    yield image
 
 
 def _bands(image, count: int | None) -> tuple[list[int], int | None]:

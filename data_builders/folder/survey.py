@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from colearn_jax.datasets.folder import arrays, dates, rasters, views
 from colearn_jax.datasets.folder.decoding import Decoding
-from colearn_jax.datasets.folder.optional import require
+from colearn_jax.datasets.folder.optional import no_warnings, require
 from colearn_jax.datasets.folder.views import Files, ViewFiles
 
 from colearn_jax.types import InputError
@@ -32,6 +32,7 @@ class View:
     bands: their names.
     dated: whether days are stored beside the values.
     numbered: whether these are the numbers of the steps, for no dates are known.
+    days_of: the view whose days its steps have, for it masks that view or is masked by it; else empty.
     located: whether the bounds of the ground are stored beside the values.
     dates: those of all samples alike, if they were given.
     decoding: what the user says of the stored numbers.
@@ -54,6 +55,7 @@ class View:
   stack: bool
   series: bool
   version: tuple
+  days_of: str = ""
 
   @property
   def flagged(self) -> bool:
@@ -66,17 +68,18 @@ class View:
     return np.full(shape, 0 if self.flagged else np.nan, self.dtype)
 
   def read(self, files: Files) -> tuple[np.ndarray, np.ndarray, tuple[float, ...]]:
-    """A sample's values, days and bounds as they are stored.
+    """A sample's values, days and bounds; steps are in the order of the file.
 
     Raises:
       InputError: they cannot be read, or have changed since the headers were read.
     """
     bounds, days = rasters.NOWHERE, None
     paths = views.paths(self, files)
-    if self.stack:
-      values = arrays.read_row(self.path, files, self.decoding, self.version)
-    else:
-      values, days, bounds = arrays.read(paths, self.decoding)
+    with no_warnings():
+      if self.stack:
+        values = arrays.read_row(self.path, files, self.decoding, self.version)
+      else:
+        values, days, bounds = arrays.read(paths, self.decoding)
     if self.dates is not None:
       days = np.array(self.dates, np.int32)
     if values.ndim != len(self.shape) or any(n not in (None, m) for n, m in zip(self.shape, values.shape)):
@@ -90,10 +93,9 @@ class View:
       raise InputError(f"{paths[0]} holds {values.dtype} now, not {dtype}")
     if not self.dated:
       return values.astype(dtype), np.zeros(0, np.int32), bounds
-    if self.numbered:
+    if self.numbered or self.days_of:
       days = np.arange(len(values), dtype=np.int32)
-    order = np.argsort(days, kind="stable")
-    return values[order].astype(dtype), days[order], bounds
+    return values.astype(dtype), days, bounds
 
 
 def survey(
@@ -127,7 +129,7 @@ def survey(
     except InputError as error:
       return str(error)
 
-  with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
+  with no_warnings(), concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
     answers = dict(zip(every, pool.map(read, every)))
   wrong = {sample: answer for sample, answer in answers.items() if isinstance(answer, str)}
   headers = {sample: header for sample, header in answers.items() if sample not in wrong}
@@ -162,7 +164,8 @@ def _difference(path: Path, header: arrays.Header, own: tuple, most: tuple) -> s
 
 def _survey_stack(found: ViewFiles, ids: Sequence[str], decoding: Decoding, described, masks: bool):
   require({found.path.suffix.lower()})
-  cube = arrays.open_stack(found.path, decoding, found.stamp)
+  with no_warnings():
+    cube = arrays.open_stack(found.path, decoding, found.stamp)
   if cube.dtype.kind not in "biuf":
     raise InputError(f"{found.path} holds {cube.dtype}, not numbers")
   if len(cube.shape) < 2:
