@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from colearn_jax.datasets.build import build
 from colearn_jax.datasets.folder import views
-from colearn_jax.datasets.folder.folder import read_folder
+from colearn_jax.datasets.folder.folder import read_folder, survey_folder
 from colearn_jax.datasets.folder.folder_dataset_builder import Builder
 
 from colearn_jax.types import InputError
@@ -161,3 +161,22 @@ def test_no_home_directory(tmp_path, monkeypatch):  # B23
   monkeypatch.setattr("pwd.getpwuid", no_entry)
   with pytest.raises(InputError, match="^~/data: there is no home directory; give data.data_dir$"):
     build("folder", "~/data", manual_dir=there)
+
+
+@pytest.mark.parametrize("suffix", ["tif", "zarr"])
+def test_files_with_and_without_a_scale_factor(tmp_path, suffix):  # B09
+  there = table(tmp_path, "abc")
+  (there / "S2").mkdir()
+  for i in range(3):
+    if suffix == "tif":
+      write_tif(there / f"S2/s{i}.tif", pixels(), **({"scales": (0.5,) * 3} if i != 1 else {}))
+    else:
+      zarr = pytest.importorskip("zarr")
+      array = zarr.create_array(str(there / f"S2/s{i}.zarr"), shape=(4, 3), dtype="i2")
+      array[:] = 8
+      array.attrs.update({"scale_factor": 0.5} if i != 1 else {})
+  wrong = survey_folder(read_folder(there)).wrong
+  assert list(wrong) == ["s1"]
+  assert f"s1.{suffix} has no scale factor, others have one; scale in dataset.json" in wrong["s1"]
+  describe(there, views={"S2": {"scale": 0.25}})
+  assert examples(there)[1]["views"]["S2"].max() <= 50

@@ -35,6 +35,7 @@ class Cube:
     bands: their names, if the file has them.
     dates: the days of the steps, `[T]`, read when it is called; None where there are none.
     ids: of the rows of a stack, read when it is called; None where there are none.
+    scaled: whether there is a scale factor that is applied.
     close: releases the file.
   """
 
@@ -44,6 +45,7 @@ class Cube:
   bands: tuple[str, ...] | None = None
   dates: Callable | None = None
   ids: Callable | None = None
+  scaled: bool = False
   close: Callable = lambda: None
 
 
@@ -112,6 +114,7 @@ def _plain(path: Path, array, others, decoding: Decoding) -> Cube:
     shape=tuple(array.shape),
     dtype=dtype,
     take=take,
+    scaled=not decoding.scaled and attributes.get("scale_factor", 1) != 1,
     dates=days,
     ids=None if ids is None else lambda: [str(name) for name in _texts(ids[...]).tolist()],
   )
@@ -197,6 +200,7 @@ def _labelled(path: Path, opened, stack: bool, decoding: Decoding) -> Cube:
     dtype=np.result_type(*(decoded[name].dtype for name in names)),
     take=take,
     bands=bands,
+    scaled=any(opened[name].attrs.get("scale_factor", 1) != 1 for name in names),
     close=opened.close,
     dates=_steps(path, decoded, next((dim for dim in inner if role[dim] == "time"), None)),
     ids=None if ids is None else lambda: [str(v) for v in _texts(decoded[ids].to_numpy()).tolist()],

@@ -136,7 +136,7 @@ def survey(
   if not headers:
     raise InputError(f"view {found.name}: none of its files can be read: {next(iter(wrong.values()))}")
   said = "dates" in described
-  trait = {s: (_kept(h.shape), h.bands, h.dated and not said) for s, h in headers.items()}
+  trait = {s: (_kept(h.shape), h.bands, h.dated and not said, h.scaled) for s, h in headers.items()}
   (most, _), *_ = collections.Counter(trait.values()).most_common(1)
   shapes = {}
   for sample, header in headers.items():
@@ -159,7 +159,10 @@ def _difference(path: Path, header: arrays.Header, own: tuple, most: tuple) -> s
   if own[1] != most[1]:
     there, others = (", ".join(names or ["none"]) for names in (header.bands, most[1]))
     return f"{path} names the bands {there}, not {others} as most do"
-  return f"{path} has {'' if header.dated else 'no '}dates, others have {'none' * header.dated}"
+  if own[2] != most[2]:
+    return f"{path} has {'' if header.dated else 'no '}dates, others have {'none' * header.dated}"
+  has, others = ("a", "none") if header.scaled else ("no", "one")
+  return f"{path} has {has} scale factor, others have {others}; scale in dataset.json replaces all of them"
 
 
 def _survey_stack(found: ViewFiles, ids: Sequence[str], decoding: Decoding, described, masks: bool):
