@@ -64,6 +64,16 @@ def test_a_mask_and_its_view_are_sorted_alike(tmp_path, dated):
   assert used(there, "S2_hidden")[0].shape == (4, 2) and used(there, "S2", method="month")[0].shape == (12, 1)
 
 
+def test_masks_of_true_and_false(tmp_path):
+  there = series(table(tmp_path, "ab"), "S2", [[[1], [2]]] * 2)
+  (there / "hidden").mkdir()
+  for i in range(2):
+    np.save(there / f"hidden/s{i}.npy", np.array([[True], [False]]))
+  describe(there, views={"S2": CLOUDS, "hidden": {"bands": ["cloud"]}})
+  np.testing.assert_array_equal(used(there, "S2", masked_above={"cloud": 50})[0], [[NAN], [2]])
+  assert examples(there)[0]["views"]["hidden"].dtype == np.uint8
+
+
 def test_a_directory_for_each_date(tmp_path):
   there = table(tmp_path, "ab")
   for i in range(2):

@@ -116,4 +116,5 @@ def survey_folder(folder: Folder) -> Surveyed:
     if one.numbered != other.numbered:  # steps of a view and of its mask are the same ones
       dated, bare = (other, one) if one.numbered else (one, other)
       known[bare.name] = dataclasses.replace(bare, numbered=False, days_of=dated.name)
+    known[mask] = dataclasses.replace(known[mask], percent=known[mask].boolean)
   return Surveyed(tuple(known.values()), tuple(files), wrong)

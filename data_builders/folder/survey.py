@@ -32,6 +32,7 @@ class View:
     bands: their names.
     dated: whether days are stored beside the values.
     numbered: whether these are the numbers of the steps, for no dates are known.
+    boolean: whether its files hold true and false.
     days_of: the view whose days its steps have, for it masks that view or is masked by it; else empty.
     located: whether the bounds of the ground are stored beside the values.
     dates: those of all samples alike, if they were given.
@@ -40,6 +41,7 @@ class View:
     stack: whether it is one file of all samples.
     series: whether each file holds one date.
     version: changes with a stack.
+    percent: whether true is stored as 100, for the view is a mask.
   """
 
   name: str
@@ -55,7 +57,9 @@ class View:
   stack: bool
   series: bool
   version: tuple
+  boolean: bool = False
   days_of: str = ""
+  percent: bool = False
 
   @property
   def flagged(self) -> bool:
@@ -80,6 +84,8 @@ class View:
         values = arrays.read_row(self.path, files, self.decoding, self.version)
       else:
         values, days, bounds = arrays.read(paths, self.decoding)
+    if self.percent:
+      values = values.astype(np.uint8) * np.uint8(100)
     if self.dates is not None:
       days = np.array(self.dates, np.int32)
     if values.ndim != len(self.shape) or any(n not in (None, m) for n, m in zip(self.shape, values.shape)):
@@ -214,7 +220,8 @@ def hint(view: View) -> str:
 
 def _view(found: ViewFiles, header: arrays.Header, decoding: Decoding, described, masks: bool) -> View:
   shape, dtype, dated = header.shape, np.dtype(header.dtype), header.dated
-  if dtype.kind == "b":
+  boolean = dtype.kind == "b"
+  if boolean:
     dtype = np.dtype(np.uint8)
   elif dtype.name not in SMALL:  # larger numbers are used in single precision anyway
     dtype = np.dtype(np.float32)
@@ -249,4 +256,5 @@ def _view(found: ViewFiles, header: arrays.Header, decoding: Decoding, described
     stack=found.stack,
     series=found.series,
     version=found.stamp if found.stack else (),
+    boolean=boolean,
   )
