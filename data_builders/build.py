@@ -160,7 +160,10 @@ def build(
     InputError: the name is unknown, a source file is missing or malformed, a directory cannot be written, or
       the existing data set is damaged or was built from other source files than those in `manual_dir`.
   """
-  root = Path(data_dir).expanduser().absolute()
+  try:
+    root = Path(data_dir).expanduser().absolute()
+  except RuntimeError:  # a container without a home directory
+    raise InputError(f"{data_dir}: there is no home directory; give data.data_dir") from None
   if unreadable not in ("fail", "skip"):
     raise InputError(f"unreadable={unreadable!r} is not allowed; one of: fail, skip")
   if workers is not None and workers < 1:
@@ -168,11 +171,10 @@ def build(
   builder, form = find(name, manual_dir)
   place = name if form is None or isinstance(form, str) else f"{name}/{form.name}"
   path = root / place / str(builder.VERSION)
-  sources = None
+  sources, own = None, _holds_own_data(builder)
   if manual_dir:
     manual_dir = Path(manual_dir).expanduser().absolute()
-    sources = builder.sources(manual_dir)
-  own = _holds_own_data(builder)
+    sources = form.sources if own else builder.sources(manual_dir)
   is_current = lambda: path.exists() and (not own or _made_from(path) == sources)
   with _quiet_tfds():
     if not is_current():

@@ -91,15 +91,14 @@ def test_a_file_for_each_date_becomes_a_series(tmp_path, names):
   there = table(tmp_path, "ab")
   early, late = pixels(1, "uint16"), pixels(2, "uint16")
   for sample in ("s0", "s1"):
-    for name, image in zip(names, (early, late)):
-      write_tif(there / f"S2/{name.replace('field', sample, 1)}.tif", image)
-  write_tif(there / "S2" / f"{names[0].replace('field', 's0', 1)}.tif", early, scales=(2,) * 3)
+    for name, image, scale in zip(names, (early, late), (2, 4)):
+      write_tif(there / f"S2/{name.replace('field', sample, 1)}.tif", image, scales=(scale,) * 3)
   described = Builder.describe(there)["views"]["S2"]
   assert (described["shape"], described["dated"], described["numbered"]) == ((2, 4, 4, 3), True, False)
   one, two = examples(there)
   assert one["dates"]["S2"].tolist() == [DAY, DAY + 30]
   np.testing.assert_array_equal(one["views"]["S2"][0], 2.0 * np.moveaxis(early, 0, -1))
-  np.testing.assert_array_equal(two["views"]["S2"][1], np.moveaxis(late, 0, -1))
+  np.testing.assert_array_equal(two["views"]["S2"][1], 4.0 * np.moveaxis(late, 0, -1))
 
 
 def test_series_of_files_are_refused_where_they_differ(tmp_path):

@@ -8,6 +8,7 @@ whose bands say in percent how sure it is that something (`snow`, `cloud`) hides
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import cast
@@ -17,6 +18,7 @@ import numpy as np
 from colearn_jax.types import InputError, resolve_views
 
 METHODS = ("pad", "month")
+SERIES = (2, 4)  # numbers of axes of a series: (T, C) and (T, H, W, C)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +113,7 @@ class FixedLength:
     if self.mask:
       hidden = np.any([views[self.mask][..., band] > limit for band, limit in self.limits], axis=0)
       series = np.where(hidden[..., None], np.nan, series).astype(np.float32)
-      if not self.dated:  # an image
+      if series.ndim not in SERIES:  # an image
         return series, None
       kept = ~hidden.all(axis=tuple(range(1, hidden.ndim)))
       series, days = series[kept], np.flatnonzero(kept) if days is None else days[kept]
@@ -120,10 +122,38 @@ class FixedLength:
     return pad(series, self.shape[0], self.fill if len(series) else np.nan), days
 
 
-def find_different_dates(days: Sequence[tuple[str, np.ndarray | None]]) -> tuple[str, str] | None:
-  """The first two views whose days differ, of those of which a sample has any; None if there are none."""
-  known = [(view, own) for view, own in days if own is not None and len(own)]
-  return next(((known[0][0], view) for view, own in known if not np.array_equal(own, known[0][1])), None)
+def apply_to_views(
+  fixed: Mapping[str, FixedLength], names: Sequence[str], sample: Mapping[str, Mapping[str, np.ndarray]]
+) -> tuple[list[np.ndarray], tuple[str, str] | None]:
+  """The views of one modality as they are used, and two of them whose steps differ.
+
+  Steps of padded series are compared by their days, or by their numbers where no days are stored. Means of
+  months need not be of the same days, and a view that the sample lacks fits every other.
+
+  Args:
+    fixed: what `fixed_lengths` returned.
+    names: of the views.
+    sample: its `views`, and its `dates` where there are any.
+
+  Returns:
+    The values of each view, and the names of the first two whose steps differ, None if there are none.
+  """
+  parts, steps = [], []
+  for view in names:
+    stored, days, padded = sample["views"][view], None, True
+    if view in fixed:
+      values, days = fixed[view].apply(sample["views"], sample.get("dates", {}))
+      padded = fixed[view].method == "pad"
+    else:
+      values = stored
+    parts.append(values)
+    if padded and len(names) > 1 and stored.ndim in SERIES:
+      if days is None and not (stored.dtype.kind == "f" and np.isnan(stored).all()):
+        days = np.arange(len(stored))
+      if days is not None and len(days):
+        steps.append((view, days))
+  different = ((steps[0][0], view) for view, days in steps if not np.array_equal(days, steps[0][1]))
+  return parts, next(different, None)
 
 
 def fixed_lengths(
@@ -142,15 +172,15 @@ def fixed_lengths(
     longest: the length of the longest series of each view without a fixed one.
 
   Raises:
-    InputError: the settings name a view or a band that there is not, or a view that is used has no dates.
+    InputError: the settings name a view or a band that there is not, or a view that is used has no dates
+      where they are needed.
   """
   masks = {view: described[view]["mask"] for view in shapes if described[view].get("mask")}
-  used = _used(settings, shapes)
-  _check(settings, shapes, described, masks, used)
+  _check(settings, shapes, described, masks)
   lengths = {masks[v]: n for v, n in settings.lengths.items() if v in masks} | dict(settings.lengths)
   out = {}
   for view, shape in shapes.items():
-    series = len(shape) in (2, 4)
+    series = len(shape) in SERIES
     dated = shape[0] is None or "dated" in described[view]
     month = settings.method == "month" and dated and described[view].get("dated", True)
     limits: tuple[tuple[int, float], ...] = ()
@@ -174,21 +204,21 @@ def fixed_lengths(
   return out
 
 
-def _used(settings: Settings, shapes: Mapping) -> list[str]:
-  """The views that the modalities are made of."""
-  used = {}
+def _views(settings: Settings, shapes: Mapping) -> dict[str, tuple[str, ...]]:
+  """The views that each modality is made of."""
+  views = {}
   for modality in settings.modalities if settings.modalities is not None else shapes:
-    try:
-      used |= dict.fromkeys(resolve_views(modality, shapes))
-    except InputError:  # whoever reads the modality says so
-      continue
-  return list(used)
+    with contextlib.suppress(InputError):  # whoever reads the modality says so
+      views[modality] = resolve_views(modality, shapes)
+  return views
 
 
-def _check(settings: Settings, shapes, described, masks: Mapping[str, str], used: Sequence[str]) -> None:
+def _check(settings: Settings, shapes, described, masks: Mapping[str, str]) -> None:
   """Raises InputError for what is asked and cannot be done."""
+  modalities = _views(settings, shapes)
+  used = list(dict.fromkeys(view for views in modalities.values() for view in views))
   have = lambda names: ", ".join(names) or "there is none here"
-  series = [view for view, shape in shapes.items() if len(shape) in (2, 4)]
+  series = [view for view, shape in shapes.items() if len(shape) in SERIES]
   for view in settings.lengths:
     if view not in series:
       raise InputError(f"data.lengths: {view!r} is not allowed; a view with series: {have(series)}")
@@ -198,12 +228,20 @@ def _check(settings: Settings, shapes, described, masks: Mapping[str, str], used
       raise InputError(
         f"data.masked_above: {band!r} is not allowed; a band of a mask of a view that is used: {have(bands)}"
       )
+  has_days = lambda view: described[view].get("dated", None in shapes[view])
+  for modality, views in modalities.items():
+    steps = [view for view in views if view in series]
+    if settings.method == "pad" and len({has_days(view) for view in steps}) > 1:
+      known, unknown = (next(v for v in steps if has_days(v) is wanted) for wanted in (True, False))
+      raise InputError(
+        f"data.modalities: {modality} cannot join {known}, which has dates, and {unknown}, which has none"
+      )
   if settings.method == "month":
     # Of all views of a data set some may be static; those that were chosen are meant.
     strict = settings.modalities is not None
     missing = lambda view: None in shapes[view] or "dated" in described[view] or strict
     for view in used:
-      if view in series and missing(view) and not described[view].get("dated", None in shapes[view]):
+      if view in series and missing(view) and not has_days(view):
         raise InputError(
           f"data.series: 'month' is not allowed; pad, for view {view} has no dates (of a folder: dates "
           "beside the values, or in dataset.json those of all samples alike)"

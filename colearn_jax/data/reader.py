@@ -18,7 +18,7 @@ import tensorflow_datasets as tfds
 
 from colearn_jax.data import context
 from colearn_jax.data.dataset import Dataset
-from colearn_jax.data.fixed_length import FixedLength, find_different_dates
+from colearn_jax.data.fixed_length import FixedLength, apply_to_views
 from colearn_jax.parallel.cores import usable_cores
 from colearn_jax.storage import array_cache
 from colearn_jax.types import CONTEXT, Description, InputError, Modality
@@ -176,16 +176,8 @@ class Reader:
     return {"inputs": inputs | contexts, "present": present}
 
   def _join(self, modality: Modality, sample: dict) -> np.ndarray:
-    parts, days = [], []
-    for view in modality.views:
-      if view in self.ragged:
-        values, kept = self.ragged[view].apply(sample["views"], sample.get("dates", {}))
-        if self.ragged[view].method == "pad":  # of a month there is a mean, of whichever days
-          days.append((view, kept))
-      else:
-        values = sample["views"][view]
-      parts.append(values)
-    if (two := find_different_dates(days)) is not None:
+    parts, two = apply_to_views(self.ragged, modality.views, sample)
+    if two is not None:
       raise InputError(
         f"data.modalities: {modality.name} cannot join {two[0]} and {two[1]}, whose dates differ in "
         f"sample {sample['id'].decode()}; data.series=month joins means of months"

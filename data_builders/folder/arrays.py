@@ -31,6 +31,7 @@ class Header:
     dated: whether they have dates.
     bands: names of the bands, None if the file has none.
     located: whether the file says where it is.
+    scaled: whether the file has a scale factor that is applied.
   """
 
   shape: tuple[int, ...]
@@ -38,6 +39,7 @@ class Header:
   dated: bool = False
   bands: tuple[str, ...] | None = None
   located: bool = False
+  scaled: bool = False
 
 
 def read_header(files: Sequence[Path], decoding: Decoding) -> Header:
@@ -58,7 +60,9 @@ def read_header(files: Sequence[Path], decoding: Decoding) -> Header:
     if (header.shape, header.bands, header.dated) != (first.shape, first.bands, False):
       raise InputError(f"{path} has other shape, bands or dates than {files[0].name}: {header.shape}")
   located = any(header.located for header in headers)
-  return Header((len(files), *(first.shape or (1,))), dtype, True, first.bands, located)
+  if odd := next((path for path, header in zip(files, headers) if header.scaled != first.scaled), None):
+    raise InputError(f"{odd} and {files[0].name} differ in whether they have a scale factor")
+  return Header((len(files), *(first.shape or (1,))), dtype, True, first.bands, located, first.scaled)
 
 
 def read(files: Sequence[Path], decoding: Decoding):
@@ -87,7 +91,13 @@ def _check_number(path: Path, number: int, values: np.ndarray):
 
 def dates_of(files: Sequence[Path]) -> list[int] | None:
   """The dates in the names of files of which each holds one date; None for a file of a whole sample."""
-  return [dates.in_name(path.name) for path in files] if isinstance(files, Steps) else None
+  return [day_of(path) for path in files] if isinstance(files, Steps) else None
+
+
+def day_of(path: Path) -> int | None:
+  """The date in the name of a file, or else of its directory."""
+  day = dates.in_name(path.name)
+  return dates.in_name(path.parent.name) if day is None else day
 
 
 class Steps(tuple):
@@ -143,9 +153,9 @@ def _header(path: Path, decoding: Decoding) -> Header:
     return _npz_header(path)
   if suffix in (".zarr", ".nc"):
     with _open(path, decoding) as cube:
-      return Header(cube.shape, cube.dtype, cube.dates is not None, cube.bands)
-  shape, dtype, bands, located = rasters.header(path, decoding)
-  return Header(shape, dtype, bands=bands, located=located)
+      return Header(cube.shape, cube.dtype, cube.dates is not None, cube.bands, scaled=cube.scaled)
+  shape, dtype, bands, located, scaled = rasters.header(path, decoding)
+  return Header(shape, dtype, bands=bands, located=located, scaled=scaled)
 
 
 def _read(path: Path, decoding: Decoding):

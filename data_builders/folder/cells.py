@@ -15,6 +15,14 @@ from colearn_jax.types import InputError
 SEPARATOR = ";"  # between the labels of a sample
 _WHOLE = re.compile(r"[+-]?\d+")
 _COMMA = re.compile(r"[+-]?\d+(?:\.\d{3})*,\d+")
+_PERCENT = re.compile(r"[+-]?\d+(?:[.,]\d+)?\s*%")
+NO_LABEL = {"na", "n/a", "#n/a", "<na>", "null", "none", "nil", "-", "--", "?", "."} | {
+  "nodata",
+  "no data",
+  "no label",
+  "unlabelled",
+  "unlabeled",
+}
 
 Cell = int | float | str | tuple | None  # None is empty
 
@@ -115,11 +123,19 @@ def labels(cell: Cell) -> list[str]:
   return [label for part in parts if part is not None and (label := str(part).strip())]
 
 
-def check_commas(cells: Sequence[Cell], path: Path) -> None:
-  """Refuses texts that all are numbers with decimal commas."""
+def check_texts(cells: Sequence[Cell], path: Path, where: Callable[[int], str]) -> None:
+  """Refuses texts that are numbers written otherwise, or that may mean no label."""
   texts = [cell for cell in cells if isinstance(cell, str)]
   if texts and all(map(_COMMA.fullmatch, texts)):
     raise InputError(f"{path}: targets such as {texts[0]!r} have decimal commas; write decimal points")
+  if texts and all(map(_PERCENT.fullmatch, texts)):
+    raise InputError(f"{path}: targets such as {texts[0]!r} are texts; write numbers without %")
+  i = next((i for i, cell in enumerate(cells) if isinstance(cell, str) and cell.lower() in NO_LABEL), None)
+  if i is not None:
+    raise InputError(
+      f"{where(i)}: is {cells[i]!r} a class, or no label? Say so in dataset.json: "
+      f'{{"task": {{"unlabelled": ["{cells[i]}"]}}}}, or [] if it is a class'
+    )
 
 
 def check_names(cells: Sequence[str], path: Path, named: bool) -> None:
@@ -132,6 +148,15 @@ def check_names(cells: Sequence[str], path: Path, named: bool) -> None:
       f"{path}: {twice[0]!r} and {twice[1]!r} are two classes that differ in capitals or blanks alone; "
       'write one of them, or name both in dataset.json: "outputs"'
     )
+  for separator in "|,/+":
+    split = {cell: {part.strip() for part in cell.split(separator)} for cell in set(cells)}
+    number = collections.Counter(part for parts in split.values() for part in parts)
+    several = (cell for cell, parts in split.items() if len(parts) > 1 and all(number[p] > 1 for p in parts))
+    if not named and (one := min(several, default=None)) is not None:
+      raise InputError(
+        f"{path}: {one!r} may be one class or several labels; write labels as "
+        f'{SEPARATOR.join(sorted(split[one]))}, or name the classes in dataset.json: "outputs"'
+      )
 
 
 def shown(cell: Cell) -> str:

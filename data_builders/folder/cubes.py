@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from colearn_jax.datasets.folder.optional import module
 from colearn_jax.types import InputError
 
 VALUES, DATES, IDS = "values", "dates", ("id", "ids")  # names of arrays in Zarr groups, NetCDF and .npz files
-CF = ("scale_factor", "add_offset", "_FillValue", "missing_value")
+CF = ("scale_factor", "add_offset", "_FillValue", "missing_value", "_Unsigned")
 SAMPLES = ("id", "ids", "sample", "samples", "index")
 ROLES = {  # of dimensions, by their names; the order here is the order of a stored sample's axes
   "time": ("time", "t", "date", "dates", "step", "month"),
@@ -36,6 +35,7 @@ class Cube:
     bands: their names, if the file has them.
     dates: the days of the steps, `[T]`, read when it is called; None where there are none.
     ids: of the rows of a stack, read when it is called; None where there are none.
+    scaled: whether there is a scale factor that is applied.
     close: releases the file.
   """
 
@@ -45,6 +45,7 @@ class Cube:
   bands: tuple[str, ...] | None = None
   dates: Callable | None = None
   ids: Callable | None = None
+  scaled: bool = False
   close: Callable = lambda: None
 
 
@@ -113,6 +114,7 @@ def _plain(path: Path, array, others, decoding: Decoding) -> Cube:
     shape=tuple(array.shape),
     dtype=dtype,
     take=take,
+    scaled=not decoding.scaled and attributes.get("scale_factor", 1) != 1,
     dates=days,
     ids=None if ids is None else lambda: [str(name) for name in _texts(ids[...]).tolist()],
   )
@@ -146,9 +148,7 @@ def _decoder(attributes: dict, dtype: np.dtype, path: Path, decoding: Decoding):
 
 def _open_labelled(path: Path, arrays):
   xarray = module("xarray", "zarr")
-  with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # that there is no consolidated metadata
-    opened = xarray.open_dataset(path, engine="zarr", mask_and_scale=False, decode_times=False)
+  opened = xarray.open_dataset(path, engine="zarr", mask_and_scale=False, decode_times=False)
   for name, array in arrays.items():  # chunks that were never written hold the fill value of Zarr
     if name in opened.data_vars and "_FillValue" not in opened[name].attrs and (fill := _fill(array)):
       opened[name].attrs["_FillValue"] = fill
@@ -159,7 +159,8 @@ def _labelled(path: Path, opened, stack: bool, decoding: Decoding) -> Cube:
   """A data set whose dimensions have names, its axes in the order of a stored sample's."""
   xarray = module("xarray", "zarr")
   numeric = [name for name, array in opened.data_vars.items() if array.ndim and array.dtype.kind in "biuf"]
-  names = [VALUES] if VALUES in numeric else [name for name in numeric if name not in (DATES, *IDS)]
+  others = {DATES, *IDS, *(array.attrs.get("bounds") for array in opened.variables.values())}
+  names = [VALUES] if VALUES in numeric else [name for name in numeric if name not in others]
   if not names or len({opened[name].dims for name in names}) > 1:
     have = ", ".join(f"{name} {opened[name].dims}" for name in names) or "no numbers"
     raise InputError(f"{path} has to hold {VALUES}, or variables of the same dimensions; it has: {have}")
@@ -199,6 +200,7 @@ def _labelled(path: Path, opened, stack: bool, decoding: Decoding) -> Cube:
     dtype=np.result_type(*(decoded[name].dtype for name in names)),
     take=take,
     bands=bands,
+    scaled=any(opened[name].attrs.get("scale_factor", 1) != 1 for name in names),
     close=opened.close,
     dates=_steps(path, decoded, next((dim for dim in inner if role[dim] == "time"), None)),
     ids=None if ids is None else lambda: [str(v) for v in _texts(decoded[ids].to_numpy()).tolist()],

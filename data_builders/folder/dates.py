@@ -114,8 +114,10 @@ def _text(text: str, where: str) -> int:
     day = None
   elif _YEAR_LAST.fullmatch(text):
     raise InputError(f"{where}: {text!r} may mean two days; write dates as 2018-01-15, the year first")
-  elif re.fullmatch(r"\d{9,}", text):
-    return _numbers(np.array([int(text)], np.int64), where)[0]
+  elif re.fullmatch(
+    r"\d{7,8}\.0+|\d{9,}(?:\.0+)?", text
+  ):  # a column with gaps, which pandas writes as floats
+    return _numbers(np.array([int(text.partition(".")[0])], np.int64), where)[0]
   else:
     return _no_day(text, where)
   if day is None and (match := _DAY_OF_YEAR.fullmatch(text)):
@@ -184,4 +186,5 @@ def _no_day(value, where: str) -> int:
 
 def column(cells: Iterable, where) -> list[str]:
   """The dates of a table's column as 2018-01-15, empty where a cell is; `where(i)` names a sample."""
-  return ["" if cell in (None, "") else to_iso(to_days([cell], where(i))[0]) for i, cell in enumerate(cells)]
+  unknown = lambda cell: cell is None or cell != cell or str(cell).lower() in ("", "nan", "nat")
+  return ["" if unknown(cell) else to_iso(to_days([cell], where(i))[0]) for i, cell in enumerate(cells)]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from colearn_jax.datasets.folder import table, views
 from colearn_jax.datasets.folder.description import DESCRIPTION, read_description
-from colearn_jax.datasets.folder.survey import View, survey
+from colearn_jax.datasets.folder.survey import View, pattern, survey
 from colearn_jax.datasets.folder.views import Files, ViewFiles
 
 from colearn_jax.types import InputError
@@ -72,15 +72,15 @@ def read_folder(manual_dir: str | Path | None) -> Folder:
     raise InputError(f"{manual_dir}: there is no home directory; give the whole path") from None
   if not path.is_dir():
     raise InputError(f"{path} is no directory: {HOW_TO_GIVE_IT}")
-  return _read_folder(path, views.signature(path))
+  return _read_folder(path, views.walk(path))
 
 
 @functools.lru_cache(maxsize=4)
-def _read_folder(path: Path, signature: tuple) -> Folder:
+def _read_folder(path: Path, entries: views.Entries) -> Folder:
   described, file = read_description(path), table.find_table(path)
   samples = table.read_table(file, described["task"])
   ids = [sample.id for sample in samples.samples]
-  found = views.find(path, ids)
+  found = views.find(path, ids, entries)
   names = {view.name for view in found}
   for name, view in described["views"].items():
     for wanted in (name, view.get("mask", name)):
@@ -108,8 +108,13 @@ def survey_folder(folder: Folder) -> Surveyed:
     every.append(view)
     files.append(own)
     wrong = odd | wrong
-  shapes = {view.name: view.shape for view in every}
+  known = {view.name: view for view in every}
   for name, mask in folder.masks.items():
-    if len(shapes[name]) != len(shapes[mask]) or len(shapes[name]) < 2:
-      raise InputError(f"view {name} has shape {shapes[name]}, its mask {mask} {shapes[mask]}")
-  return Surveyed(tuple(every), tuple(files), wrong)
+    one, other = known[name], known[mask]
+    if len(one.shape) != len(other.shape) or len(one.shape) < 2:
+      raise InputError(f"view {name} has shape {pattern(one.shape)}, its mask {mask} {pattern(other.shape)}")
+    if one.numbered != other.numbered:  # steps of a view and of its mask are the same ones
+      dated, bare = (other, one) if one.numbered else (one, other)
+      known[bare.name] = dataclasses.replace(bare, numbered=False, days_of=dated.name)
+    known[mask] = dataclasses.replace(known[mask], percent=known[mask].boolean)
+  return Surveyed(tuple(known.values()), tuple(files), wrong)

@@ -76,7 +76,7 @@ class Reader:
 
   def read(self, sample: Sample) -> dict:
     """Reads a sample's files; InputError, with its id, if one cannot be read."""
-    values, days, bounds = {}, {}, {}
+    values, days, bounds, ordered = {}, {}, {}, {}
     for view, files in zip(self.views, sample.files):
       values[view.name], days[view.name] = view.absent(), np.zeros(0, np.int32)
       bounds[view.name] = rasters.NOWHERE
@@ -87,11 +87,16 @@ class Reader:
           raise InputError(f"sample {sample.id}: {error}") from error
     there = {view.name: files is not None for view, files in zip(self.views, sample.files)}
     self._check_masks(sample, values, days, there)
+    for view in self.views:
+      if view.dated and there[view.name]:
+        own = days[view.days_of if there.get(view.days_of) else view.name]
+        order = np.argsort(own, kind="stable")
+        ordered[view.name], values[view.name] = own[order], values[view.name][order]
     place = _place(sample, bounds)
     example = {
       "id": sample.id,
       "views": values,
-      "dates": {view.name: days[view.name] for view in self.views if view.dated},
+      "dates": {v.name: ordered.get(v.name, days[v.name]) for v in self.views if v.dated},
       "present": {view.name: there[view.name] for view in self.views if view.flagged},
       "footprint": {view.name: np.array(bounds[view.name]) for view in self.views if view.located},
       "target": sample.target if self.classes else np.array(sample.target, np.float32),
@@ -109,8 +114,8 @@ class Reader:
         raise InputError(
           f"sample {sample.id}: view {view} has shape {values[view].shape}, its mask {mask} {other}"
         )
-      numbered = {one.name for one in self.views if one.numbered}
-      if there[view] and not {view, mask} & numbered and not np.array_equal(days[view], days[mask]):
+      unknown = {one.name for one in self.views if one.numbered or one.days_of}
+      if there[view] and not {view, mask} & unknown and not np.array_equal(days[view], days[mask]):
         raise InputError(f"sample {sample.id}: view {view} has other dates than its mask {mask}")
 
   def stamp(self, sample: Sample) -> object:
@@ -127,7 +132,7 @@ def _some(value) -> bool:
 
 
 def _place(sample: Sample, bounds: dict[str, tuple]) -> tuple[float, float]:
-  """Latitude and longitude of a sample; InputError if two of its sensors saw different ground."""
+  """Latitude and longitude of a sample; InputError if its sensors, or the table, are of different places."""
   known = [(name, own) for name, own in bounds.items() if not math.isnan(own[0])]
   for number, (name, own) in enumerate(known):
     for other, its in known[:number]:
@@ -137,8 +142,16 @@ def _place(sample: Sample, bounds: dict[str, tuple]) -> tuple[float, float]:
           f"sample {sample.id}: views {other} and {name} have no ground in common: west, south, east and "
           f"north are {shown(its)} and {shown(own)}"
         )
-  if known and math.isnan(sample.coordinates[0]):
+  latitude, longitude = sample.coordinates
+  if known and math.isnan(latitude):
     return rasters.centre(known[0][1])
+  around = (longitude - 1, latitude - 1, longitude + 1, latitude + 1)  # the table may be a little wrong
+  for name, own in known:
+    if abs(longitude) < 179 and rasters.apart(around, own):
+      raise InputError(
+        f"sample {sample.id}: its latitude {latitude:g} and longitude {longitude:g} are far from view "
+        f"{name}, at {rasters.centre(own)[0]:.4f} and {rasters.centre(own)[1]:.4f}"
+      )
   return sample.coordinates
 
 
@@ -149,6 +162,8 @@ class Config(tfds.core.BuilderConfig):
     where = hashlib.sha256(str(folder.path.resolve()).encode()).hexdigest()[:8]
     super().__init__(name=f"{re.sub('[^A-Za-z0-9-]+', '_', folder.path.name)}-{where}")
     self.folder = folder
+    # The sha256 of the table and the description, and of the names, sizes and times of each view's files.
+    self.sources = dict(folder.sources)
 
 
 class Builder(FileReaderBuilder):
@@ -163,11 +178,6 @@ class Builder(FileReaderBuilder):
   def configure(manual_dir) -> Config:
     """The configuration that stands for a directory; InputError if there is none, or something is wrong."""
     return Config(read_folder(manual_dir))
-
-  @staticmethod
-  def sources(manual_dir) -> dict[str, str]:
-    """The sha256 of the table and the description, and of the names, sizes and times of each view's files."""
-    return dict(read_folder(manual_dir).sources)
 
   @staticmethod
   def describe(manual_dir) -> dict[str, object]:

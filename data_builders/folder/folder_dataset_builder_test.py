@@ -117,6 +117,7 @@ def test_what_was_inferred_is_told(folder, tmp_path, capfd):
     "view S1: (T, 2) float32, bands b1, b2; 1 samples lack it",
     "view photo: (6, 5, 3) uint8, bands b1, b2, b3; 2 samples lack it",
     "view soil: (3,) float32, bands b1, b2, b3",
+    "column split: protocol.split=official uses it (configs/folder.py:official); folds do not",
     "columns that are not used: note",
   ]
 

@@ -1,8 +1,11 @@
-"""Libraries that not everybody needs."""
+"""Libraries that not everybody needs, and their warnings."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import warnings
+from collections.abc import Iterator
 
 from colearn_jax.types import InputError
 
@@ -24,3 +27,14 @@ def require(suffixes) -> None:
   for suffix in suffixes:
     if suffix in NEEDED:
       module(*NEEDED[suffix])
+
+
+@contextlib.contextmanager
+def no_warnings() -> Iterator[None]:
+  """Drops what these libraries warn of: images without a place, Zarr without consolidated metadata.
+
+  Filters of warnings are those of the process: it is entered by the thread that starts others, not by these.
+  """
+  with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    yield

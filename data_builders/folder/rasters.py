@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +17,8 @@ NOWHERE = (math.nan,) * 4
 
 @contextlib.contextmanager
 def _open(path: Path):
-  rasterio = module("rasterio", "raster")
-  with warnings.catch_warnings():
-    warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-    with rasterio.open(path, driver="GTiff") as image:
-      yield image
+  with module("rasterio", "raster").open(path, driver="GTiff") as image:
+    yield image
 
 
 def _bands(image, count: int | None) -> tuple[list[int], int | None]:
@@ -39,7 +35,7 @@ def _bands(image, count: int | None) -> tuple[list[int], int | None]:
 
 
 def header(path: Path, decoding: Decoding):
-  """Shape, dtype, names of the bands, and whether the place of an image is known; no pixel is read."""
+  """Shape, dtype and names of the bands of an image, whether its place is known, and whether it is scaled."""
   with _open(path) as image:
     indexes, alpha = _bands(image, decoding.bands)
     dtype = np.result_type(*(image.dtypes[i - 1] for i in indexes))
@@ -47,7 +43,8 @@ def header(path: Path, decoding: Decoding):
       dtype = np.result_type(dtype, np.float32)
     names = tuple(image.descriptions[i - 1] for i in indexes)
     shape = (image.height, image.width, len(indexes))
-    return shape, dtype, names if all(names) else None, image.crs is not None
+    scaled = not decoding.scaled and any(image.scales[i - 1] != 1 for i in indexes)
+    return shape, dtype, names if all(names) else None, image.crs is not None, scaled
 
 
 def _hides(image, indexes: list[int], alpha: int | None) -> bool:

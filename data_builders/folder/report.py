@@ -36,6 +36,8 @@ def report(
       lines.append(f"view {view.name}: {len(files.strangers)} files of no sample, e.g. {files.strangers[0]}")
   lines += _about_dates(surveyed.views)
   lines += [f"left out {sample}: {why}" for sample, why in surveyed.wrong.items()]
+  if folder.table.split:
+    lines.append("column split: protocol.split=official uses it (configs/folder.py:official); folds do not")
   if folder.table.unused:
     lines.append(f"columns that are not used: {', '.join(folder.table.unused)}")
   return lines
@@ -58,7 +60,9 @@ def _outputs(folder: Folder) -> str:
   """The outputs, with the samples of each class or label, or the least and the greatest target."""
   outputs, targets = folder.table.task["outputs"], [sample.target for sample in folder.table.samples]
   if folder.table.task["kind"] == "regression":
-    return ", ".join(f"{name} {least:g} to {most:g}" for name, (least, most) in folder.table.amounts.items())
+    shown = lambda value: f"{value + 0.0:g}"  # -0 is 0
+    amounts = folder.table.amounts.items()
+    return ", ".join(f"{name} {shown(least)} to {shown(most)}" for name, (least, most) in amounts)
   if isinstance(targets[0], tuple):
     counts = {i: sum(target[i] == 1 for target in targets) for i in range(len(outputs))}
   else:

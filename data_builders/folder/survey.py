@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from colearn_jax.datasets.folder import arrays, dates, rasters, views
 from colearn_jax.datasets.folder.decoding import Decoding
-from colearn_jax.datasets.folder.optional import require
+from colearn_jax.datasets.folder.optional import no_warnings, require
 from colearn_jax.datasets.folder.views import Files, ViewFiles
 
 from colearn_jax.types import InputError
@@ -32,6 +32,8 @@ class View:
     bands: their names.
     dated: whether days are stored beside the values.
     numbered: whether these are the numbers of the steps, for no dates are known.
+    boolean: whether its files hold true and false.
+    days_of: the view whose days its steps have, for it masks that view or is masked by it; else empty.
     located: whether the bounds of the ground are stored beside the values.
     dates: those of all samples alike, if they were given.
     decoding: what the user says of the stored numbers.
@@ -39,6 +41,7 @@ class View:
     stack: whether it is one file of all samples.
     series: whether each file holds one date.
     version: changes with a stack.
+    percent: whether true is stored as 100, for the view is a mask.
   """
 
   name: str
@@ -54,6 +57,9 @@ class View:
   stack: bool
   series: bool
   version: tuple
+  boolean: bool = False
+  days_of: str = ""
+  percent: bool = False
 
   @property
   def flagged(self) -> bool:
@@ -66,17 +72,20 @@ class View:
     return np.full(shape, 0 if self.flagged else np.nan, self.dtype)
 
   def read(self, files: Files) -> tuple[np.ndarray, np.ndarray, tuple[float, ...]]:
-    """A sample's values, days and bounds as they are stored.
+    """A sample's values, days and bounds; steps are in the order of the file.
 
     Raises:
       InputError: they cannot be read, or have changed since the headers were read.
     """
     bounds, days = rasters.NOWHERE, None
     paths = views.paths(self, files)
-    if self.stack:
-      values = arrays.read_row(self.path, files, self.decoding, self.version)
-    else:
-      values, days, bounds = arrays.read(paths, self.decoding)
+    with no_warnings():
+      if self.stack:
+        values = arrays.read_row(self.path, files, self.decoding, self.version)
+      else:
+        values, days, bounds = arrays.read(paths, self.decoding)
+    if self.percent:
+      values = values.astype(np.uint8) * np.uint8(100)
     if self.dates is not None:
       days = np.array(self.dates, np.int32)
     if values.ndim != len(self.shape) or any(n not in (None, m) for n, m in zip(self.shape, values.shape)):
@@ -90,10 +99,9 @@ class View:
       raise InputError(f"{paths[0]} holds {values.dtype} now, not {dtype}")
     if not self.dated:
       return values.astype(dtype), np.zeros(0, np.int32), bounds
-    if self.numbered:
+    if self.numbered or self.days_of:
       days = np.arange(len(values), dtype=np.int32)
-    order = np.argsort(days, kind="stable")
-    return values[order].astype(dtype), days[order], bounds
+    return values.astype(dtype), days, bounds
 
 
 def survey(
@@ -127,14 +135,14 @@ def survey(
     except InputError as error:
       return str(error)
 
-  with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
+  with no_warnings(), concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
     answers = dict(zip(every, pool.map(read, every)))
   wrong = {sample: answer for sample, answer in answers.items() if isinstance(answer, str)}
   headers = {sample: header for sample, header in answers.items() if sample not in wrong}
   if not headers:
     raise InputError(f"view {found.name}: none of its files can be read: {next(iter(wrong.values()))}")
   said = "dates" in described
-  trait = {s: (_kept(h.shape), h.bands, h.dated and not said) for s, h in headers.items()}
+  trait = {s: (_kept(h.shape), h.bands, h.dated and not said, h.scaled) for s, h in headers.items()}
   (most, _), *_ = collections.Counter(trait.values()).most_common(1)
   shapes = {}
   for sample, header in headers.items():
@@ -157,12 +165,16 @@ def _difference(path: Path, header: arrays.Header, own: tuple, most: tuple) -> s
   if own[1] != most[1]:
     there, others = (", ".join(names or ["none"]) for names in (header.bands, most[1]))
     return f"{path} names the bands {there}, not {others} as most do"
-  return f"{path} has {'' if header.dated else 'no '}dates, others have {'none' * header.dated}"
+  if own[2] != most[2]:
+    return f"{path} has {'' if header.dated else 'no '}dates, others have {'none' * header.dated}"
+  has, others = ("a", "none") if header.scaled else ("no", "one")
+  return f"{path} has {has} scale factor, others have {others}; scale in dataset.json replaces all of them"
 
 
 def _survey_stack(found: ViewFiles, ids: Sequence[str], decoding: Decoding, described, masks: bool):
   require({found.path.suffix.lower()})
-  cube = arrays.open_stack(found.path, decoding, found.stamp)
+  with no_warnings():
+    cube = arrays.open_stack(found.path, decoding, found.stamp)
   if cube.dtype.kind not in "biuf":
     raise InputError(f"{found.path} holds {cube.dtype}, not numbers")
   if len(cube.shape) < 2:
@@ -208,7 +220,8 @@ def hint(view: View) -> str:
 
 def _view(found: ViewFiles, header: arrays.Header, decoding: Decoding, described, masks: bool) -> View:
   shape, dtype, dated = header.shape, np.dtype(header.dtype), header.dated
-  if dtype.kind == "b":
+  boolean = dtype.kind == "b"
+  if boolean:
     dtype = np.dtype(np.uint8)
   elif dtype.name not in SMALL:  # larger numbers are used in single precision anyway
     dtype = np.dtype(np.float32)
@@ -243,4 +256,5 @@ def _view(found: ViewFiles, header: arrays.Header, decoding: Decoding, described
     stack=found.stack,
     series=found.series,
     version=found.stamp if found.stack else (),
+    boolean=boolean,
   )

@@ -120,12 +120,15 @@ def read_table(path: Path, described: Mapping[str, object]) -> Table:
     for i, cell in enumerate(column[name]):
       if cell is None:
         raise InputError(f"{where(i)}: its {name} is empty")
-  days = dates.column(column["date"], where) if "date" in column else [""] * len(ids)
+  dated = [name for name in header if name.lower() == "date"]
+  if len(dated) > 1:
+    raise InputError(f"{path} has to have one column date: {', '.join(dated)}")
+  days = dates.column(column[dated[0]], where) if dated else [""] * len(ids)
   places, placed = _coordinates(column, path, where)
   task, encoded = encode({name: column[name] for name in targets}, described, path, where)
   of_groups = zip(*(map(_text, column[name]) for name in groups)) if groups else [()] * len(ids)
   rows = zip(ids, splits, encoded, of_groups, days, places or [UNKNOWN] * len(ids))
-  used = {key, "split", "date", *targets, *groups, *placed}
+  used = {key, "split", *dated, *targets, *groups, *placed}
   return Table(
     path=path,
     samples=tuple(Sample(*row) for row in rows),
@@ -133,7 +136,7 @@ def read_table(path: Path, described: Mapping[str, object]) -> Table:
     groups=tuple(name.removeprefix("group_") for name in groups),
     unused=tuple(name for name in header if name not in used),
     split="split" in header,
-    date="date" in header,
+    date=bool(dated),
     coordinates=bool(placed),
     amounts=_amounts(task, encoded),
   )

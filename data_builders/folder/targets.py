@@ -89,7 +89,8 @@ def _kind(names, rows, path: Path, where: Where, described) -> str:
   if not cells:
     raise InputError(f"{path}: no sample has a target")
   say = 'say which in dataset.json: {"task": {"kind": ...}}, one of ' + ", ".join(KINDS)
-  cells_lib.check_commas(cells, path)
+  if "unlabelled" not in described:
+    cells_lib.check_texts([row[0] for row in rows], path, where)
   texts = [isinstance(cell, str | tuple) for cell in cells]
   if any(texts) and not all(texts):
     few = sum(texts) * 2 < len(texts)
@@ -203,7 +204,8 @@ def _order(cell: Cell) -> tuple:
 def _labels(cells, given, path: Path, where: Where) -> tuple[Sequence[str], list[tuple[float, ...]]]:
   """The labels in their order, and which of them each sample has; NaN where nothing is known."""
   lists = [None if cell is None else cells_lib.labels(cell) for cell in cells]
-  outputs = given or sorted({label for labels in lists if labels for label in labels})
+  codes = lambda label: (0, int(label), label) if label.isdecimal() else (1, 0, label)
+  outputs = given or sorted({label for labels in lists if labels for label in labels}, key=codes)
   if not outputs:
     raise InputError(f"{path}: no sample has a label")
   index, stored = {output: i for i, output in enumerate(outputs)}, []

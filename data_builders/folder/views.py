@@ -6,7 +6,7 @@ import dataclasses
 import os
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from colearn_jax.datasets.folder import arrays, dates
@@ -14,8 +14,10 @@ from colearn_jax.datasets.folder import arrays, dates
 from colearn_jax.types import InputError
 
 STACKS = (".npy", ".zarr", ".nc")  # one file for all samples, of which one can be read at a time
+BESIDE = (".msk", ".aux.xml")  # what GDAL writes beside an image
 _DATED = re.compile(r"(?P<sample>.+?)[-_. ](?P<date>\d{4}[-_.]?\d{2}[-_.]?\d{2}(?:T\d{4,6}Z?)?)")
 
+Entries = tuple[tuple[str, int, int], ...]
 Files = tuple[str, ...] | int | None  # names in a view's directory, the row of a stack, or no file
 
 
@@ -47,56 +49,104 @@ def nfc(name: str) -> str:
   return unicodedata.normalize("NFC", name)
 
 
-def find(folder: Path, ids: Sequence[str]) -> list[ViewFiles]:
+def walk(folder: Path) -> Entries:
+  """Name, size and time of everything in a folder; it changes whenever `find` may find other things.
+
+  A Zarr directory counts as one file; the names of other directories end with a slash. Hidden files are left
+  out, and at the top names that begin with an underscore.
+  """
+  out = []
+
+  def visit(directory, above: str):
+    for entry in _scan(directory):
+      if entry.name.startswith("." if above else (".", "_")):
+        continue
+      name = above + entry.name
+      if not entry.is_dir():
+        try:
+          stat = entry.stat()
+        except OSError as error:
+          raise InputError(f"cannot read {entry.path}: {error.strerror}") from error
+        out.append((name, stat.st_size, stat.st_mtime_ns))
+      elif name.lower().endswith(".zarr"):
+        out.append((name, *stamp(Path(entry.path))))
+      else:
+        out.append((f"{name}/", 0, 0))
+        visit(entry.path, f"{name}/")
+
+  visit(folder, "")
+  return tuple(sorted(out))
+
+
+def find(folder: Path, ids: Sequence[str], entries: Entries) -> list[ViewFiles]:
   """The views of a folder, by name: every directory and every stack in it.
+
+  Args:
+    folder: the directory.
+    ids: of the samples.
+    entries: what `walk` found in it.
 
   Raises:
     InputError: there is none, or one without a file of any sample, or with two of one.
   """
-  there: dict[str, list[Path]] = {}
-  for entry in sorted(_scan(folder), key=lambda entry: entry.name):
-    if entry.name.startswith((".", "_")):
-      continue
-    path, suffix = Path(entry.path), os.path.splitext(entry.name)[1].lower()
-    if suffix in STACKS or suffix == ".npz":
-      there.setdefault(nfc(path.stem), []).append(path)
-    elif entry.is_dir():
-      there.setdefault(nfc(entry.name), []).append(path)
+  there: dict[str, list[str]] = {}
+  below: dict[str, dict[str, tuple[int, int]]] = {}  # by directory
+  for name, size, time in entries:
+    top, slash, rest = name.partition("/")
+    if rest:
+      below[top] |= {} if rest.endswith("/") else {rest: (size, time)}
+    elif slash:
+      there.setdefault(nfc(top), []).append(top)
+      below[top] = {}
+    elif os.path.splitext(name)[1].lower() in (*STACKS, ".npz"):
+      there.setdefault(nfc(Path(name).stem), []).append(name)
   if not there:
     raise InputError(f"{folder} holds no views: a directory for each, with a file of values for each sample")
-  out = []
-  for name, paths in sorted(there.items()):
-    if len(paths) > 1:
-      raise InputError(f"{folder} has two of view {name}: {', '.join(path.name for path in paths)}")
-    one = paths[0]
-    stack = one.suffix.lower() in (*STACKS, ".npz")
-    out.append(_find_stack(name, one) if stack else _find_files(name, one, ids))
+  out, stamps = [], {name: (size, time) for name, size, time in entries}
+  for name, names in sorted(there.items()):
+    if len(names) > 1:
+      raise InputError(f"{folder} has two of view {name}: {', '.join(names)}")
+    one = names[0]
+    if one in below:
+      out.append(_find_files(name, folder / one, below[one], ids))
+    else:
+      out.append(_find_stack(name, folder / one, stamps[one]))
   return out
 
 
-def _find_stack(name: str, path: Path) -> ViewFiles:
+def _find_stack(name: str, path: Path, stamp: tuple[int, int]) -> ViewFiles:
   if path.suffix.lower() not in STACKS:
     raise InputError(f"{path}: one file for all samples has to be one of {', '.join(STACKS)}")
-  return ViewFiles(name, path, True, (), False, ((path.name, *stamp(path)),), ())
+  return ViewFiles(name, path, True, (), False, ((path.name, *stamp),), ())
 
 
-def _find_files(name: str, directory: Path, ids: Sequence[str]) -> ViewFiles:
+def _find_files(
+  name: str, directory: Path, files: Mapping[str, tuple[int, int]], ids: Sequence[str]
+) -> ViewFiles:
   number = {sample: i for i, sample in enumerate(ids)}
   whole, steps, stamps, strangers = {}, {}, [], []
-  for path in _files(directory):
-    actual = path.relative_to(directory).as_posix()
+  for actual in files:
+    if actual.lower().endswith(BESIDE):
+      continue
     relative = nfc(actual)
-    sample, known = relative.removesuffix(path.suffix), path.suffix.lower() in arrays.SUFFIXES
+    sample, suffix = os.path.splitext(relative)
+    known = suffix.lower() in arrays.SUFFIXES
     if known and sample in number:
       if (other := whole.get(sample)) is not None:
         raise InputError(f"view {name}, sample {sample}: it has two files, {other} and {actual}")
       whole[sample] = actual
     elif known and (owner := _of_date(sample, number)) is not None:
-      steps.setdefault(owner, []).append((dates.in_name(path.name), actual))
+      days = steps.setdefault(owner, {})
+      day = arrays.day_of(Path(actual))
+      if (other := days.get(day)) is not None:
+        raise InputError(
+          f"view {name}, sample {owner}: {other} and {actual} are of one date; one file has all bands"
+        )
+      days[day] = actual
     else:
       strangers.append(relative)
       continue
-    stamps.append((actual, *stamp(path)))
+    stamps.append((actual, *(files.get(actual + more) for more in ("", *BESIDE))))
   _check_strangers(name, strangers, number, {*whole, *steps})
   if not stamps:
     raise InputError(
@@ -107,9 +157,11 @@ def _find_files(name: str, directory: Path, ids: Sequence[str]) -> ViewFiles:
     one = next(iter(steps))
     raise InputError(
       f"view {name} has one file for sample {both} ({whole[both]}) and a file for each date of sample {one} "
-      f"({steps[one][0][1]}); all samples have to have the one or the other"
+      f"({min(steps[one].values())}); all samples have to have the one or the other"
     )
-  of = lambda sample: (whole[sample],) if sample in whole else tuple(n for _, n in sorted(steps[sample]))
+  of = lambda sample: (
+    (whole[sample],) if sample in whole else tuple(own for _, own in sorted(steps[sample].items()))
+  )
   files = tuple(of(sample) if sample in whole or sample in steps else None for sample in ids)
   return ViewFiles(
     name, directory, False, files, bool(steps), tuple(sorted(stamps)), tuple(sorted(strangers))
@@ -117,10 +169,16 @@ def _find_files(name: str, directory: Path, ids: Sequence[str]) -> ViewFiles:
 
 
 def _of_date(name: str, number: Mapping[str, int]) -> str | None:
-  """The sample of a file that holds one date: field1/2023-05-01 or field1_20230501; None if it is no such."""
+  """The sample of a file that holds one date, None if it is no such.
+
+  Such names are field1/2023-05-01, field1/2023-05-01/response and field1_20230501.
+  """
   parent, _, last = name.rpartition("/")
+  above, _, folder = parent.rpartition("/")
   if parent in number and dates.in_name(last) is not None:
     return parent
+  if above in number and dates.in_name(folder) is not None:
+    return above
   match = _DATED.fullmatch(name)
   return match["sample"] if match and match["sample"] in number and dates.in_name(last) is not None else None
 
@@ -142,43 +200,13 @@ def _scan(directory: Path) -> list[os.DirEntry]:
     raise InputError(f"cannot read {directory}: {error.strerror}") from error
 
 
-def _files(directory: Path) -> Iterator[Path]:
-  """All files below, a Zarr directory being one; hidden ones are none."""
-  for entry in _scan(directory):
-    if entry.name.startswith("."):
-      continue
-    if entry.is_dir() and not entry.name.lower().endswith(".zarr"):
-      yield from _files(Path(entry.path))
-    elif not entry.name.lower().endswith((".msk", ".aux.xml")):  # GDAL's files beside an image
-      yield Path(entry.path)
-
-
 def stamp(path: Path) -> tuple[int, int]:
   """What changes with a file: size and time of a file with its mask, or of all in a Zarr directory."""
   paths = path.rglob("*") if path.is_dir() else [path]
   if path.suffix.lower() in (".tif", ".tiff"):
-    paths = [path, *(Path(f"{path}{more}") for more in (".msk", ".aux.xml"))]
+    paths = [path, *(Path(f"{path}{more}") for more in BESIDE)]
   stats = [p.stat() for p in paths if p.is_file() or p == path and not p.is_dir()]
   return sum(stat.st_size for stat in stats), max((stat.st_mtime_ns for stat in stats), default=0)
-
-
-def signature(folder: Path) -> tuple:
-  """Names, sizes and times of everything below a folder: it changes whenever `find` may find other things."""
-  out = []
-
-  def walk(directory):
-    for entry in _scan(directory):
-      if entry.is_dir():
-        walk(entry.path)
-      else:
-        try:
-          stat = entry.stat()
-        except OSError as error:
-          raise InputError(f"cannot read {entry.path}: {error.strerror}") from error
-        out.append((entry.path, stat.st_size, stat.st_mtime_ns))
-
-  walk(folder)
-  return tuple(sorted(out))
 
 
 def paths(view: ViewFiles, files: Files) -> tuple[Path, ...]:
