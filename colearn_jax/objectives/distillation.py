@@ -1,4 +1,4 @@
-"""Distillation losses: the distance between a student's and a teacher's predictions, for every kind of task."""
+"""The distillation loss: the distance between the predictions of a student and a teacher."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ def distillation(
 ) -> jax.Array:
   """The divergence of a student from a teacher, averaged over the rows of `mask`; 0 if they agree.
 
-  - One class per sample: T² KL(softmax(t / T) ‖ softmax(s / T)) (Hinton et al. 2015, arXiv 1503.02531, section
-    2). T² keeps the size of the gradient.
-  - Several labels per sample: T² times the mean over labels of KL(σ(t / T) ‖ σ(s / T)) of Bernoulli variables.
+  - One class per sample: T² KL(softmax(t / T) ‖ softmax(s / T)) (Hinton et al. 2015, arXiv 1503.02531,
+    section 2). T² keeps the size of the gradient.
+  - Several labels per sample: T² times the mean over labels of KL(σ(t / T) ‖ σ(s / T)), the divergence of
+    Bernoulli variables.
   - Regression: the mean squared difference, in standard deviations of the target. T is not used.
 
   Args:
