@@ -46,7 +46,7 @@ def columns(names: Sequence[str], fourier: int, static: Mapping[str, Sequence[st
   return tuple(column for name in ordered(names) for column in of(name))
 
 
-def encoded(bands: Sequence[str]) -> tuple[int, int]:
+def count_encoded(bands: Sequence[str]) -> tuple[int, int]:
   """The number of date columns and of location columns in a context. The other columns are static bands.
 
   Args:
@@ -131,7 +131,7 @@ def encode(
   Raises:
     InputError: a part that the columns need is missing or has the wrong shape.
   """
-  date, place = encoded(bands)
+  date, place = count_encoded(bands)
   names = bands[date + place :]
   parts: list[np.ndarray] = []
   encoders: tuple[tuple[int, Any, str, Callable[[Any], np.ndarray]], ...] = (

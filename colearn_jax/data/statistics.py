@@ -162,7 +162,7 @@ class Normalisation:
       return dict(self.fixed[modality.name])
     if found is None:
       raise ValueError(f"normalisation {self.how!r} needs the moments of {modality.name}")
-    encoded = sum(context.encoded(modality.bands)) if modality.name == CONTEXT else 0
+    encoded = sum(context.count_encoded(modality.bands)) if modality.name == CONTEXT else 0
     known = (found.count > 0) | (np.arange(len(found.count)) < encoded)
     if not known.all():
       band = modality.bands[int(np.argmin(known))]
@@ -200,7 +200,7 @@ def make_normalisation(
 
   def join(m: Modality, name: str) -> np.ndarray:
     """The constants of a modality, from those of its views."""
-    encoded = sum(context.encoded(m.bands)) if m.name == CONTEXT else 0
+    encoded = sum(context.count_encoded(m.bands)) if m.name == CONTEXT else 0
     parts = [np.full(encoded, 0.0 if name == "offset" else 1.0, np.float32)]
     for view in m.views:
       if m.name != CONTEXT or view not in (context.DATE, context.LOCATION):

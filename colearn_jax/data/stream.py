@@ -1,6 +1,6 @@
 """Streams batches from the disk to the devices, for data sets that do not fit into memory.
 
-Threads or worker processes read samples, which are put together to batches, padded, and sharded over the
+Threads or worker processes read samples. The samples are collected into batches, padded, and sharded over the
 devices. In a job of several processes, each process reads only the rows that its own devices need. The order
 of rows is a function of the run's random key and the epoch, so a resumed run continues with the same batches.
 """
@@ -35,8 +35,8 @@ class _Example:
   reader: Reader
   labels: Mapping[str, np.ndarray]
 
-  def __call__(self, place: tuple[int, int]) -> dict:
-    row, block = place
+  def __call__(self, row_and_block: tuple[int, int]) -> dict:
+    row, block = row_and_block
     sample = self.reader(max(row, 0))
     factor = lambda number: np.float32(row >= 0 and block in (-1, number))
     names = sorted(sample["present"])

@@ -1,1 +1,1 @@
-"""Loss functions: task loss, contrastive loss and modality-discriminative loss, as functions of arrays."""
+"""Loss functions of arrays: the task's loss, and the terms that methods add to it (contrastive, ...)."""

@@ -1,4 +1,4 @@
-"""The distance of a student's prediction from a teacher's, for every kind of task."""
+"""The distillation loss: the distance between the predictions of a student and a teacher."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ def distillation(
   mask: jax.Array,
   temperature: float = 1.0,
 ) -> jax.Array:
-  """How far a student is from a teacher, over the rows of `mask`; 0 where they agree.
+  """The divergence of a student from a teacher, averaged over the rows of `mask`; 0 if they agree.
 
-  - One class a sample: T² KL(softmax(t / T) ‖ softmax(s / T)) (Hinton et al. 2015, arXiv 1503.02531, section
-    2). T² keeps the size of the gradient.
-  - Several labels a sample: T² times the mean over labels of KL(σ(t / T) ‖ σ(s / T)) of Bernoulli variables.
-  - Regression: the mean squared difference in standard deviations of the target. T has no part in it.
+  - One class per sample: T² KL(softmax(t / T) ‖ softmax(s / T)) (Hinton et al. 2015, arXiv 1503.02531,
+    section 2). T² keeps the size of the gradient.
+  - Several labels per sample: T² times the mean over labels of KL(σ(t / T) ‖ σ(s / T)), the divergence of
+    Bernoulli variables.
+  - Regression: the mean squared difference, in standard deviations of the target. T is not used.
 
   Args:
     kind: one of `types.KINDS`.
-    student: `[B C]`, s: logits, or targets in their unit.
-    teacher: `[B C]`, t, the same; without gradient. Rows outside of `mask` may be NaN.
+    student: s, `[B C]`: logits, or for regression the prediction in the unit of the target.
+    teacher: t, the same. No gradient flows to it. Rows outside of `mask` may be NaN.
     constants: see `task.task_loss`.
     mask: `[B]`, 1.0 for rows that count.
     temperature: T.

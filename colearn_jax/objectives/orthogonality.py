@@ -1,4 +1,4 @@
-"""The orthogonality objective: two kinds of features of a sample share no direction."""
+"""The orthogonality loss: the cosine between two kinds of features of a sample, e.g. shared and specific."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ def cosine(za: jax.Array, zb: jax.Array, mask: jax.Array) -> jax.Array:
   The cosine keeps its sign, so its minimum is at opposite features, not at orthogonal ones.
 
   Args:
-    za: `[B D]`.
-    zb: `[B D]`.
+    za: features of one kind, `[B D]`.
+    zb: features of the other kind, `[B D]`.
     mask: `[B]`, 1.0 for rows that count.
   """
   za, zb = widened(za), widened(zb)
   squares = jnp.square(za).sum(-1) * jnp.square(zb).sum(-1)
-  # The root of 0 has no gradient; a row of zeros gets the gradient 0.
+  # The gradient of a square root at 0 is infinite, so rows of zeros are replaced: their gradient is 0.
   some = squares > 0
   cosines = (za * zb).sum(-1) * jnp.where(some, jax.lax.rsqrt(jnp.where(some, squares, 1.0)), 0.0)
   return masked_mean(cosines, mask)

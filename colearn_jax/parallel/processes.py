@@ -45,7 +45,7 @@ def initialize(
     return
   if processes is not None and process is not None and not 0 <= process < processes:
     raise InputError(f"--process={process} is not allowed; 0 to {processes - 1}")
-  if jax.config.read("jax_platforms") in (None, "cpu"):
+  if jax.config.jax_platforms in (None, "cpu"):  # type: ignore[attr-defined]  # defined at run time by JAX
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
   try:
     jax.distributed.initialize(

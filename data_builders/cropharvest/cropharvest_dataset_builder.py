@@ -1,4 +1,8 @@
-"""TFDS builder of CropHarvest, crops all over the world: see README.md beside it."""
+"""TFDS builder of CropHarvest, crops all over the world.
+
+`read_labels` parses the GeoJSON file of labels, `read_arrays` the HDF5 files of satellite data. `Builder`
+converts them to a TFDS data set. README.md in this folder describes the data.
+"""
 
 from __future__ import annotations
 
@@ -24,11 +28,11 @@ from colearn_jax.types import InputError
 
 LABELS, ARCHIVE, ARRAYS = "labels.geojson", "features.tar.gz", "features/arrays"
 HOW_TO_GET_IT = (
-  f"get {LABELS} and {ARCHIVE} from https://zenodo.org/records/10251170 and give the directory "
-  "that they lie in (--manual_dir=DIR, in training --config.data.manual_dir=DIR)"
+  f"get {LABELS} and {ARCHIVE} from https://zenodo.org/records/10251170 and give their directory "
+  "(--manual_dir=DIR, in training --config.data.manual_dir=DIR)"
 )
 
-STEPS = 12  # of 30 days, the last one ending with the sample's export_end_date
+STEPS = 12  # of 30 days each; the last one ends at the sample's export_end_date
 # The columns of the published arrays.
 BANDS = ("VV", "VH", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B9", "B11", "B12")
 BANDS += ("temperature_2m", "total_precipitation", "elevation", "slope", "NDVI")
@@ -48,7 +52,16 @@ CROPS += ("beverage_spice", "leguminous", "sugar", "other")
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """One labelled place: the stem of its array's file, its class, and where and when it is."""
+  """One labelled place.
+
+  Attributes:
+    id: name of its array's file, without the suffix.
+    dataset: the contributing data set.
+    label: its class.
+    coordinates: latitude and longitude, degrees.
+    year: year of the label.
+    date: end of the satellite series, YYYY-MM-DD; empty if unknown.
+  """
 
   id: str
   dataset: str
@@ -59,29 +72,29 @@ class Row:
 
 
 def read_labels(path, task: str) -> tuple[list[Row], dict[str, int]]:
-  """Reads `labels.geojson`; rows of the test part, and for `multi` those without a class, are left out.
+  """Reads `labels.geojson`. Leaves out test rows and, for `multi`, rows without a class.
 
   Args:
-    path: of the file.
+    path: the file.
     task: `binary` or `multi`.
 
   Returns:
-    The rows in the file's order, and how many were left out: `test`, `unlabelled`, and `repeated`, which are
-    rows that say again what an earlier one said.
+    The rows in the order of the file; and the number of rows that were left out, by reason: `test`,
+    `unlabelled`, and `repeated` for exact repetitions of an earlier row.
 
   Raises:
-    InputError: if the file cannot be read, or a row lacks a property, has an impossible value, or contradicts
-      an earlier one with the same array.
+    InputError: the file cannot be read, or a row lacks a property, has an invalid value, or differs from an
+      earlier row with the same array.
   """
   try:
     with open(path, encoding="utf-8") as file:
-      # Outlines of fields are most of the file and of no use here: they go as they are read.
+      # Outlines of fields are most of the file and are not needed, so they are dropped while parsing.
       tree = json.load(file, object_hook=lambda node: None if "coordinates" in node else node)
   except (OSError, ValueError, RecursionError) as error:
     raise InputError(f"cannot read {path} as GeoJSON: {error}") from error
   features = tree.get("features") if isinstance(tree, dict) else None
   if not isinstance(features, list) or not features:
-    raise InputError(f"{path} is no GeoJSON FeatureCollection, or an empty one; {HOW_TO_GET_IT}")
+    raise InputError(f"{path} is not a GeoJSON FeatureCollection, or it is empty; {HOW_TO_GET_IT}")
   rows, left_out = {}, {"test": 0, "unlabelled": 0, "repeated": 0}
   for number, feature in enumerate(features):
     properties = feature.get("properties") if isinstance(feature, dict) else None
@@ -90,13 +103,13 @@ def read_labels(path, task: str) -> tuple[list[Row], dict[str, int]]:
       left_out[row] += 1
     elif rows.setdefault(row.id, row) is not row:
       if rows[row.id] != row:
-        raise InputError(f"{path}, feature {number}: {row.id} was there before, with other properties")
+        raise InputError(f"{path}, feature {number}: {row.id} is there twice, with different properties")
       left_out["repeated"] += 1
   return list(rows.values()), left_out
 
 
 def _read_row(properties: object, task: str, where: str) -> Row | str:
-  """The row of one feature, or why it is left out."""
+  """The row of one feature, or the reason for leaving it out."""
   if not isinstance(properties, dict):
     raise InputError(f"{where} has no properties")
 
@@ -107,7 +120,7 @@ def _read_row(properties: object, task: str, where: str) -> Row | str:
       raise InputError(f"{where}: {name} is {value!r}, not {allowed}")
     return value
 
-  yes_or_no = (lambda v: v in (0, 1), "true or false")  # which are 1 and 0 in Python
+  yes_or_no = (lambda v: v in (0, 1), "true or false")  # True == 1 and False == 0 in Python
   if get("is_test", *yes_or_no):
     return "test"
   if task == "binary":
@@ -118,7 +131,7 @@ def _read_row(properties: object, task: str, where: str) -> Row | str:
       return "unlabelled"
   number = lambda v: type(v) in (int, float)
   index = get("index", lambda v: number(v) and v == v // 1, "a whole number")
-  named = lambda v: isinstance(v, str) and re.fullmatch(r"[^/\\\0]+", v)  # it is part of a file's name
+  named = lambda v: isinstance(v, str) and re.fullmatch(r"[^/\\\0]+", v)  # it is a part of a file name
   dataset = get("dataset", named, "a name without / and \\")
   date = get("collection_date", lambda v: isinstance(v, str) and re.match("[0-9]{4}", v), "a date YYYY-MM-DD")
   longitude = get("lon", lambda v: number(v) and abs(v) <= 180, "degrees from -180 to 180")
@@ -134,7 +147,7 @@ def _read_row(properties: object, task: str, where: str) -> Row | str:
 
 
 def _day(text: object) -> bool:
-  """Whether a text begins with a day, whatever time follows."""
+  """Whether a text begins with a date YYYY-MM-DD; a time may follow."""
   try:
     return isinstance(text, str) and bool(datetime.datetime.strptime(text[:10], "%Y-%m-%d"))
   except ValueError:
@@ -145,11 +158,11 @@ def choose_classes(labels: Sequence[str], path) -> tuple[str, ...]:
   """The classes of `multi`: CropHarvest's ten if all labels are among them, the sorted labels if none is.
 
   Args:
-    labels: of all rows.
-    path: of the file that they are from, for the message.
+    labels: the labels of all rows.
+    path: the file that they are from, for the error message.
 
   Raises:
-    InputError: if some are and some are not, or there is one class alone.
+    InputError: some labels are among the ten and others are not, or there is only one class.
   """
   found = sorted(set(labels))
   if strange := [label for label in found if label not in CROPS]:
@@ -157,22 +170,22 @@ def choose_classes(labels: Sequence[str], path) -> tuple[str, ...]:
       known = ", ".join(CROPS)
       raise InputError(f"{path}: classification_label {strange[0]!r} is none of CropHarvest's: {known}")
     if len(found) == 1:
-      raise InputError(f"{path} has one classification_label alone: {found[0]}")
+      raise InputError(f"{path} has only one classification_label: {found[0]}")
   return tuple(found) if strange else CROPS
 
 
 def read_array(source, where: str) -> np.ndarray:
-  """Reads one sample's file.
+  """Reads the HDF5 file of one sample.
 
   Args:
-    source: path or binary file of the HDF5 file.
-    where: what messages call it.
+    source: path, or binary file object.
+    where: name of the file in error messages.
 
   Returns:
     (12, 18) float64, columns `BANDS`, time ascending.
 
   Raises:
-    InputError: if it is no HDF5 file, or holds no such array of numbers that float32 can hold.
+    InputError: the file is not HDF5, or has no array of this shape with values in the range of float32.
   """
   h5py = import_h5py()
   try:
@@ -186,7 +199,7 @@ def read_array(source, where: str) -> np.ndarray:
       values = array[()].astype(np.float64)
   except InputError:
     raise
-  except Exception as error:  # of a damaged file, whatever h5py stumbles over
+  except Exception as error:  # h5py raises many types for damaged files
     raise InputError(f"cannot read {where} as HDF5: {' '.join(str(error).split())}") from error
   if (abs(values) > np.finfo(np.float32).max).any():
     raise InputError(f"{where}: the array holds infinite values")
@@ -194,7 +207,7 @@ def read_array(source, where: str) -> np.ndarray:
 
 
 def import_h5py():
-  """The module, or an InputError that says how to install it."""
+  """Returns the module h5py, or raises an InputError that says how to install it."""
   try:
     import h5py
   except ImportError:
@@ -203,17 +216,17 @@ def import_h5py():
 
 
 def read_arrays(manual_dir, ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-  """Reads the arrays of these samples from the published archive, or from the unpacked folder without it.
+  """Reads the arrays of these samples from the published archive, or from a folder if there is no archive.
 
   Args:
-    manual_dir: holds `features.tar.gz` or `features/arrays/`.
-    ids: stems of the files.
+    manual_dir: directory with `features.tar.gz` or `features/arrays/`.
+    ids: names of the files, without the suffix.
 
   Returns:
-    (N, 12, 18) float64, see `read_array`; and (N,) bool, False where there is no such file.
+    (N, 12, 18) float64, see `read_array`; and (N,) bool, False for samples without a file.
 
   Raises:
-    InputError: if a file or the archive cannot be read, or is not as published.
+    InputError: the archive or a file cannot be read or has a wrong layout.
   """
   import_h5py()
   at = {name: i for i, name in enumerate(ids)}
@@ -229,6 +242,7 @@ def read_arrays(manual_dir, ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]
 
 
 def _unpacked(directory: Path, wanted) -> Iterator[tuple[str, object, str]]:
+  """For each wanted file in the directory its id, its path, and its name in messages."""
   there = set(os.listdir(directory))
   for name in wanted:
     if f"{name}.h5" in there:
@@ -236,17 +250,17 @@ def _unpacked(directory: Path, wanted) -> Iterator[tuple[str, object, str]]:
 
 
 def _archived(path: Path, wanted) -> Iterator[tuple[str, object, str]]:
-  """Goes through the archive once, in its own order; nothing of it is written to disk."""
+  """For each wanted file in the archive its id, content, and name in messages; in one pass, in memory."""
   try:
     with tarfile.open(path, "r|*") as archive:
       for member in archive:
         name = PurePosixPath(member.name)
         if name.is_absolute() or ".." in name.parts:
-          raise InputError(f"{path} holds a path that leads out of it: {member.name!r}")
+          raise InputError(f"{path} has a member with an unsafe path: {member.name!r}")
         if name.parent.name == "arrays" and name.suffix == ".h5" and name.stem in wanted:
           where = f"{member.name} in {path}"
           if not member.isfile():
-            raise InputError(f"{where} is no plain file")
+            raise InputError(f"{where} is not a regular file")
           content = archive.extractfile(member).read()
           yield name.stem, io.BytesIO(content), where
   except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
@@ -254,7 +268,7 @@ def _archived(path: Path, wanted) -> Iterator[tuple[str, object, str]]:
 
 
 def to_views(array: np.ndarray) -> dict[str, np.ndarray]:
-  """One sample's views, float32, of its (12, 18) array; `VIEWS` has their shapes."""
+  """Computes the views of one sample, float32, from its (12, 18) array. `VIEWS` has their shapes."""
   red, infrared = array[:, [BANDS.index("B4")]], array[:, [BANDS.index("B8")]]
   total = infrared + red
   views = {
@@ -270,7 +284,7 @@ def to_views(array: np.ndarray) -> dict[str, np.ndarray]:
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
-  """Places all over the world, what grows there, and twelve months of satellite and weather data."""
+  """Labelled places all over the world with twelve months of satellite and weather data."""
 
   pkg_dir_path, code_path = here(__file__)
   VERSION = tfds.core.Version("2.0.0")
@@ -286,9 +300,9 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
   @staticmethod
   def sources(manual_dir) -> dict[str, str]:
-    """The sha256 of the files that the data set is made from; InputError if one is missing.
+    """The sha256 of each source file; InputError if one is missing.
 
-    Of an unpacked folder, which has a file for each sample, it is that of the names and sizes in it.
+    For an unpacked folder, which has a file for each sample, it is the digest of their names and sizes.
     """
     labels, archive, arrays = (Path(manual_dir) / name for name in (LABELS, ARCHIVE, ARRAYS))
     if not labels.is_file():
@@ -305,7 +319,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
   @staticmethod
   def describe(manual_dir=None, config: str = "multi") -> dict:
-    """What the data set holds, see `build.describe`. Classes of other files of this layout are not known."""
+    """What the data set contains, see `build.describe`. Assumes the classes of the published files."""
     del manual_dir
     binary = config == "binary"
     return {
@@ -324,23 +338,23 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     task = self.describe(config=self.builder_config.name)["task"]
     binary, outputs = task["kind"] == "binary", task["outputs"]
     tensor = lambda shape: tfds.features.Tensor(shape=shape, dtype=np.float32)
-    exact = tfds.features.Encoding.BYTES  # otherwise stored as float32
+    exact = tfds.features.Encoding.BYTES  # the default would store float32
     return self.dataset_info_from_configs(
       features=tfds.features.FeaturesDict(
         {
           "id": tfds.features.Text(),
           "views": {name: tensor(shape) for name, (shape, _, _) in VIEWS.items()},
-          # The classes of `multi` are known for good when the labels have been read.
+          # The classes of `multi` are set after the labels have been read.
           "target": tfds.features.ClassLabel(names=outputs) if binary else tfds.features.ClassLabel(),
           "groups": {"dataset": tfds.features.Text()},
           "coordinates": tfds.features.Tensor(shape=(2,), dtype=np.float64, encoding=exact),
           "year": tfds.features.Scalar(np.int32),
-          "date": tfds.features.Text(),  # the end of the last of the twelve steps
+          "date": tfds.features.Text(),  # end of the last of the twelve steps
         }
       ),
       homepage="https://github.com/nasaharvest/cropharvest",
       license="CC BY-SA 4.0",
-      disable_shuffling=True,  # the order of the labels, whatever the archive's
+      disable_shuffling=True,  # keep the order of the labels, which may differ from the archive's
       metadata=tfds.core.MetadataDict(
         task=task,
         views={name: {"bands": list(bands), "description": text} for name, (_, bands, text) in VIEWS.items()},
@@ -352,12 +366,12 @@ class Builder(tfds.core.GeneratorBasedBuilder):
   def _split_generators(self, dl_manager):
     try:
       manual_dir = Path(dl_manager.manual_dir)
-    except AssertionError:  # TFDS says so where there is no such directory, or an empty one
-      raise InputError(f"CropHarvest is not downloaded for you: {HOW_TO_GET_IT}") from None
+    except AssertionError:  # TFDS raises it if the directory does not exist or is empty
+      raise InputError(f"CropHarvest has to be downloaded by hand: {HOW_TO_GET_IT}") from None
     sources, task, metadata = self.sources(manual_dir), self.builder_config.name, self.info.metadata
     rows, left_out = read_labels(manual_dir / LABELS, task)
     if not rows:
-      raise InputError(f"{manual_dir / LABELS} has no row that is labelled and not of the test part")
+      raise InputError(f"{manual_dir / LABELS} has no labelled row outside of the test part")
     note = ""
     if task == "multi":
       classes = choose_classes([row.label for row in rows], manual_dir / LABELS)

@@ -191,7 +191,7 @@ def test_a_repeated_row_counts_once(tmp_path):
 
 
 LABEL_ERRORS = {
-  "no features": (lambda _: "[]", "is no GeoJSON FeatureCollection, or an empty one; get labels.geojson"),
+  "no features": (lambda _: "[]", "is not a GeoJSON FeatureCollection, or it is empty; get labels.geojson"),
   "no properties": (lambda _: '{"features": [{}]}', "feature 0 has no properties"),
   "missing": (lambda rows: rows[2].pop("lat"), "feature 2 lacks the property 'lat', it has: index, dataset"),
   "is_test": (put(5, is_test=None), "feature 5: is_test is None, not true or false"),
@@ -201,7 +201,7 @@ LABEL_ERRORS = {
   "date": (put(4, collection_date=None), "feature 4: collection_date is None, not a date YYYY-MM-DD"),
   "contradiction": (
     lambda rows: repeat(rows, classification_label="unlike"),
-    "feature 3: 2_set-2 was there before, with other properties",
+    "feature 3: 2_set-2 is there twice, with different properties",
   ),
   "mixed labels": (
     put(0, classification_label="wheat"),
@@ -209,11 +209,11 @@ LABEL_ERRORS = {
   ),
   "one label": (
     lambda rows: [row.update(classification_label="wheat") for row in rows],
-    "has one classification_label alone: wheat",
+    "has only one classification_label: wheat",
   ),
   "all test": (
     lambda rows: [row.update(is_test=True) for row in rows],
-    "has no row that is labelled and not of the test part",
+    "has no labelled row outside of the test part",
   ),
   "no array at all": (
     lambda rows: [row.update(dataset="elsewhere") for row in rows],
@@ -275,7 +275,7 @@ def test_an_unreadable_array_is_an_error_of_one_line(tmp_path, content, message,
 def test_a_path_that_leads_out_of_the_archive_is_an_error(tmp_path, name):
   there = edited(tmp_path / "manual", archive=True)
   write_archive(there / "features.tar.gz", {"features/arrays/1_set-1.h5": GOOD, name: GOOD})
-  fails(there, tmp_path / "data", "features.tar.gz holds a path that leads out of it: .*0_set-0.h5")
+  fails(there, tmp_path / "data", "features.tar.gz has a member with an unsafe path: .*0_set-0.h5")
 
 
 def test_a_file_twice_in_the_archive_is_an_error(tmp_path):
@@ -300,7 +300,7 @@ def test_missing_files_are_errors_that_say_where_to_get_them(tmp_path, folder):
   )
   (tmp_path / "manual/labels.geojson").write_bytes((folder / "labels.geojson").read_bytes())
   fails(tmp_path / "manual", tmp_path / "data", "neither features.tar.gz nor features/arrays in manual_dir")
-  with pytest.raises(InputError, match="is not downloaded for you: get .* from https://zenodo.org"):
+  with pytest.raises(InputError, match="has to be downloaded by hand: get .* from https://zenodo.org"):
     build("cropharvest/binary", tmp_path / "data")
 
 

@@ -1,4 +1,4 @@
-"""Writes files in the layout of CropHarvest that hold random numbers, for tests."""
+"""Writes random numbers in the layout of CropHarvest's files, for tests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from colearn_jax.datasets.cropharvest import cropharvest_dataset_builder as cropharvest
 
-# Rounded means and deviations of each column of the real arrays.
+# Rounded mean and standard deviation of each column of the real arrays.
 MEANS = [-12, -19, 1400, 1250, 1150, 1300, 1900, 2200, 2300, 2450, 2400, 1900, 1250, 290, 0.003, 300, 2, 0.3]
 SPREADS = [3, 3, 500, 450, 450, 450, 500, 550, 600, 600, 650, 500, 450, 8, 0.002, 200, 1, 0.15]
 
@@ -24,16 +24,16 @@ def write_dummy(
   archive: bool = False,
   seed: int = 0,
 ):
-  """Writes random samples whose VV and B8 depend on the class, so that each sensor can learn it.
+  """Writes random samples. VV and B8 depend on the class, so that it can be learnt from each sensor.
 
-  Every sixth row is of the test part, every eighth has no class but crop or not, every ninth no array.
+  Every sixth row is a test row, every eighth has no `classification_label`, and every ninth has no array.
 
   Args:
-    manual_dir: directory to write into; it is made.
+    manual_dir: directory to write to; it is created.
     rows: number of rows of `labels.geojson`.
-    classes: of `classification_label`; the first is the one that is no crop.
-    archive: whether the arrays lie in `features.tar.gz` rather than in `features/arrays/`.
-    seed: of NumPy's generator.
+    classes: values of `classification_label`. The first is not a crop, all others are.
+    archive: whether to write the arrays to `features.tar.gz` instead of `features/arrays/`.
+    seed: seed of NumPy's generator.
   """
   manual_dir = Path(manual_dir)
   manual_dir.mkdir(parents=True, exist_ok=True)
@@ -69,7 +69,7 @@ def write_dummy(
   tree = {"type": "FeatureCollection", "features": features}
   (manual_dir / cropharvest.LABELS).write_text(json.dumps(tree), encoding="utf-8")
   if archive:
-    files = dict(reversed(files.items()))  # an archive need not have the order of the labels
+    files = dict(reversed(files.items()))  # the order in an archive may differ from that of the labels
     write_archive(manual_dir / cropharvest.ARCHIVE, {"features/normalizing_dict.h5": b"", **files})
   else:
     (manual_dir / cropharvest.ARRAYS).mkdir(parents=True, exist_ok=True)
@@ -78,7 +78,7 @@ def write_dummy(
 
 
 def write_archive(path, files: dict[str, bytes]):
-  """Writes a gzipped tar archive of these files."""
+  """Writes a gzipped tar archive of these files, given by path."""
   with tarfile.open(path, "w:gz") as archive:
     for name, content in files.items():
       member = tarfile.TarInfo(name)

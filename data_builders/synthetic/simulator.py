@@ -1,6 +1,6 @@
-"""A small simulator of agricultural fields as Sentinel-1, Sentinel-2 and a weather station would see them.
+"""Simulates agricultural fields as Sentinel-1, Sentinel-2 and a weather station would observe them.
 
-What a field is (its latent factors) is drawn first, then every sensor observes it by a model of its own:
+The latent factors of a field are drawn first. Then a model of each sensor computes its observations:
 
 - growth: a double-logistic leaf area index over the year (Fisher et al. 2006, doi 10.1016/j.rse.2005.10.022);
 - Sentinel-2: leaf, senescent and soil spectra mixed by the canopy's gap fraction (Beer-Lambert law, for
@@ -10,19 +10,19 @@ What a field is (its latent factors) is drawn first, then every sensor observes 
   backscatter grows with moisture and roughness, under gamma speckle;
 - soil moisture: a monthly bucket filled by rain and emptied by evaporation.
 
-Which sensor sees which factor, and which factors the crop decides, stands in `LATENTS`: the truth that learnt
-shared, specific and unused features can be checked against. Numbers are plausible, not calibrated to a place.
-Shapes: N fields, T = 12 months, C bands.
+`LATENTS` lists which sensors observe each factor and whether the factor depends on the crop. It can be
+compared with learnt shared and sensor-specific features. The numbers are plausible, but not calibrated to a
+place. Shapes: N fields, T = 12 months, C bands.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-# Each crop's share of the fields, days of year of half green-up and half senescence, their rates (1/day),
-# greatest leaf area index, and the means of the two traits that only one sensor sees. The pairs are the
-# design: wheat and barley differ in structure alone (radar), maize and sunflower in pigment alone (optical),
-# sugar beet and potato in when they die back (both).
+# For each crop its share of the fields, the days of year of half green-up and half senescence, their rates
+# (1/day), the maximum leaf area index, and the means of the two traits that only one sensor observes. The
+# crops are pairs by design: wheat and barley differ only in structure (radar), maize and sunflower only in
+# pigment (optical), sugar beet and potato in the date of senescence (both).
 CROPS = {
   #                  share, up,  down, rate up, rate down, LAI, pigment, structure
   "winter_wheat": (0.24, 105.0, 195.0, 0.06, 0.10, 5.0, 0.0, -1.0),
@@ -33,7 +33,7 @@ CROPS = {
   "potato": (0.14, 150.0, 235.0, 0.06, 0.06, 4.0, 0.0, 0.0),
 }
 
-# factor: (the sensors whose series depend on it, whether the crop decides its distribution, meaning and unit)
+# factor: (sensors whose series depend on it, whether its distribution depends on the crop, meaning and unit)
 LATENTS = {
   "sowing_shift": (("S1", "S2"), False, "days that the field's season starts after its crop's usual day"),
   "season_end": (("S1", "S2"), True, "day of year at which half of the canopy has died back"),
@@ -57,7 +57,7 @@ TERRAIN_BANDS = ("elevation", "slope")
 
 DAYS = 15.2 + 30.4 * np.arange(12)  # the middle of each month, day of year
 
-# Reflectances in the order of S2_BANDS; the pale leaf has less chlorophyll.
+# Reflectances in the order of S2_BANDS. The pale leaf has less chlorophyll.
 GREEN_LEAF = np.array([0.030, 0.070, 0.035, 0.105, 0.300, 0.390, 0.430, 0.450, 0.210, 0.100])
 PALE_LEAF = np.array([0.032, 0.102, 0.062, 0.150, 0.315, 0.390, 0.430, 0.450, 0.212, 0.102])
 DEAD_LEAF = np.array([0.060, 0.095, 0.130, 0.170, 0.210, 0.240, 0.270, 0.290, 0.350, 0.260])
@@ -74,7 +74,7 @@ def leaf_area(days, start, end, rate_up, rate_down, peak):
     end: day of half senescence, (N,).
     rate_up: 1/day, (N,).
     rate_down: 1/day, (N,).
-    peak: greatest leaf area index, m²/m², (N,).
+    peak: maximum leaf area index, m²/m², (N,).
 
   Returns:
     Leaf area index, (N, T), never negative.
@@ -85,11 +85,11 @@ def leaf_area(days, start, end, rate_up, rate_down, peak):
 
 
 def bucket(rain, temperature, first, capacity=150.0):
-  """Soil moisture of a monthly bucket: dm = (rain - evaporation m) / capacity, kept within 0.05 and 0.95.
+  """Soil moisture by a monthly bucket model: dm = (rain - evaporation m) / capacity, clipped to 0.05 to 0.95.
 
   Args:
     rain: mm a month, (N, T).
-    temperature: °C, (N, T); potential evaporation is taken as 4 mm a month per degree above -5 °C.
+    temperature: °C, (N, T). Potential evaporation is 4 mm a month per degree above -5 °C.
     first: moisture before the first month, share of the pore space, (N,).
     capacity: mm of water between empty and full.
 
@@ -105,18 +105,18 @@ def bucket(rain, temperature, first, capacity=150.0):
 
 
 def canopy_reflectance(lai, dead, pale, moisture, brightness, extinction=0.5):
-  """Top-of-canopy reflectance: leaves where the canopy is closed, soil through its gaps.
+  """Top-of-canopy reflectance, a mixture of leaves and of soil that is visible through gaps.
 
-  With the gap fraction exp(-k LAI) of Beer and Lambert, ρ = (1 - gap) ρ_leaf + gap ρ_soil, where the leaf is
-  a mix of green, pale and dead tissue and wet soil is darker (Lobell & Asner 2002).
+  With the gap fraction exp(-k LAI) of the Beer-Lambert law, ρ = (1 - gap) ρ_leaf + gap ρ_soil. The leaf is a
+  mixture of green, pale and dead tissue. Wet soil is darker (Lobell & Asner 2002).
 
   Args:
     lai: leaf area index, (N, T).
     dead: share of the leaf area that is senescent, (N, T).
-    pale: share of the live tissue that is pale, (N,); values beyond 0 to 1 extrapolate.
+    pale: share of the live tissue that is pale, (N,). Values outside of 0 to 1 extrapolate.
     moisture: soil moisture, share of the pore space, (N, T).
-    brightness: of the dry soil, relative, (N,).
-    extinction: k, for leaves of random orientation seen from above.
+    brightness: relative brightness of the dry soil, (N,).
+    extinction: k; the default is for leaves of random orientation, seen from above.
 
   Returns:
     Reflectance, (N, T, 10), in the order of `S2_BANDS`.
@@ -131,9 +131,9 @@ def canopy_reflectance(lai, dead, pale, moisture, brightness, extinction=0.5):
 def backscatter(water, moisture, roughness, incidence, row_direction, structure):
   """Backscatter by the water cloud model of Attema & Ulaby 1978, before speckle.
 
-  σ° = A V cosθ (1 - τ²) + σ°_soil τ² with τ² = exp(-2 B V / cosθ), V the canopy's water. Structure moves
-  power from VV to VH: it scales A of the two in opposite directions. Rows change VV of bare soil with their
-  angle.
+  σ° = A V cosθ (1 - τ²) + σ°_soil τ² with τ² = exp(-2 B V / cosθ), where V is the canopy's water. Structure
+  moves power from VV to VH: it scales A of the two in opposite directions. The angle of crop rows changes VV
+  of bare soil.
 
   Args:
     water: canopy water V, kg/m², (N, T).
@@ -159,18 +159,18 @@ def backscatter(water, moisture, roughness, incidence, row_direction, structure)
 
 
 def simulate(regions=50, fields_per_region=100, seed=2025):
-  """Draws fields, region by region, and observes them.
+  """Draws fields, region by region, and simulates their observations.
 
   Args:
-    regions: number of regions; climate, altitude and soil are alike within one.
-    fields_per_region: number of fields in each.
-    seed: of NumPy's generator; the same seed gives the same fields.
+    regions: number of regions. Climate, altitude and soil are similar within a region.
+    fields_per_region: number of fields in each region.
+    seed: seed of NumPy's generator.
 
   Returns:
-    A dict: `target` (N,) int64, index into `CROPS`; `region` (N,) int64; `views`, a dict of float32 arrays,
-    `S1` (N, 12, 2) dB, `S2` (N, 12, 10) reflectance and `S2VI` (N, 12, 1) NDVI, both NaN where clouded,
-    `weather` (N, 12, 2) °C and mm a month, `terrain` (N, 2) m and degrees; `latent`, a dict of float32 (N,),
-    the names of `LATENTS`.
+    A dict: `target` (N,) int64, index into `CROPS`; `region` (N,) int64; `views`, a dict of float32 arrays:
+    `S1` (N, 12, 2) dB, `S2` (N, 12, 10) reflectance and `S2VI` (N, 12, 1) NDVI, both NaN in cloudy months,
+    `weather` (N, 12, 2) °C and mm a month, `terrain` (N, 2) m and degrees; `latent`, a dict of float32 (N,)
+    with the names of `LATENTS`.
   """
   rng = np.random.default_rng(seed)
   count = regions * fields_per_region
@@ -178,7 +178,7 @@ def simulate(regions=50, fields_per_region=100, seed=2025):
   share, start, end, rate_up, rate_down, peak, pigment, structure = np.array(list(CROPS.values())).T
   crop = rng.choice(len(CROPS), size=count, p=share)
 
-  # Place and weather: nothing here depends on the crop.
+  # Terrain and weather, which do not depend on the crop.
   altitude = rng.gamma(2.0, 120.0, regions)
   elevation = np.maximum(altitude[region] + rng.normal(0, 30, count), 0)
   slope = rng.gamma(1.5, 1.5, count)
@@ -212,7 +212,7 @@ def simulate(regions=50, fields_per_region=100, seed=2025):
     "field_size": rng.lognormal(1.0, 0.8, count),
   }
 
-  # Sentinel-2: the month's haze falls off with the wavelength; instrument and processing leave 2 % of noise.
+  # Sentinel-2: haze decreases with the wavelength. Instrument and processing add 2 % of noise.
   clear = canopy_reflectance(lai, dead, 0.5 + 0.5 * latent["pigment"], moisture, latent["soil_brightness"])
   haze = latent["haze"][:, None] * rng.gamma(2.0, 0.5, (count, 12))
   s2 = clear * rng.normal(1, 0.02, clear.shape) + haze[..., None] * (WAVELENGTH / WAVELENGTH[0]) ** -1.3
@@ -221,7 +221,8 @@ def simulate(regions=50, fields_per_region=100, seed=2025):
   red, infrared = s2[..., S2_BANDS.index("B4")], s2[..., S2_BANDS.index("B8")]
   ndvi = (infrared - red) / (infrared + red)
 
-  # Sentinel-1: canopy water follows the live leaf area; speckle is gamma with the field's number of looks.
+  # Sentinel-1: canopy water is proportional to the live leaf area. Speckle has a gamma distribution, whose
+  # number of looks grows with the field's size.
   water = 0.7 * lai * (1 - 0.6 * dead)
   names = ("roughness", "incidence", "row_direction", "structure")
   power = backscatter(water, moisture, **{name: latent[name] for name in names})

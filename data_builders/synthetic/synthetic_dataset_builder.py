@@ -1,4 +1,4 @@
-"""TFDS builder of the synthetic fields: see README.md beside it and `simulator.py` for the model."""
+"""TFDS builder of the synthetic fields, which `simulator.py` simulates. README.md describes the data."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ VIEWS = {
   "terrain": ((2,), simulator.TERRAIN_BANDS, "altitude, m, and slope, degrees"),
 }
 
-# The first 30 regions train, the next 6 validate and the last 14 test, 100 fields each.
+# First and last + 1 of the regions in each split. A region has 100 fields.
 SPLITS = {"train": (0, 30), "validation": (30, 36), "test": (36, 50)}
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
-  """5000 simulated fields of 6 crops, seen by Sentinel-1, Sentinel-2 and a weather station."""
+  """5000 simulated fields of 6 crops, observed by Sentinel-1, Sentinel-2 and a weather station."""
 
   pkg_dir_path, code_path = here(__file__)
   VERSION = tfds.core.Version("1.0.0")
@@ -31,12 +31,12 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
   @staticmethod
   def sources(manual_dir):
-    """There are none: all is simulated, so a directory of source files is an InputError."""
+    """Raises InputError: the data set is simulated and has no source files."""
     raise InputError(f"synthetic reads no files: leave manual_dir out, it was {manual_dir}")
 
   @staticmethod
   def describe(manual_dir=None) -> dict:
-    """What the data set holds, see `build.describe`; the fields are simulated and have no date or place."""
+    """What the data set contains, see `build.describe`. Simulated fields have no date or coordinates."""
     del manual_dir
     return {
       "task": {"kind": "multiclass", "outputs": list(CROPS), "unit": "crop"},
@@ -58,7 +58,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
           "latent": {name: tensor(()) for name in simulator.LATENTS},
         }
       ),
-      disable_shuffling=True,  # the crops are drawn at random, and a fixed order keeps folds reproducible
+      disable_shuffling=True,  # a fixed order keeps folds reproducible, and crops are in random order already
       metadata=tfds.core.MetadataDict(
         task=self.describe()["task"],
         views={name: {"bands": list(bands), "description": text} for name, (_, bands, text) in VIEWS.items()},

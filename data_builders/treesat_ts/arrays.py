@@ -1,4 +1,4 @@
-"""Decodes the images and series of TreeSatAI-Time-Series."""
+"""Decodes the aerial images (GeoTIFF) and satellite series (HDF5) of TreeSatAI-Time-Series."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import numpy as np
 from colearn_jax.types import InputError
 
 AERIAL = (304, 304, 4)
-PIXELS = 6  # on each side of a satellite's tile
-SERIES = {  # view: the keys of its values and of its product names, and its number of bands
+PIXELS = 6  # side of a tile in the satellite images
+SERIES = {  # view: key of its values, key of its product names, number of bands
   "S1asc": ("sen-1-asc-data", "sen-1-asc-products", 2),
   "S1des": ("sen-1-des-data", "sen-1-des-products", 2),
   "S2": ("sen-2-data", "sen-2-products", 10),
@@ -22,7 +22,7 @@ SERIES = {  # view: the keys of its values and of its product names, and its num
 
 
 def import_readers():
-  """The modules h5py and rasterio, or an InputError that says how to install them."""
+  """Returns the modules h5py and rasterio, or raises an InputError that says how to install them."""
   try:
     import h5py
     import rasterio
@@ -36,23 +36,22 @@ def read_aerial(content: bytes, where: str) -> np.ndarray:
   """Reads an aerial image.
 
   Args:
-    content: of the GeoTIFF.
-    where: what messages call it.
+    content: the bytes of the GeoTIFF.
+    where: name of the file in error messages.
 
   Returns:
     (304, 304, 4) uint8.
 
   Raises:
-    InputError: if it is no such GeoTIFF.
+    InputError: the content is not a GeoTIFF with this shape and type.
   """
   _, rasterio = import_readers()
-  if not content:  # which rasterio would take for one to be written
+  if not content:  # rasterio would open an empty file for writing
     raise InputError(f"cannot read {where} as GeoTIFF: it is empty")
   try:
     with warnings.catch_warnings(), rasterio.MemoryFile(content) as memory:
-      warnings.simplefilter(
-        "ignore", rasterio.errors.NotGeoreferencedWarning
-      )  # where it lies is known already
+      # Coordinates are read from the GeoJSON file instead.
+      warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
       with memory.open(driver="GTiff") as image:
         shape = (image.height, image.width, image.count)
         if shape != AERIAL or set(image.dtypes) != {"uint8"}:
@@ -61,24 +60,24 @@ def read_aerial(content: bytes, where: str) -> np.ndarray:
         pixels = image.read()
   except InputError:
     raise
-  except Exception as error:  # of a damaged file, whatever the reader stumbles over
+  except Exception as error:  # rasterio raises many types for damaged files
     raise InputError(f"cannot read {where} as GeoTIFF: {' '.join(str(error).split())}") from error
   return np.ascontiguousarray(np.moveaxis(pixels, 0, -1))
 
 
 def read_series(content: bytes, where: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-  """Reads a tile's series.
+  """Reads the satellite series of a tile.
 
   Args:
-    content: of the HDF5 file.
-    where: what messages call it.
+    content: the bytes of the HDF5 file.
+    where: name of the file in error messages.
 
   Returns:
-    For each view in `SERIES` the values, (T, 6, 6, bands) float32, NaN where there is none; and the dates,
-    (T,) int32 days since 1970-01-01, ascending. T is the view's own, and 0 for a satellite that never came.
+    For each view in `SERIES` the values, (T, 6, 6, bands) float32, NaN for missing values; and the dates,
+    (T,) int32 days since 1970-01-01, ascending. T differs between views. It is 0 for a view without images.
 
   Raises:
-    InputError: if it is no HDF5 file, lacks a key, or an array has another shape.
+    InputError: the content is not HDF5, lacks a key, or has an array of a wrong shape.
   """
   h5py, _ = import_readers()
   views, dates = {}, {}
@@ -105,13 +104,13 @@ def read_series(content: bytes, where: str) -> tuple[dict[str, np.ndarray], dict
         views[view], dates[view] = np.where(np.isinf(series), np.float32(np.nan), series), days[order]
   except InputError:
     raise
-  except Exception as error:  # of a damaged file, whatever the reader stumbles over
+  except Exception as error:  # h5py raises many types for damaged files
     raise InputError(f"cannot read {where} as HDF5: {' '.join(str(error).split())}") from error
   return views, dates
 
 
 def read_date(product: bytes | str, where: str) -> int:
-  """The day on which a product was taken, in days since 1970-01-01: the first date in its name."""
+  """The acquisition date of a product, in days since 1970-01-01, which is the first date in its name."""
   name = product.decode("utf-8", "replace") if isinstance(product, bytes) else str(product)
   try:
     digits = re.search(r"(?:^|_)([0-9]{8})(?![0-9])", name)[1]

@@ -1,4 +1,4 @@
-"""Writes files in the layout of TreeSatAI-Time-Series that hold random forests, for tests."""
+"""Writes random forests in the layout of TreeSatAI-Time-Series' files, for tests."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import numpy as np
 from colearn_jax.datasets.treesat_ts import arrays, files
 
 SPLITS = {"train": 6, "val": 2, "test": 3}
-# The least length of a series, and one more than the greatest, much as published.
+# Lengths of series, from the first number to below the second, similar to the published ones.
 STEPS = {"asc": (20, 152), "des": (30, 258), "S2": (20, 147)}
-# What a forest is like in the ten bands, x 10000, and how much brighter in summer.
+# Reflectance of forest in the ten bands, x 10000, and what summer adds to it.
 FOREST = np.array([300, 500, 350, 800, 1900, 2300, 2500, 2600, 1500, 700.0])
 SUMMER = np.array([0, 50, -50, 100, 900, 1200, 1300, 1300, 100, -50.0])
 
@@ -22,8 +22,8 @@ def random_names(counts: Mapping[str, int] = SPLITS, seed: int = 0) -> tuple[dic
   """Names in the form of the published ones.
 
   Args:
-    counts: of samples by split.
-    seed: of NumPy's generator.
+    counts: number of samples in each split.
+    seed: seed of NumPy's generator.
 
   Returns:
     The names of each split, with `.tif`; and for each name its genera with their shares of the area.
@@ -42,12 +42,13 @@ def random_names(counts: Mapping[str, int] = SPLITS, seed: int = 0) -> tuple[dic
 
 
 def published_names(directory, counts: Mapping[str, int], seed: int = 0) -> tuple[dict, dict]:
-  """Some of the published names with their genera, as `random_names` has them; each list is drawn from.
+  """A random choice of the published names with their genera, in the form of `random_names`.
 
   Args:
-    directory: with the published `labels` and `split`; without a list for `val` its names are of `train`.
-    counts: of samples by split.
-    seed: of NumPy's generator.
+    directory: directory with the published `labels` and `split`. Without a list for `val`, names for it are
+      drawn from `train`.
+    counts: number of samples in each split.
+    seed: seed of NumPy's generator.
   """
   labels = json.loads(Path(directory, *files.LABELS).read_text(encoding="utf-8"))
   splits, rng = {}, np.random.default_rng(seed)
@@ -70,18 +71,18 @@ def write_dummy(
   archives: bool = False,
   seed: int = 0,
 ):
-  """Writes everything that the builder reads; what grows on a tile shows in every sensor.
+  """Writes all files that the builder reads. The genera of a tile influence the data of every sensor.
 
-  A third of the Sentinel-2 dates are clouded, half of them all over, and some winter dates have snow; some
-  Sentinel-1 pixels are NaN; dates are in no order.
+  A third of the Sentinel-2 dates have clouds, half of these over the whole tile. Some winter dates have snow.
+  Some Sentinel-1 pixels are NaN. Dates are not sorted.
 
   Args:
-    manual_dir: directory to write into; it is made.
-    splits: the names of each of `train`, `val` and `test`; without it those of `random_names`.
+    manual_dir: directory to write to; it is created.
+    splits: the names in `train`, `val` and `test`; by default those of `random_names`.
     labels: the genera and shares of each name.
-    steps: of the series, as in `STEPS`, which is as long as they are published; without it short ones.
-    archives: whether to leave zip archives rather than folders.
-    seed: of NumPy's generator.
+    steps: lengths of series, in the form of `STEPS`, whose lengths are realistic; by default short.
+    archives: whether to write zip archives instead of folders.
+    seed: seed of NumPy's generator.
   """
   if splits is None:
     splits, labels = random_names()
@@ -118,7 +119,7 @@ def _cover(entries) -> np.ndarray:
 
 
 def _signature(cover: np.ndarray, bands: int, spread: float) -> np.ndarray:
-  """How a mixture differs from the average forest; always the same for the same genera."""
+  """The difference of a mixture of genera from the average forest in each band; deterministic."""
   return cover @ np.random.default_rng(bands).normal(0, spread, (len(cover), bands))
 
 
@@ -132,7 +133,9 @@ def _write_aerial(path: Path, cover: np.ndarray, middle: tuple[float, float], rn
   rows, columns, bands = arrays.AERIAL
   crowns = np.kron(rng.normal(0, 25, (bands, rows // 16, columns // 16)), np.ones((16, 16)))
   level = np.array([150, 93, 85, 81.0]) + _signature(cover, bands, 30)
-  grain = rng.integers(-12, 13, (bands, rows, columns))  # without it files would be far too small
+  grain = rng.integers(
+    -12, 13, (bands, rows, columns)
+  )  # noise, so that files compress as little as real ones
   pixels = (level[:, None, None] + crowns + grain).clip(0, 255).astype(np.uint8)
   transform = rasterio.Affine(0.2, 0, middle[0] - 30.4, 0, -0.2, middle[1] + 30.4)
   profile = {"driver": "GTiff", "count": bands, "height": rows, "width": columns, "dtype": "uint8"}

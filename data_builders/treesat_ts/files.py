@@ -1,4 +1,8 @@
-"""Finds the published files of TreeSatAI-Time-Series, unpacked or in zip archives, and what they list."""
+"""Finds the files of TreeSatAI-Time-Series, unpacked or in zip archives, and lists the samples.
+
+`read_plan` makes a list of `Sample`s for each split, from the official split, the labels, the coordinates and
+the names of the series. `Folder` reads single files.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +25,7 @@ from colearn_jax.types import InputError
 
 HOW_TO_GET_IT = (
   "get aerial.zip, sentinel-ts.zip, labels.zip, split.zip and geojson.zip from "
-  "https://huggingface.co/datasets/IGNF/TreeSatAI-Time-Series and give the directory that they lie in, "
+  "https://huggingface.co/datasets/IGNF/TreeSatAI-Time-Series and give their directory, "
   "unpacked or not (--manual_dir=DIR, in training --config.data.manual_dir=DIR)"
 )
 LABELS = ("labels", "TreeSatBA_v9_60m_multi_labels.json")
@@ -30,17 +34,17 @@ SPLITS = {"train": "train_filenames.lst", "validation": "val_filenames.lst", "te
 
 GENERA = ("Abies", "Acer", "Alnus", "Betula", "Cleared", "Fagus", "Fraxinus", "Larix", "Picea", "Pinus")
 GENERA += ("Populus", "Prunus", "Pseudotsuga", "Quercus", "Tilia")
-THRESHOLD = 0.07  # share of the area from which a genus counts
+THRESHOLD = 0.07  # least share of the area for a genus to be a label
 
 
 @dataclasses.dataclass(frozen=True)
 class Folder:
-  """Where files of one kind lie: a directory, or the zip archive that it was distributed as."""
+  """A directory with files of one kind, or the zip archive that it is distributed as."""
 
   path: str
 
   def sizes(self) -> Iterator[tuple[str, int]]:
-    """The name and size of each file; InputError if they cannot be listed."""
+    """The name and size of each file; InputError if the folder cannot be listed."""
     with self._errors(self.path):
       if os.path.isdir(self.path):
         with os.scandir(self.path) as entries:
@@ -49,7 +53,7 @@ class Folder:
         yield from ((name, member.file_size) for name, member in self._archive()[1].items())
 
   def stamp(self, name: str) -> tuple[int, int] | None:
-    """What changes when the file does: its size, and its time or checksum; None if there is none."""
+    """The size of a file, and its time or checksum, to detect changes; None if there is no such file."""
     try:
       if os.path.isdir(self.path):
         stat = os.stat(os.path.join(self.path, name))
@@ -60,17 +64,17 @@ class Folder:
       return None
 
   def read(self, name: str) -> bytes:
-    """The content of a file; InputError if it cannot be had."""
+    """The content of a file; InputError if it cannot be read."""
     with self._errors(self.where(name)):
       if os.path.isdir(self.path):
         return Path(self.path, name).read_bytes()
       archive, members = self._archive()
       if name not in members:
-        raise FileNotFoundError("the archive holds no such file")
+        raise FileNotFoundError("the archive has no such file")
       return archive.read(members[name])
 
   def where(self, name: str) -> str:
-    """What messages call a file."""
+    """The name of a file in error messages."""
     return os.path.join(self.path, name) if os.path.isdir(self.path) else f"{name} in {self.path}"
 
   def _archive(self):
@@ -84,14 +88,14 @@ class Folder:
       raise InputError(f"cannot read {what}: {getattr(error, 'strerror', None) or error}") from error
 
 
-@functools.lru_cache(maxsize=4)  # the table of contents takes long to read
+@functools.lru_cache(maxsize=4)  # reading the table of contents takes long
 def _open_archive(path: str, modified: int) -> tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]:
-  """An archive, and its files by their names without directories."""
+  """An archive, and its members by name without directories. `modified` is only a key of the cache."""
   archive, members = zipfile.ZipFile(path), {}
   for member in archive.infolist():
     name = PurePosixPath(member.filename)
     if name.is_absolute() or ".." in name.parts:
-      raise InputError(f"{path} holds a path that leads out of it: {member.filename!r}")
+      raise InputError(f"{path} has a member with an unsafe path: {member.filename!r}")
     if (
       not member.is_dir() and "__MACOSX" not in name.parts and members.setdefault(name.name, member) != member
     ):
@@ -101,11 +105,11 @@ def _open_archive(path: str, modified: int) -> tuple[zipfile.ZipFile, dict[str, 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Sample:
-  """What is known of a tile before its files are read; small, for all of them are in memory.
+  """What is known of a tile before its images and series are read.
 
   Attributes:
     id: name of its files without the suffix.
-    series: name of the file of its series, where that is not `{id}.h5`.
+    series: name of the file of its series.
     genera: positions in `GENERA`.
     longitude: in degrees, NaN if unknown.
     latitude: in degrees, NaN if unknown.
@@ -119,10 +123,10 @@ class Sample:
 
 
 def find_folder(manual_dir, folders: Sequence[str], suffix: str) -> Folder:
-  """The first of these directories, or of their zip archives, that holds files with the suffix.
+  """The first of these directories, or of their zip archives, that contains files with the suffix.
 
   Raises:
-    InputError: if there is none, or one cannot be read.
+    InputError: there is none, or one cannot be read.
   """
   for folder in folders:
     directory, archive = Path(manual_dir) / folder, Path(manual_dir) / f"{folder}.zip"
@@ -131,21 +135,25 @@ def find_folder(manual_dir, folders: Sequence[str], suffix: str) -> Folder:
       if any(name.endswith(suffix) for name, _ in found.sizes()):
         return found
   tried = ", ".join(f"{folder}, {folder}.zip" for folder in folders)
-  raise InputError(f"manual_dir {manual_dir} holds no {suffix} files in any of {tried}; {HOW_TO_GET_IT}")
+  raise InputError(f"manual_dir {manual_dir} has no {suffix} files in any of {tried}; {HOW_TO_GET_IT}")
 
 
 def find_images(manual_dir) -> Folder:
-  """Where the aerial images lie."""
+  """The folder of the aerial images."""
   return find_folder(manual_dir, ("aerial",), ".tif")
 
 
 def find_series(manual_dir) -> Folder:
-  """Where the series lie."""
+  """The folder of the satellite series."""
   return find_folder(manual_dir, ("sentinel-ts", "sentinel"), ".h5")
 
 
 def read_file(manual_dir, folder: str, name: str) -> tuple[str, bytes] | None:
-  """A file in a folder, beside it, or in the folder's zip archive: what messages call it, and its content."""
+  """Reads a file of `manual_dir/folder`, of `manual_dir`, or of the zip archive of the folder.
+
+  Returns:
+    The name of the file in error messages, and its content; None if there is no such file.
+  """
   for place in (Path(manual_dir) / folder, Path(manual_dir), Path(manual_dir) / f"{folder}.zip"):
     found = Folder(str(place))
     if (place / name).is_file() or place.is_file() and found.stamp(name):
@@ -154,12 +162,12 @@ def read_file(manual_dir, folder: str, name: str) -> tuple[str, bytes] | None:
 
 
 def sources(manual_dir) -> dict[str, str]:
-  """The sha256 of each text file, and for images and series that of their names and sizes."""
+  """The sha256 of each text file; for the folders of images and series, that of their names and sizes."""
   out = {}
   for folder, name in (LABELS, PLACES, *(("split", name) for name in SPLITS.values())):
     if found := read_file(manual_dir, folder, name):
       out[name] = hashlib.sha256(found[1]).hexdigest()
-    elif name != SPLITS["validation"]:  # the archive that this one grew from had none
+    elif name != SPLITS["validation"]:  # the earlier data set TreeSatAI has no validation split
       raise InputError(f"no file {name} in manual_dir {manual_dir}; {HOW_TO_GET_IT}")
   for name, folder in (("aerial", find_images(manual_dir)), ("sentinel-ts", find_series(manual_dir))):
     digest = hashlib.sha256()
@@ -170,16 +178,16 @@ def sources(manual_dir) -> dict[str, str]:
 
 
 def read_plan(manual_dir) -> tuple[dict[str, list[Sample]], list[str]]:
-  """What samples there are, from the lists, the labels, the places and the names of the series.
+  """Lists the samples of each split, from the split lists, the labels, the outlines and the series' names.
 
   Args:
     manual_dir: directory with the published files.
 
   Returns:
-    The samples of each split, in the order of its list, and the names without a genus of 0.07 or more.
+    The samples of each split, in the order of its list; and the names of tiles without a label.
 
   Raises:
-    InputError: if a list, the labels or the places cannot be read, a list is empty or has a name twice, or a
+    InputError: a list, the labels or the outlines cannot be read; a list is empty or repeats a name; or a
       name has no labels or two series.
   """
   genera, places, series = _read_labels(manual_dir), _read_places(manual_dir), {}
@@ -187,7 +195,7 @@ def read_plan(manual_dir) -> tuple[dict[str, list[Sample]], list[str]]:
     if file.endswith(".h5"):
       name = re.sub("_[0-9]{4}$", "", file.removesuffix(".h5"))
       if series.setdefault(name, file) != file:
-        raise InputError(f"manual_dir {manual_dir} holds two series of {name}: {series[name]} and {file}")
+        raise InputError(f"manual_dir {manual_dir} has two series of {name}: {series[name]} and {file}")
   splits, without, seen = {}, [], {}
   for split, filename in SPLITS.items():
     if not (found := read_file(manual_dir, "split", filename)):
@@ -223,7 +231,7 @@ def _decode(where: str, content: bytes) -> str:
 
 
 def _read_json(manual_dir, folder: str, name: str, shorten=dict) -> tuple[str, object]:
-  """What messages call the file, and its content, every object in it replaced by `shorten(object)`."""
+  """The name of the file in messages, and its content, with every object replaced by `shorten(object)`."""
   found = read_file(manual_dir, folder, name)
   if not found:
     raise InputError(f"no file {name} in manual_dir {manual_dir}; {HOW_TO_GET_IT}")
@@ -242,31 +250,31 @@ def _read_json(manual_dir, folder: str, name: str, shorten=dict) -> tuple[str, o
 
 
 def _read_labels(manual_dir) -> dict[str, tuple[int, ...]]:
-  """For each name the positions in `GENERA` of those that cover enough of the tile."""
+  """The labels of each tile by its name, as positions in `GENERA`."""
   where, tree = _read_json(manual_dir, *LABELS)
   if not isinstance(tree, dict) or not tree:
-    raise InputError(f"{where} is not an object of file names with their genera")
+    raise InputError(f"{where} is not a JSON object of file names with their genera")
   out, combinations, index = {}, {}, {genus: i for i, genus in enumerate(GENERA)}
   for name, entries in tree.items():
     try:
       shares = [(str(genus), float(share)) for genus, share in entries]
     except (TypeError, ValueError):
-      raise InputError(f"{where}: the entry of {name} is no list of genera and shares") from None
+      raise InputError(f"{where}: the entry of {name} is not a list of genera and shares") from None
     for genus, share in shares:
       if genus not in index:
         raise InputError(f"{where}: unknown genus {genus!r} of {name}, have: {', '.join(GENERA)}")
       if not 0 <= share < np.inf:
         raise InputError(f"{where}: the share of {genus} of {name} is {share}, not a number of 0 or more")
     found = tuple(sorted({index[genus] for genus, share in shares if share >= THRESHOLD}))
-    out[name.removesuffix(".tif")] = combinations.setdefault(found, found)  # there are few
+    out[name.removesuffix(".tif")] = combinations.setdefault(found, found)  # tiles share tuples in memory
   return out
 
 
 def _read_places(manual_dir) -> dict[str, tuple[float, float]]:
-  """Longitude and latitude of the middle of each tile, by its name."""
+  """Longitude and latitude of the centre of each tile, by its name."""
   _, rasterio = import_readers()
 
-  def shorten(node):  # as it is read, for the outlines take much memory
+  def shorten(node):  # while parsing, because all outlines together take much memory
     if "coordinates" in node:
       rings = node["coordinates"] if np.ndim(node["coordinates"][0][0]) == 1 else sum(node["coordinates"], [])
       corners = np.concatenate([np.array(ring)[:, :2] for ring in rings])
@@ -283,11 +291,12 @@ def _read_places(manual_dir) -> dict[str, tuple[float, float]]:
   except InputError:
     raise
   except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-    raise InputError(f"{PLACES[1]} is no GeoJSON of outlines with an IMG_ID: {error!r}") from None
-  # Unnamed, they are in degrees by the standard, or else in the metres of Lower Saxony's survey.
+    raise InputError(f"{PLACES[1]} is not a GeoJSON of outlines with an IMG_ID: {error!r}") from None
+  # Without a named system, coordinates are degrees by the GeoJSON standard. Values above 180 can only be
+  # metres, in the UTM zone that Lower Saxony uses.
   crs = crs or ("EPSG:25832" if metres else "OGC:CRS84")
   try:
     x, y = rasterio.warp.transform(rasterio.CRS.from_user_input(crs), "OGC:CRS84", x, y)
   except rasterio.errors.RasterioError as error:
-    raise InputError(f"{where}: unknown coordinates {crs!r}: {' '.join(str(error).split())}") from error
+    raise InputError(f"{where}: unknown coordinate system {crs!r}: {' '.join(str(error).split())}") from error
   return dict(zip(names, zip(x, y)))

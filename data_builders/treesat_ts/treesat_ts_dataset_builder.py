@@ -1,4 +1,8 @@
-"""TFDS builder of TreeSatAI-Time-Series: see README.md beside it; `files.py` and `arrays.py` read it."""
+"""TFDS builder of TreeSatAI-Time-Series, forest tiles with an aerial image and satellite series.
+
+`files.py` finds the source files and lists the samples. `arrays.py` decodes images and series. `shards.py` of
+the parent folder writes them in parallel. README.md in this folder describes the data.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,7 @@ from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
 
 from colearn_jax.types import InputError
 
-SHARD = 128  # samples in a file: some 80 MB
+SHARD = 128  # samples in a file, about 80 MB
 VIEWS = {
   "aerial": (("NIR", "G", "B", "R"), "aerial image, 0.2 m, 0 to 255"),
   "S1asc": (("VV", "VH"), "Sentinel-1 backscatter, ascending passes"),
@@ -35,8 +39,8 @@ MASKS = {"S2": "S2mask", "S2mask": "S2mask"}
 
 
 def make_features() -> tfds.features.FeaturesDict:
-  """The features of a sample; a series has its own length, and its dates beside it."""
-  # Bytes as they are: the files are compressed as a whole, and reading a sample must not take long.
+  """The features of a sample. The length of series differs between samples; `dates` has their dates."""
+  # Uncompressed within the files, which are compressed as a whole, so that a sample is fast to read.
   plain = lambda shape, dtype: tfds.features.Tensor(
     shape=shape, dtype=dtype, encoding=tfds.features.Encoding.BYTES
   )
@@ -54,7 +58,7 @@ def make_features() -> tfds.features.FeaturesDict:
 
 @dataclasses.dataclass(frozen=True)
 class Reader:
-  """Reads samples, see `data_builders.shards`."""
+  """Reads the files of a sample, see `data_builders.shards.Reader`."""
 
   images: Folder
   series: Folder
@@ -64,13 +68,13 @@ class Reader:
     return make_features()
 
   def read(self, sample: Sample) -> dict:
-    """Reads a sample's files; InputError if one is missing or not as published."""
+    """Reads the files of a sample; InputError if one is missing or malformed."""
     image = f"{sample.id}.tif"
     views, dates = arrays.read_series(self.series.read(sample.series), self.series.where(sample.series))
     target = np.zeros(len(files.GENERA), np.float32)
     target[list(sample.genera)] = 1
     place = np.array([sample.latitude, sample.longitude])
-    # Blocks of about 10 km keep neighbours together where folds are made.
+    # Folds can be made of blocks of about 10 km, so that neighbours are in the same fold.
     cell = place[::-1] // [0.15, 0.1]
     block = "_".join(f"{n:.0f}" for n in cell) if np.isfinite(place).all() else "unknown"
     return {
@@ -83,12 +87,12 @@ class Reader:
     }
 
   def stamp(self, sample: Sample) -> object:
-    """What changes with the sample's files."""
+    """The stamps of the sample's two files, which change when the files change."""
     return [self.images.stamp(f"{sample.id}.tif"), self.series.stamp(sample.series)]
 
 
 class Builder(FileReaderBuilder):
-  """Forest tiles and their tree genera: an aerial image and a year of Sentinel-1 and Sentinel-2 of each."""
+  """Forest tiles and their tree genera, each with an aerial image and a year of Sentinel-1 and Sentinel-2."""
 
   pkg_dir_path, code_path = here(__file__)
   VERSION = tfds.core.Version("2.0.0")
@@ -97,12 +101,12 @@ class Builder(FileReaderBuilder):
 
   @staticmethod
   def sources(manual_dir) -> dict[str, str]:
-    """What the data set is made from, see `files.sources`; InputError if something is missing."""
+    """The digests of the source files, see `files.sources`; InputError if one is missing."""
     return files.sources(manual_dir)
 
   @staticmethod
   def describe(manual_dir=None) -> dict:
-    """What the data set holds, see `build.describe`; the series have dates, a tile as a whole has none."""
+    """What the data set contains, see `build.describe`. Series have dates, but samples have none."""
     del manual_dir
     mask = lambda view: {"mask": MASKS[view]} if view in MASKS else {}
     return {
@@ -137,8 +141,8 @@ class Builder(FileReaderBuilder):
     arrays.import_readers()
     try:
       manual_dir = Path(dl_manager.manual_dir)
-    except AssertionError:  # TFDS says so where there is no such directory, or an empty one
-      raise InputError(f"treesat_ts is not downloaded for you: {files.HOW_TO_GET_IT}") from None
+    except AssertionError:  # TFDS raises it if the directory does not exist or is empty
+      raise InputError(f"treesat_ts has to be downloaded by hand: {files.HOW_TO_GET_IT}") from None
     sources = self.sources(manual_dir)
     splits, without = files.read_plan(manual_dir)
     for split, samples in splits.items():

@@ -397,7 +397,7 @@ PLAN_ERRORS = {
   "no list": (lambda there: (there / "split/test_filenames.lst").unlink(), "no file test_filenames.lst in"),
   "no images": (
     lambda there: shutil.rmtree(there / "aerial"),
-    "holds no .tif files in any of aerial, aerial.zip",
+    "has no .tif files in any of aerial, aerial.zip",
   ),
   "json": (lambda there: (there / LABELS).write_text("{"), "cannot read .*json as JSON"),
   "label twice": (
@@ -406,11 +406,11 @@ PLAN_ERRORS = {
   ),
   "genus": (entry([["Palma", 1.0]]), "json: unknown genus 'Palma' of .*, have: Abies, Acer"),
   "share": (entry([["Pinus", -1]]), "json: the share of Pinus of .* is -1.0, not a number of 0 or more"),
-  "entry": (entry([["Pinus"]]), "json: the entry of .* is no list of genera and shares"),
-  "two years": (second_year, r"holds two series of .*: .*\.h5 and .*\.h5"),
+  "entry": (entry([["Pinus"]]), "json: the entry of .* is not a list of genera and shares"),
+  "two years": (second_year, r"has two series of .*: .*\.h5 and .*\.h5"),
   "places": (
     lambda there: (there / PLACES).write_text('{"features": [{"geometry": null}]}'),
-    "bb_60m.GeoJSON is no GeoJSON of outlines with an IMG_ID",
+    "bb_60m.GeoJSON is not a GeoJSON of outlines with an IMG_ID",
   ),
   "not text": (
     lambda there: (there / "split/val_filenames.lst").write_bytes(b"\xff\xfe"),
@@ -456,8 +456,8 @@ def test_the_other_naming_is_read(copy, folder):
 @pytest.mark.parametrize(
   "members, message",
   [
-    (["aerial/../../x.tif"], "aerial.zip holds a path that leads out of it: 'aerial/../../x.tif'"),
-    (["/x.tif"], "aerial.zip holds a path that leads out of it"),
+    (["aerial/../../x.tif"], "aerial.zip has a member with an unsafe path: 'aerial/../../x.tif'"),
+    (["/x.tif"], "aerial.zip has a member with an unsafe path"),
     (["a/x.tif", "b/x.tif"], "aerial.zip holds x.tif twice: a/x.tif, b/x.tif"),
     ([], "cannot read .*aerial.zip: File is not a zip file"),
   ],
@@ -502,7 +502,7 @@ def test_options_that_do_not_exist_are_errors(tmp_path, option):
 
 
 def test_it_is_not_downloaded(tmp_path):
-  with pytest.raises(InputError, match="is not downloaded for you: get aerial.zip, .*huggingface"):
+  with pytest.raises(InputError, match="has to be downloaded by hand: get aerial.zip, .*huggingface"):
     build("treesat_ts", tmp_path / "data")
 
 
