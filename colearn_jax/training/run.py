@@ -93,10 +93,15 @@ def train(config: ConfigDict, workdir: Path) -> Results:
   # Predictions for the test part, with the parameters of the epoch that was kept.
   predictions = [samples.predict(models.restore(_model(workdir, run)), run.test) for run in runs]
   predictors = recipe.method.predictors(config.data.modalities)
+  scores, of_ablations = evaluate.write(
+    workdir / "predictions", dataset.task, index, runs, predictions, predictors
+  )
   summary = Results(
     dataset=dataset.name,
     task=dataset.task.kind,
     method=config.method,
+    scores=scores,
+    ablations=of_ablations,
     variant=config.loss.get("variant"),
     protocol=config.protocol.name,
     split=config.protocol.split,
@@ -104,7 +109,6 @@ def train(config: ConfigDict, workdir: Path) -> Results:
     seeds=tuple(config.protocol.seeds),
     folds=len({run.fold for run in runs}),
     timing={"seconds": time.monotonic() - began, "runs": finished},
-    **evaluate.write(workdir / "predictions", dataset.task, index, runs, predictions, predictors),
   )
   if processes.first():
     summary.write(workdir / "results.json")
