@@ -283,7 +283,7 @@ def test_other_samples_are_refused(finished, lfmc, tmp_path):
   config = load(
     lfmc, data__manual_dir=str(tmp_path), data__data_dir=str(tmp_path / "prepared"), baseline=True
   )
-  with pytest.raises(InputError, match="begun with other samples than data set lfmc has now"):
+  with pytest.raises(InputError, match="started with other samples than data set lfmc has now"):
     run.run(config, finished)
   assert (finished / "dataset.json").read_text() == before
 
@@ -294,7 +294,7 @@ def test_another_configuration_is_refused(finished, lfmc):
 
 
 def test_two_runs_at_once_are_refused(finished, lfmc):
-  with run._locked(finished), pytest.raises(InputError, match="another run is at work in"):
+  with run._locked(finished), pytest.raises(InputError, match="another process is training in"):
     run.run(load(lfmc, baseline=True), finished)
 
 
