@@ -366,7 +366,7 @@ def test_settings_that_contradict_each_other(name, change, message):
 
 def test_what_no_number_depends_on_is_named():
   reasons = check.left_out(Case(GOLDEN / "ltae.json"))
-  assert reasons == {KEY_BIAS: "adds the same to all scores of a query, and the softmax takes it away"}
+  assert reasons == {KEY_BIAS: "adds a constant to all scores of a query, which the softmax cancels"}
   case = Case(GOLDEN / "transformer.json")
   before = replay.silent(case)
   case.arrays["param/tr_encoder.layers.1.linear1.bias"][:] = -1000.0  # all of this layer's ReLUs are off
