@@ -105,7 +105,14 @@ class Method:
 
   terms: ClassVar[tuple[str, ...]] = ("main",)  # loss terms: names of the fields with their weights
   requires: ClassVar[tuple[str, ...]] = ()  # methods that are trained first, in the same runs
-  paired: ClassVar[bool] = True  # False: a batch has M·B rows: for each of the M sensors, B other samples
+
+  @property
+  def paired(self) -> bool:
+    """Whether the sensors of a training batch have the same samples.
+
+    If not, a batch has M·B rows: B samples for each of the M sensors.
+    """
+    return True
 
   @property
   def uses_unlabelled(self) -> bool:
