@@ -129,7 +129,7 @@ SCHEMA: dict[str, Setting] = {
   ),
   "data.masked_above": Setting(
     {},
-    mapping(_finite, "%, by band of a mask, as in \"{'cloud': 50}\""),
+    mapping(_finite, "a percentage by mask band, as in \"{'cloud': 50}\""),
     "Percentage by mask band. Pixels whose mask value is above it count as missing.",
   ),
   "data.normalisation": Setting(

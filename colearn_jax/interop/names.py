@@ -167,7 +167,7 @@ def norm(wrap: Mapping[str, object]) -> str:
 
 def _get(group: Mapping[str, object], key: str) -> object:
   if key not in group:
-    raise InputError(f"the settings have no {key!r} beside {', '.join(map(repr, group)) or 'nothing'}")
+    raise InputError(f"the settings have no {key!r}, only {', '.join(map(repr, group)) or 'nothing'}")
   return group[key]
 
 

@@ -73,17 +73,17 @@ def read_state_dict(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, 
   prefix = next((name.split(PREFIX)[0] for name in content if PREFIX in name), None)
   if prefix is None:
     raise InputError(f"{path} holds no model of the released program: no tensor's name has {PREFIX}")
-  own, beside = {}, {}
+  own, extra = {}, {}
   for name, tensor in content.items():
     if name.endswith("criteria.weight"):
-      beside["criteria.weight"] = tensor
+      extra["criteria.weight"] = tensor
     elif "awl.params" in name:
       notes.append(f"{name} is dropped: learnt weights of the loss terms are needed in training only")
     else:
       if name.startswith(f"{prefix}{UNUSED_HEAD}."):
         notes.append(f"{name} is dropped: no output depends on it")
       own[name.removeprefix(prefix)] = tensor
-  return own, beside, epoch, notes
+  return own, extra, epoch, notes
 
 
 def _modalities(released: Released) -> tuple[list[Modality], Task | None]:
@@ -161,9 +161,7 @@ def read_statistics(path: str | Path, modalities: Sequence[Modality]) -> dict[st
   return out
 
 
-def _task_constants(
-  task: Task, released: Released, beside: Mapping[str, np.ndarray]
-) -> dict[str, np.ndarray]:
+def _task_constants(task: Task, released: Released, extra: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
   """Constants of the task's loss, see `objectives.task.task_loss`. Prediction does not use them."""
   count = len(task.outputs)
   if task.kind == "regression":
@@ -171,7 +169,7 @@ def _task_constants(
     return {"mean": number("loss mean", 0.0), "std": number("loss std", 1.0)}
   if task.kind == "multilabel":
     return {}
-  weights = np.asarray(beside.get("criteria.weight", np.ones(count)), np.float32)
+  weights = np.asarray(extra.get("criteria.weight", np.ones(count)), np.float32)
   if weights.shape != (count,):
     raise InputError(f"criteria.weight has shape {weights.shape}, there are {count} classes")
   return {"class_weights": weights}
@@ -215,7 +213,7 @@ def import_checkpoint(
   config = make_config(released)
   if config.data.name in build.names():
     config_lib.validate(config)
-  tensors, beside, epoch, notes = read_state_dict(path)
+  tensors, extra, epoch, notes = read_state_dict(path)
   modalities, known = _modalities(released)
   heads = [
     t for n, t in tensors.items() if re.fullmatch(r"modality_prediction_heads\..*linear_layer\.bias", n)
@@ -228,7 +226,7 @@ def import_checkpoint(
   fill(model, tensors)
   _, params, stats = nnx.split(model, nnx.Param, nnx.BatchStat)
   params, stats = nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
-  values = {"inputs": inputs, "task": _task_constants(task, released, beside)}
+  values = {"inputs": inputs, "task": _task_constants(task, released, extra)}
 
   described = Description(config.data.name, task, tuple(modalities))
   imported = _claim(workdir, config, described, run)

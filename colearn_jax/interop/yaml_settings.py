@@ -62,7 +62,7 @@ IGNORED = set(
 SAMPLE_SIZES = {
   "T": "seq_len",
   "bands": "num_features",
-}  # beside a sensor's encoder
+}  # in the group of a sensor's encoder
 
 
 @dataclasses.dataclass

@@ -165,7 +165,7 @@ def make_samples(
     return OnDevice(recipe, modalities, table, index, **options)
   if config.train.replicas:
     raise InputError(
-      "train.replicas: runs beside each other need their samples on the device; "
+      "train.replicas: runs that are trained together need their samples on the device; "
       "data.placement=device, or train.replicas=False"
     )
   return Streamed(recipe, modalities, dataset, index, workers=config.data.workers, **options)

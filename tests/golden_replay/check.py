@@ -159,8 +159,8 @@ def _random_walks(case: Case) -> dict[str, float]:
   `final64` compares them closely.
   """
   walk = 2.0 * case["optimizer"]["lr"] * case["optimizer"]["steps"]
-  behind = [key for key in case.spec.get(SPREAD, {}) if key.endswith("running_mean")]
-  return {f"final/{key}": walk for key in [*case.spec.get("null_gradient_params", ()), *behind]}
+  means = [key for key in case.spec.get(SPREAD, {}) if key.endswith("running_mean")]
+  return {f"final/{key}": walk for key in [*case.spec.get("null_gradient_params", ()), *means]}
 
 
 def _precisions(case: Case, double: Callable[[], Arrays]) -> list[Difference]:
