@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -106,7 +107,7 @@ MODEL_TYPES = {
 }  # RNNet is missing: its argument unit_type gives the type
 
 # Arguments whose values are named differently here.
-VALUES = {
+VALUES: dict[str, dict[Any, str]] = {
   "output_state": {False: "last_output", True: "last_state"},
   "pos_encoding": {"tAPE": "tape", "Sin": "sinusoidal", "Learn": "learned", "None": "none", None: "none"},
   "rel_pos_encoding": {"eRPE": "erpe", "Vector": "vector", "None": "none", None: "none"},
@@ -115,7 +116,7 @@ VALUES = {
 }
 
 
-def encoder_settings(name: str, args: Mapping[str, object]) -> dict[str, object]:
+def encoder_settings(name: str, args: Mapping[str, Any]) -> dict[str, Any]:
   """Translates the arguments of a class of the released program to settings for `encoders.make_encoder`.
 
   Args:
@@ -128,7 +129,7 @@ def encoder_settings(name: str, args: Mapping[str, object]) -> dict[str, object]
   if name not in ARGUMENTS:
     raise InputError(f"unknown class {name!r} of an encoder, have: {', '.join(ARGUMENTS)}")
   known = {**ARGUMENTS[name], **SIZE_ARGUMENTS, **ARGUMENTS[name]}
-  settings = {"model_type": MODEL_TYPES[name]} if name in MODEL_TYPES else {}
+  settings: dict[str, Any] = {"model_type": MODEL_TYPES[name]} if name in MODEL_TYPES else {}
   for argument, value in args.items():
     if argument not in known:
       raise InputError(f"unknown argument {argument!r} of class {name}, have: {', '.join(known)}")
@@ -158,21 +159,21 @@ def class_of(model_type: str) -> str | None:
   return next((name for name, ours in MODEL_TYPES.items() if ours == model_type), None)
 
 
-def norm(wrap: Mapping[str, object]) -> str:
+def norm(wrap: Mapping[str, Any]) -> str:
   """Converts the released arguments `use_norm` and `use_bnorm` to our `use_norm`."""
   if wrap.get("use_norm"):
     return "layer"
   return "batch" if wrap.get("use_bnorm") else "none"
 
 
-def _get(group: Mapping[str, object], key: str) -> object:
+def _get(group: Mapping[str, Any], key: str) -> Any:
   if key not in group:
     raise InputError(f"the settings have no {key!r}, only {', '.join(map(repr, group)) or 'nothing'}")
   return group[key]
 
 
 def load_encoder(
-  spec: Mapping[str, object], params: Mapping[str, np.ndarray], *, dtype=jnp.float32
+  spec: Mapping[str, Any], params: Mapping[str, np.ndarray], *, dtype=jnp.float32
 ) -> nnx.Module:
   """Builds an encoder with weights from the released program.
 
@@ -194,29 +195,31 @@ def load_encoder(
     raise InputError(f"the settings of a {spec['class']} do not say its {' and '.join(missing)}")
   bands = settings["num_features"]
   shape = (bands,) if settings["model_type"] == "mlp" else (settings.get("seq_len", 0), bands)
+  module: nnx.Module
   if spec.get("wrap"):
     settings["use_norm"] = norm(spec["wrap"])
     width = _get(spec["wrap"], "latent_dims")
-    make = lambda: encoders.make_encoder(settings, shape, width, rngs=nnx.Rngs(0), dtype=dtype)
+    module = nnx.eval_shape(
+      lambda: encoders.make_encoder(settings, shape, width, rngs=nnx.Rngs(0), dtype=dtype)
+    )
   else:
-    make = lambda: encoders.make_backbone(settings, shape, rngs=nnx.Rngs(0), dtype=dtype)
-  module = nnx.eval_shape(make)
+    module = nnx.eval_shape(lambda: encoders.make_backbone(settings, shape, rngs=nnx.Rngs(0), dtype=dtype))
   fill(module, params)
   return module
 
 
-def make_method(spec: Mapping[str, object], *, variant: str | None = None) -> MDiCo:
+def make_method(spec: Mapping[str, Any], *, variant: str | None = None) -> MDiCo:
   """The method MDiCo with the loss weights and the temperature of the released program's settings."""
   variant = variant or spec.get("variant", "released")
   if variant not in ("paper", "released"):
     raise InputError(f"variant={variant!r}, have paper, released")
   spec = spec.get("constructor", spec)
-  weights = {term: float(weight) for term, weight in spec.get("weights_loss", {}).items()}
+  weights: dict[str, Any] = {term: float(weight) for term, weight in spec.get("weights_loss", {}).items()}
   return MDiCo(variant=variant, similarity="dense", temperature=spec.get("contrastive_temp", 0.1), **weights)
 
 
 def make_architecture(
-  spec: Mapping[str, object], *, kind: str = "regression", dropout: bool = True, dtype=jnp.float32
+  spec: Mapping[str, Any], *, kind: str = "regression", dropout: bool = True, dtype=jnp.float32
 ) -> Architecture:
   """The architecture that the released program's settings describe.
 
@@ -248,7 +251,7 @@ def make_architecture(
   )
 
 
-def head_layers(core: str | Mapping[str, object]) -> tuple[int, ...]:
+def head_layers(core: str | Mapping[str, Any]) -> tuple[int, ...]:
   """Widths of the heads' hidden layers, from the released setting: `linear`, or the settings of a `mlp`."""
   core = {"model_type": core} if isinstance(core, str) else core
   if core.get("model_type") == "linear":
@@ -259,7 +262,7 @@ def head_layers(core: str | Mapping[str, object]) -> tuple[int, ...]:
 
 
 def load_mdico(
-  spec: Mapping[str, object],
+  spec: Mapping[str, Any],
   params: Mapping[str, np.ndarray],
   *,
   variant: str | None = None,

@@ -16,6 +16,7 @@ import re
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from flax import nnx
@@ -224,16 +225,16 @@ def import_checkpoint(
   network = make_network(config, task, modalities)
   model = nnx.eval_shape(lambda: network.method.build(network.architecture, rngs=nnx.Rngs(0)))
   fill(model, tensors)
-  _, params, stats = nnx.split(model, nnx.Param, nnx.BatchStat)
-  params, stats = nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
+  _, *arrays = nnx.split(model, nnx.Param, nnx.BatchStat)
+  params, stats = map(nnx.to_pure_dict, arrays)
   values = {"inputs": inputs, "task": _task_constants(task, released, extra)}
 
   described = Description(config.data.name, task, tuple(modalities))
   imported = _claim(workdir, config, described, run)
-  record = {"seed": int(numbers[1]), "fold": int(numbers[2]), "epoch": epoch}
+  record: dict[str, Any] = {"seed": int(numbers[1]), "fold": int(numbers[2]), "epoch": epoch}
   record |= {"best_epoch": epoch, "best_objective": None, "seconds": 0.0}
-  model = {"params": params, "stats": stats, "values": values}
-  models.save(workdir / "checkpoints" / run, model, record)
+  finished = {"params": params, "stats": stats, "values": values}
+  models.save(workdir / "checkpoints" / run, finished, record)
   Results(
     dataset=config.data.name,
     task=task.kind,
@@ -298,7 +299,7 @@ def export(workdir: str | Path, out: str | Path, run: str) -> dict[str, np.ndarr
     tensors["criteria.weight"] = np.asarray(model["values"]["task"]["class_weights"])
   try:
     with replacing(out, binary=True) as file:
-      np.savez(file, **tensors)
+      np.savez(file, **tensors)  # type: ignore[arg-type]  # no tensor is named allow_pickle
   except OSError as error:
     raise InputError(f"{out} cannot be written: {error.strerror}") from None
   bands = {m: {"mean": c["offset"], "std": c["scale"]} for m, c in model["values"]["inputs"].items()}

@@ -10,6 +10,7 @@ import dataclasses
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 from ml_collections import ConfigDict
@@ -76,8 +77,8 @@ class Released:
     notes: messages to the user about settings that were dropped.
   """
 
-  values: dict[str, object]
-  encoders: dict[str, dict[str, object]]
+  values: dict[str, Any]
+  encoders: dict[str, dict[str, Any]]
   shapes: dict[str, dict[str, int]]
   notes: list[str]
 
@@ -110,7 +111,7 @@ class _Reader:
 
   def __init__(self, path: str, ignore: set[str]):
     self.path, self.ignore = path, ignore
-    self.values: dict[str, object] = {"loss.variant": "released"}
+    self.values: dict[str, Any] = {"loss.variant": "released"}
     self.blocks: dict[str, tuple[dict, dict]] = {}  # (encoder settings, sizes) by name of the group
     self.unknown: list[str] = []
     self.notes: list[str] = []
@@ -214,7 +215,7 @@ def _dataset(name: str) -> str:
   return next((n for n in build.names() if plain(n) == plain(name)), name)
 
 
-def _values(released: Released) -> tuple[str, dict[str, object]]:
+def _values(released: Released) -> tuple[str, dict[str, Any]]:
   """The common encoder of our configuration, and all values by dotted key.
 
   Raises:
@@ -240,7 +241,7 @@ def _values(released: Released) -> tuple[str, dict[str, object]]:
   return first["model_type"], values
 
 
-def _typed(key: str, value: object, like: object) -> object:
+def _typed(key: str, value: Any, like: Any) -> Any:
   """Converts a value to the type of the default `like`. YAML reads 1e-3 as text."""
   try:
     if isinstance(like, tuple):
