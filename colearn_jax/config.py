@@ -1,6 +1,8 @@
-"""Configurations: presets and files, values that are set in them, checks before anything is built, and JSON.
+"""Reads, changes and checks configurations, and converts them to JSON and back.
 
-`schema.py` says what the keys mean; `python -m colearn_jax.main --help` prints it.
+A configuration is an `ml_collections.ConfigDict`. It comes from a preset (`lfmc`) or from a configuration
+file. `load` returns one that is checked against the schema and the data set, before any data is read. The
+keys are described in `schema.py`; `python -m colearn_jax.main --help` prints them.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import runpy
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -21,14 +24,14 @@ from colearn_jax.values import assign, check, refuse, unknown
 
 
 def load(spec: str, overrides: Mapping[str, object] | None = None) -> ConfigDict:
-  """A configuration, locked and checked.
+  """Loads a configuration, checks it and locks it.
 
   Args:
-    spec: as behind `--config=`, e.g. `lfmc:released` or `configs/lfmc.py`.
-    overrides: values by dotted key, e.g. `{"train.max_epochs": 3, "model.encoders.S1": "gru"}`.
+    spec: the value of `--config=`, e.g. `lfmc:released` or `configs/lfmc.py`.
+    overrides: new values by dotted key, e.g. `{"train.max_epochs": 3, "model.encoders.S1": "gru"}`.
 
   Raises:
-    InputError: anything is wrong, in one line.
+    InputError: there is no such configuration, or a key or value is not allowed.
   """
   config = read(spec)
   known = settings_of(config)
@@ -39,15 +42,15 @@ def load(spec: str, overrides: Mapping[str, object] | None = None) -> ConfigDict
 
 
 def presets() -> dict[str, Path]:
-  """The files of the configurations that are found by name."""
-  from colearn_jax import configs
+  """The file of each preset, by name."""
+  import colearn_jax.configs as package
 
-  files = sorted(path for folder in configs.__path__ for path in Path(folder).glob("*.py"))
+  files = sorted(path for folder in package.__path__ for path in Path(folder).glob("*.py"))
   return {path.stem: path for path in files if path.stem != "__init__"}
 
 
 def find(name: str) -> Path:
-  """The file of a preset or of a path; InputError if there is none."""
+  """The configuration file for a preset's name or a path; InputError if there is none."""
   known, path = presets(), Path(name).expanduser()
   if name in known:
     return known[name]
@@ -59,13 +62,14 @@ def find(name: str) -> Path:
 
 
 def read(spec: str) -> ConfigDict:
-  """Executes a configuration file, once, and returns what its `get_config` does; nothing is checked.
+  """Executes a configuration file once and returns the result of its `get_config`, unchecked.
 
   Args:
-    spec: as behind `--config=`: a preset or a file, and behind a colon the words for `get_config`.
+    spec: the value of `--config=`: a preset or a file, then optionally a colon and the words for
+      `get_config`.
 
   Raises:
-    InputError: there is no such file, or it fails.
+    InputError: there is no such file, or its code raises an exception.
   """
   name, *words = spec.split(":", 1)
   try:
@@ -88,12 +92,12 @@ def read(spec: str) -> ConfigDict:
 
 
 def settings_of(config: ConfigDict) -> dict[str, Setting]:
-  """The keys that a configuration with this method and this encoder has, by dotted key."""
+  """All settings of a configuration with its method and encoder, by dotted key."""
   values = dict(schema.flat(config))
-  names = [values.get("method"), values.get("model.encoder.model_type")]
+  names: list[Any] = [values.get("method"), values.get("model.encoder.model_type")]
   for key, name in zip(("method", "model.encoder.model_type"), names):
     if not isinstance(name, str):
-      raise InputError(f"{key} is missing; a configuration begins with colearn_jax.schema.defaults()")
+      raise InputError(f"{key} is missing; start the configuration from colearn_jax.schema.defaults()")
   try:
     return schema.settings(*names)
   except InputError as error:
@@ -101,15 +105,15 @@ def settings_of(config: ConfigDict) -> dict[str, Setting]:
 
 
 def validate(config: ConfigDict, *, begun: bool = False) -> None:
-  """Checks every key of a configuration, also against the data set; builds and reads no data.
+  """Checks every key of a configuration, also against the data set. Builds and reads no data.
 
   Args:
-    config: with every key.
-    begun: whether the training was begun before. Then files of pretrained weights, which are read once, need
-      not exist.
+    config: the configuration, with every key.
+    begun: whether the run is resumed. If so, files of pretrained weights need not exist, because they are
+      read only at the start of a run.
 
   Raises:
-    InputError: one line with the key, its value and what is allowed.
+    InputError: a key is missing or unknown, or its value is not allowed.
   """
   values, known = dict(schema.flat(config)), settings_of(config)
   for key in values:
@@ -124,7 +128,7 @@ def validate(config: ConfigDict, *, begun: bool = False) -> None:
 
 
 def _check_together(config: ConfigDict, known: Mapping[str, Setting]) -> None:
-  """What depends on several keys."""
+  """Checks rules that involve several keys."""
   from colearn_jax import methods
 
   terms = methods.find(config.method).terms
@@ -141,7 +145,7 @@ def _check_together(config: ConfigDict, known: Mapping[str, Setting]) -> None:
 
 
 def _check_data(config: ConfigDict, begun: bool) -> None:
-  """The part of `validate` that depends on the data set, which need not be built."""
+  """Checks the keys that depend on the data set. The data set need not be built."""
   from colearn_jax.datasets import build
 
   name = config.data.name
@@ -156,8 +160,8 @@ def _check_data(config: ConfigDict, begun: bool) -> None:
     refuse("protocol.group_by", group_by, f"nothing, or a group of {name}: {', '.join(groups)}")
   for given in config.data.context:
     if given not in described.context:
-      refuse("data.context", given, f"what {name} has: {', '.join(described.context) or 'nothing'}")
-  # The longest series is unknown before the build; any length stands for it.
+      refuse("data.context", given, f"names that {name} has: {', '.join(described.context) or 'none'}")
+  # The longest series is unknown before the build. 100 is a placeholder for its length.
   shapes, views = described.shapes, described.views
   fixed = fixed_length.fixed_lengths(series_settings(config), shapes, views, dict.fromkeys(shapes, 100))
   known = shapes | {view: ragged.shape for view, ragged in fixed.items()}
@@ -168,7 +172,7 @@ def _check_data(config: ConfigDict, begun: bool) -> None:
       raise InputError(f"data.modalities: {error}") from None
     shape = join_views(modality, known, joined)
     if config.augment.quarter_turns and len(shape) > 2 and shape[-3] != shape[-2]:
-      refuse("augment.quarter_turns", True, f"False, for {modality} is not square but {shape[-3:-1]}")
+      refuse("augment.quarter_turns", True, f"False, for images of {modality} are not square")
     if config.data.normalisation == "fixed":
       for view in joined:
         _check_fixed(config.data.fixed.to_dict(), view, views[view]["bands"])
@@ -176,16 +180,16 @@ def _check_data(config: ConfigDict, begun: bool) -> None:
 
 
 def _check_fixed(fixed: Mapping[str, Mapping], view: str, bands: Sequence[str]) -> None:
-  """Whether the view has constants, one number or as many as it has bands."""
+  """Checks that the view has constants: one number, or one per band."""
   if view not in fixed:
-    refuse("data.fixed", fixed, f"for data.normalisation=fixed it needs an offset and a scale of {view}")
+    refuse("data.fixed", fixed, f"with data.normalisation=fixed, an offset and a scale of {view} are needed")
   for name, values in fixed[view].items():
     if isinstance(values, list | tuple) and len(values) != len(bands):
       refuse(f"data.fixed.{view}.{name}", values, f"a number, or one for each of: {', '.join(bands)}")
 
 
 def _check_encoder(config: ConfigDict, modality: str, shape: tuple[int, ...], begun: bool) -> None:
-  """Checks a modality's own arguments, and builds its encoder without arrays, which may refuse the shape."""
+  """Checks a modality's encoder arguments, and builds its encoder without arrays to check the shape."""
   from flax import nnx
 
   from colearn_jax import encoders
@@ -215,7 +219,7 @@ def _check_encoder(config: ConfigDict, modality: str, shape: tuple[int, ...], be
 
 
 def series_settings(config: ConfigDict) -> fixed_length.Settings:
-  """How series of different lengths get one length, for `data.open_dataset`."""
+  """The settings that give series of different lengths one length, for `data.dataset.open_dataset`."""
   given = config.data
   return fixed_length.Settings(
     given.series, given.lengths.to_dict(), given.masked_above.to_dict(), tuple(given.modalities)
@@ -223,12 +227,12 @@ def series_settings(config: ConfigDict) -> fixed_length.Settings:
 
 
 def to_json(config: ConfigDict) -> dict:
-  """The configuration in JSON's types, tuples as lists; `restore` makes an equal one of it."""
+  """Converts a configuration to JSON types. Tuples become lists. `restore` is the inverse."""
   return _mapped(config.to_dict(), lambda v: list(v) if isinstance(v, tuple) else v)
 
 
 def restore(tree: Mapping) -> ConfigDict:
-  """The configuration that `to_json` wrote, locked."""
+  """Converts the result of `to_json` back to a configuration, and locks it."""
   return schema.group(_mapped(tree, lambda v: tuple(v) if isinstance(v, list) else v)).lock()
 
 
@@ -236,18 +240,19 @@ def _mapped(tree: Mapping, leaf: Callable[[object], object]) -> dict:
   return {k: _mapped(v, leaf) if isinstance(v, Mapping) else leaf(v) for k, v in tree.items()}
 
 
-_ELSEWHERE = ("data.data_dir", "data.manual_dir", "data.workers", "train.compilation_cache")
+# Keys that may differ when a run is resumed, in addition to the group `mesh`.
+_MACHINE_KEYS = ("data.data_dir", "data.manual_dir", "data.workers", "train.compilation_cache")
 
 
 def differences(old: Mapping, new: Mapping) -> list[str]:
-  """What differs between two configurations of `to_json`, without where the data and the devices are.
+  """Lists the keys that differ between two configurations in the form of `to_json`.
 
-  One line a key, e.g. `train.batch_size: 32 there, 64 here`.
+  Keys about paths and devices are left out. Example of an entry: `train.batch_size: 32 there, 64 here`.
   """
   there, here = dict(schema.flat(old)), dict(schema.flat(new))
   shown = lambda values, key: "nothing" if values.get(key) is None else repr(values[key])
   return [
     f"{key}: {shown(there, key)} there, {shown(here, key)} here"
     for key in there | here
-    if key not in _ELSEWHERE and not key.startswith("mesh.") and shown(there, key) != shown(here, key)
+    if key not in _MACHINE_KEYS and not key.startswith("mesh.") and shown(there, key) != shown(here, key)
   ]

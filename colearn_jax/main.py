@@ -1,7 +1,7 @@
 """The command line: `python -m colearn_jax.main --config=NAME --workdir=DIR [--config.KEY=VALUE]`.
 
-It only reads flags and prints errors; `training/run.py` does the work. The same command resumes a run that
-stopped.
+It reads flags, trains the runs of the configuration (`training/run.py`) and prints errors in one line. The
+same command resumes a run that was interrupted.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict
 
 from colearn_jax import config as config_lib
-from colearn_jax import schema
+from colearn_jax import schema, schema_pages
 from colearn_jax.types import InputError
 from colearn_jax.values import assign, check, from_text, unknown
 
@@ -24,7 +24,7 @@ NO_CONFIG = "--config is missing; a preset or a configuration file, e.g. --confi
 
 
 class Command(NamedTuple):
-  """What a command line says: the configuration, checked and locked, and the other flags."""
+  """A parsed command line: the configuration, checked and locked, and the other flags."""
 
   config: ConfigDict
   flags: flags.FlagValues
@@ -32,22 +32,22 @@ class Command(NamedTuple):
 
 def define(values: flags.FlagValues = flags.FLAGS) -> None:
   """Defines the flags other than `--config`."""
-  flags.DEFINE_string("workdir", None, "Directory of the run.", flag_values=values)
-  many = "of a job of several processes. SLURM, Open MPI and Cloud TPU set it by themselves."
+  flags.DEFINE_string("workdir", None, "Work directory of the run.", flag_values=values)
+  many = "of a job with several processes. SLURM, Open MPI and Cloud TPU set it automatically."
   flags.DEFINE_string("coordinator", None, f"host:port of process 0 {many}", flag_values=values)
   flags.DEFINE_integer("processes", None, f"Number of processes {many}", flag_values=values)
   flags.DEFINE_integer("process", None, f"Number of this process, from 0, {many}", flag_values=values)
 
 
 def parse(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> Command:
-  """Parses and checks a command line; prints the help and exits for `--help`.
+  """Parses and checks a command line. With `--help`, prints the help and exits.
 
   Args:
     argv: the program's name and its arguments.
-    values: the flags of `define`, which are filled.
+    values: the flags of `define`. Their values are set.
 
   Raises:
-    InputError: anything is wrong, in one line.
+    InputError: a flag, a key or a value is not allowed.
   """
   try:
     words = flags.FLAGS.read_flags_from_files(list(argv[1:]))
@@ -72,18 +72,19 @@ def parse(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> Comman
       raise InputError(unknown(key, known))
     assign(config, known, key, _value(key, text, known))
   config_lib.validate(config, begun=(Path(values.workdir).expanduser() / "config.json").is_file())
-  if values is flags.FLAGS and values["verbosity"].using_default_value:  # -v shows what libraries log
-    values.verbosity = logging.WARNING
+  if values is flags.FLAGS and values["verbosity"].using_default_value:  # -v shows the logs of libraries
+    values["verbosity"].value = logging.WARNING
     if not sys.warnoptions:
       warnings.simplefilter("ignore")
   return Command(config.lock(), values)
 
 
 def split(words: Sequence[str]) -> tuple[list[str], list[tuple[str, str | bool]], list[str]]:
-  """Sorts the words of a command line.
+  """Splits the words of a command line into three groups.
 
   Returns:
-    What stands behind `--config`; keys with their text, or True and False of a switch; all other words.
+    Values of `--config`; keys of `--config.KEY` with their text, or True and False for switches; all other
+    words.
 
   Raises:
     InputError: `--noconfig.KEY` has a value.
@@ -115,7 +116,7 @@ def split(words: Sequence[str]) -> tuple[list[str], list[tuple[str, str | bool]]
 
 
 def _check_early(given: Sequence[tuple[str, str | bool]]) -> None:
-  """Refuses wrong keys and values that do not depend on the configuration file, before JAX is loaded."""
+  """Checks keys and values that do not depend on the configuration file, before JAX is loaded."""
   groups = {key.partition(".")[0] for key in schema.SCHEMA if "." in key} - {"loss", "model"}
   for key, text in given:
     if key in schema.SCHEMA and key not in ("method", "model.encoders"):
@@ -125,7 +126,7 @@ def _check_early(given: Sequence[tuple[str, str | bool]]) -> None:
 
 
 def _value(key: str, text: str | bool, known: Mapping[str, schema.Setting]) -> object:
-  """The value that a text means for a key."""
+  """Parses the text of a flag for a key."""
   if key.startswith("model.encoders."):
     name = isinstance(text, str) and not text.lstrip().startswith("{")
     return text if name or isinstance(text, bool) else from_text(text, known["model.encoders"])
@@ -135,20 +136,20 @@ def _value(key: str, text: str | bool, known: Mapping[str, schema.Setting]) -> o
 
 
 def help_text(values: flags.FlagValues) -> str:
-  """What `--help` prints."""
+  """The output of `--help`."""
   own = [f for f in ("workdir", "coordinator", "processes", "process") if f in values]
   lines = [f"  --{name}\n      {values[name].help}" for name in own]
-  return "\n".join([__doc__ or "", "flags:\n", *lines, "", schema.help_text()])
+  return "\n".join([__doc__ or "", "flags:\n", *lines, "", schema_pages.help_text(schema.sections())])
 
 
 def main(command: Command) -> None:
-  """Makes the work directory and trains, see `training.run.run`."""
+  """Creates the work directory and trains, see `training.run.run`."""
   values = command.flags
   try:
     Path(values.workdir).expanduser().mkdir(parents=True, exist_ok=True)
   except OSError as error:
-    raise InputError(f"--workdir={values.workdir}: {error.strerror}; a directory that can be made") from None
-  from colearn_jax.parallel import processes  # here, because these load JAX, and wrong flags are told before
+    raise InputError(f"--workdir={values.workdir}: {error.strerror}; a directory to create") from None
+  from colearn_jax.parallel import processes  # loads JAX; errors in flags come first
 
   processes.initialize(values.coordinator, values.processes, values.process)
   from colearn_jax.training import run

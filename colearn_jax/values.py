@@ -1,4 +1,7 @@
-"""Single values of a configuration: read from text, converted, checked and set."""
+"""Sets single values of a configuration: parses text, converts types, checks the rule.
+
+`assign` is used for flags (`--config.KEY=VALUE`), for presets, and for overrides from Python.
+"""
 
 from __future__ import annotations
 
@@ -15,18 +18,19 @@ from colearn_jax import schema
 from colearn_jax.rules import Rule, Setting, is_group, is_integer
 from colearn_jax.types import InputError
 
-METHOD_HINT = "; the method and its keys are chosen by a word, as in --config=NAME:method=individual"
-ENCODER_HINT = "; an encoder and its arguments are chosen by a word, as in --config=NAME:encoder=gru"
+METHOD_HINT = "; set the method and its keys by a word, as in --config=NAME:method=individual"
+ENCODER_HINT = "; set the encoder and its arguments by a word, as in --config=NAME:encoder=gru"
 
 
 def assign(config: ConfigDict, known: Mapping[str, Setting], key: str, value: object) -> None:
-  """Sets one key, where a list may stand for a tuple, an integer for a float and a path for text.
+  """Sets one key. Lists are converted to tuples, integers to floats, and paths to text, as the key requires.
 
   Args:
-    config: that is changed.
-    known: of `settings_of`.
-    key: dotted; also `model.encoders.<modality>`, whose value is arguments or the name of an encoder.
-    value: of the key's type.
+    config: the configuration to change.
+    known: all its settings, see `config.settings_of`.
+    key: dotted key. `model.encoders.<modality>` is allowed too; its value is a mapping of arguments, or the
+      name of an encoder.
+    value: the new value.
 
   Raises:
     InputError: there is no such key, or the value is not allowed.
@@ -42,7 +46,7 @@ def assign(config: ConfigDict, known: Mapping[str, Setting], key: str, value: ob
     if key == "method" and setting.rule.ok(value) and value != config.method:
       raise InputError(f"method: {value!r} has other keys than {config.method!r}{METHOD_HINT}")
     if key == "model.encoder.model_type" and value != config.model.encoder.model_type:
-      raise InputError(f"{key}: {value!r} has other arguments than the encoder here{ENCODER_HINT}")
+      raise InputError(f"{key}: {value!r} has other arguments than the current encoder{ENCODER_HINT}")
     check(key, value, setting.rule)
     *groups, name = key.split(".")
     inner = config
@@ -52,7 +56,7 @@ def assign(config: ConfigDict, known: Mapping[str, Setting], key: str, value: ob
 
 
 def _converted(key: str, value: object, setting: Setting) -> object:
-  """The value with the type of the default, where it stands for one; otherwise as it is."""
+  """Converts a value to the type of the default, if possible. Otherwise returns it unchanged."""
   default = setting.default
   if isinstance(value, np.generic):
     value = value.item()
@@ -70,11 +74,11 @@ def _converted(key: str, value: object, setting: Setting) -> object:
 
 
 def from_text(text: str, setting: Setting) -> object:
-  """A value from the command line, of the type of the default; the text itself where it is none."""
+  """Parses a value from the command line with the type of the default. Returns the text if that fails."""
   default = setting.default
   if isinstance(default, bool):
-    words = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
-    return words.get(text.lower(), text)
+    switches = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
+    return switches.get(text.lower(), text)
   if isinstance(default, str):
     return text
   if isinstance(default, tuple):
@@ -83,7 +87,7 @@ def from_text(text: str, setting: Setting) -> object:
       return tuple(value) if isinstance(value, tuple | list) else value
     words = tuple(word.strip() for word in text.split(",") if word.strip())
     values = tuple(map(_literal, words))
-    return words if setting.rule.ok(words) else values  # a name may look like a number
+    return words if setting.rule.ok(words) else values  # names may look like numbers
   if isinstance(default, float):
     try:
       return float(text)
@@ -100,9 +104,9 @@ def _literal(text: str) -> object:
 
 
 def unknown(key: str, known: Mapping[str, object]) -> str:
-  """The line for a key that does not exist: the nearest key, and those of its group."""
+  """The error text for an unknown key. It suggests the nearest key, and lists those of its group."""
   if outer := next((k for k in known if key.startswith(f"{k}.")), None):
-    return f"unknown key {key}: {outer} is one value"
+    return f"unknown key {key}: {outer} is a single value"
   within = lambda group: [k for k in known if k.startswith(f"{group}.")]
   if within(key):
     return f"{key} is a group of keys, set them one by one: {', '.join(within(key))}"
@@ -116,7 +120,7 @@ def unknown(key: str, known: Mapping[str, object]) -> str:
 
 
 def check(key: str, value: object, rule: Rule) -> None:
-  """InputError unless the value passes the rule."""
+  """Raises InputError if the value does not pass the rule."""
   if not rule.ok(value):
     refuse(key, value, rule.allowed)
 

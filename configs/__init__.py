@@ -1,7 +1,7 @@
-"""Presets, one file a data set, found by name: `--config=NAME:WORDS`. `preset` reads the words.
+"""Presets: one configuration file per data set, selected by `--config=NAME:WORDS`.
 
-A configuration file has a function `get_config(words)` that returns a ConfigDict. It is given what stands
-behind the colon, if anything does.
+A configuration file has a function `get_config(words)` that returns a ConfigDict. It is called with the text
+after the colon, if there is one. The files in this folder all use `preset`, which parses the words.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ def preset(
   encoder: str = schema.ENCODER,
   **choices: Mapping[str, object],
 ) -> ConfigDict:
-  """The configuration of a preset.
+  """Builds the configuration of a preset.
 
-  Every preset knows the words `encoder=NAME`, `method=NAME`, `individual` for `method=individual`, and
+  Every preset has the words `encoder=NAME`, `method=NAME`, `individual` for `method=individual`, and
   `released` for the variant of MDiCo in the authors' program.
 
   Args:
-    words: what stands behind the colon, separated by commas.
-    values: of the preset, by dotted key; other keys have the defaults of `schema.py`.
-    encoder: where no word names one.
-    choices: by word of this preset the values that it sets.
+    words: the text after the colon: words separated by commas.
+    values: values of the preset by dotted key. Other keys have the defaults of `schema.py`.
+    encoder: the encoder, unless a word selects another one.
+    choices: further words of this preset, each with the values that it sets.
 
   Raises:
     InputError: a word is unknown, repeated, or contradicts another one.
@@ -53,12 +53,12 @@ def preset(
     change["baseline"] = False
   if "released" in named:
     if "variant" not in config.loss:
-      raise InputError(f"'released' is a variant of mdico, which method={method} does not have")
+      raise InputError(f"'released' is a variant of mdico; method={method} has no variants")
     change["loss.variant"] = "released"
   chosen = [choices[name] for name in named if name in choices]
   if twice := [key for i, one in enumerate(chosen) for key in one if any(key in two for two in chosen[:i])]:
     both = [name for name in named if twice[0] in choices.get(name, {})]
-    raise InputError(f"{' and '.join(both)} both set {twice[0]}; one of them")
+    raise InputError(f"{' and '.join(both)} both set {twice[0]}; use one of them")
   for one in chosen:
     change |= one
   known_keys = schema.settings(method, config.model.encoder.model_type)

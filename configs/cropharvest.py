@@ -1,13 +1,13 @@
-"""CropHarvest: crop or not (`:binary`), or ten crop groups (`:multi`), from a year of Sentinel-1 and -2.
+"""CropHarvest: crop classification (`:binary`, or ten groups `:multi`) from a year of Sentinel-1 and -2.
 
-    python -m colearn_jax.main --config=configs/cropharvest.py:multi --workdir=runs/cropharvest \
+    python -m colearn_jax.main --config=cropharvest:multi --workdir=runs/cropharvest \
         --config.data.manual_dir=DIR
 
-DIR holds labels.geojson and features.tar.gz or features/arrays, see data_builders/cropharvest. The default is
-the method of the paper. `:multi,released` is the variant of the authors' program, `:multi,individual` trains
-each sensor alone, and `:multi,clean` keeps the samples of a contributing data set in one fold and stops the
-training on a validation part. The NDVI of S2_S2VI is the published column, which is not quite the NDVI; that
-of S2_S2NDVI is correct.
+DIR contains labels.geojson, and features.tar.gz or features/arrays; see data_builders/cropharvest. The
+default is the method of the paper. `:multi,released` is the variant of the authors' program.
+`:multi,individual` trains each sensor alone. `:multi,clean` keeps the samples of each contributing data set
+in one fold, and uses a validation part for early stopping. The NDVI in S2_S2VI is the published column, which
+is slightly wrong. The NDVI in S2_S2NDVI is correct.
 """
 
 from __future__ import annotations
@@ -28,5 +28,5 @@ def get_config(words: str = "") -> ConfigDict:
     clean={"protocol.name": "clean", "protocol.group_by": "dataset"},
   )
   if not config.data.name:
-    raise InputError("one of two words is needed behind a colon: binary, multi")
+    raise InputError("a word is missing after the colon: binary or multi, as in cropharvest:multi")
   return config

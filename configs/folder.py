@@ -1,12 +1,13 @@
-"""Your own data: a directory with a table of samples and their files, see data_builders/folder/README.md.
+"""Your own data: a directory with a table of samples and their files. See data_builders/folder/README.md.
 
-    python -m colearn_jax.main --config=configs/folder.py --workdir=runs/own \
+    python -m colearn_jax.main --config=folder --workdir=runs/own \
         --config.data.manual_dir=DIR --config.data.modalities=a,b
 
-a and b are views of DIR. The default is 5 folds of all samples, with a validation part that stops the
-training. `:official` takes the table's split instead, `:released` is the variant of the authors' program, and
-`:individual` trains each sensor alone. Each sensor's encoder is chosen by the shape of its samples (`auto`).
-`:encoder=NAME` chooses another one for all sensors, `--config.model.encoders.a=NAME` for one.
+a and b are views in DIR. The default is cross-validation with 5 folds, and a validation part for early
+stopping. `:official` uses the split in the table instead. `:released` is the variant of the authors' program.
+`:individual` trains each sensor alone. The encoder of each sensor is selected by the shape of its samples
+(`auto`). `:encoder=NAME` selects another one for all sensors, `--config.model.encoders.a=NAME` for one
+sensor.
 """
 
 from __future__ import annotations

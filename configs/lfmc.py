@@ -1,14 +1,13 @@
-"""LFMC: live fuel moisture in the western United States from Sentinel-1 and optical series, 10 folds.
+"""LFMC: live fuel moisture in the western United States from Sentinel-1 and Landsat-8 time series, 10 folds.
 
-    python -m colearn_jax.main --config=configs/lfmc.py --workdir=runs/lfmc --config.data.manual_dir=DIR
+    python -m colearn_jax.main --config=lfmc --workdir=runs/lfmc --config.data.manual_dir=DIR
 
-DIR holds training_features.csv; without DIR the file is downloaded. The default is the method of the paper.
-`lfmc:released` is the variant of the authors' program, `:individual` trains each sensor alone, and `:clean`
-keeps the samples of a site in one fold and stops the training on a validation part.
+DIR contains training_features.csv. Without data.manual_dir, the file is downloaded. The default is the method
+of the paper. `lfmc:released` is the variant of the authors' program. `:individual` trains each sensor alone.
+`:clean` keeps the samples of a site in one fold, and uses a validation part for early stopping.
 
-Expect R² of about 0.24 (Sentinel-1) and 0.45 (Landsat-8) in the paper's protocol, 0.23 and 0.41 with
-`:individual`, 0.14 and 0.30 with `:clean`. There are 10 trainings of about 40 epochs; they take 8 minutes on
-two busy cores.
+Expect an R² of about 0.24 (Sentinel-1) and 0.45 (Landsat-8) with the default, 0.23 and 0.41 with
+`:individual`, 0.14 and 0.30 with `:clean`. The 10 runs of about 40 epochs take 8 minutes on two busy cores.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ def get_config(words: str = "") -> ConfigDict:
       "data.name": "lfmc",
       "data.modalities": ("S1_S1Ind", "S2_S2Ind"),
       "model.encoder.use_norm": "layer",
-      "checkpoint.every_epochs": 10,  # an epoch takes half a second, a checkpoint a fifth of one
+      "checkpoint.every_epochs": 10,  # an epoch takes only half a second
     },
     clean={"protocol.name": "clean", "protocol.group_by": "site"},
   )

@@ -1,17 +1,17 @@
-"""TreeSatAI-TS: which trees grow on a tile of forest, from a year of Sentinel-2 and from an aerial image.
+"""TreeSatAI-TS: tree species of forest tiles, from a year of Sentinel-2 and from an aerial image.
 
-    python -m colearn_jax.main --config=configs/treesat_ts.py --workdir=runs/treesat_ts \
+    python -m colearn_jax.main --config=treesat_ts --workdir=runs/treesat_ts \
         --config.data.manual_dir=DIR
 
-DIR holds aerial.zip, sentinel-ts.zip, labels.zip, split.zip and geojson.zip, unpacked or not, see
-data_builders/treesat_ts. The split is the official one. 50 000 samples of 0.6 MB are streamed from disk. The
-default is the method of the paper. `:released` is the variant of the authors' program, `:individual` trains
-each sensor alone, and `:clean` stops the training on whole blocks of 10 km where the source files have no
-validation part.
+DIR contains aerial.zip, sentinel-ts.zip, labels.zip, split.zip and geojson.zip, or their unpacked content;
+see data_builders/treesat_ts. The official split is used. The 50 000 samples of 0.6 MB are streamed from disk.
+The default is the method of the paper. `:released` is the variant of the authors' program. `:individual`
+trains each sensor alone. `:clean` uses a validation part for early stopping; if the source files have none,
+it consists of whole blocks of 10 km.
 
-Other sensors: `--config.data.modalities=S1asc,S1des,aerial`. Monthly means without clouds instead of the last
-146 dates: `--config.data.series=month --config.data.masked_above="{'cloud': 50}"`. The same flips and quarter
-turns of tile and image: `--config.augment.flip --config.augment.quarter_turns`.
+Other sensors: `--config.data.modalities=S1asc,S1des,aerial`. Cloud-free monthly means instead of the last 146
+dates: `--config.data.series=month --config.data.masked_above="{'cloud': 50}"`. Random flips and rotations,
+the same for tile and image: `--config.augment.flip --config.augment.quarter_turns`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def get_config(words: str = "") -> ConfigDict:
     {
       "data.name": "treesat_ts",
       "data.modalities": ("S2_S2mask", "aerial"),
-      # The longest published series, so that a model's shape does not depend on the samples at hand.
+      # Lengths of the longest published series. Models then have the same shape for any subset of the data.
       "data.lengths": {"S1asc": 151, "S1des": 257, "S2": 146},
       "protocol.split": "official",
       "model.encoders": {"aerial": {"model_type": "resnet", "depth": 50}},

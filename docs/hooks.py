@@ -1,4 +1,4 @@
-"""MkDocs hook: the table of configuration keys, from the schema that also validates them."""
+"""MkDocs hook: inserts the table of configuration keys, generated from the schema."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ MARK = "[TOC-OF-KEYS]"
 
 
 def on_page_markdown(markdown: str, page, config, files) -> str:
-  """Replaces the mark in configuration.md by the output of `python -m colearn_jax.schema`."""
+  """Replaces `MARK` in configuration.md by the output of `python -m colearn_jax.schema`."""
   if MARK not in markdown:
     return markdown
   command = [sys.executable, "-m", "colearn_jax.schema"]

@@ -12,7 +12,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from colearn_jax import config as config_lib
-from colearn_jax import encoders, main, methods, rules, schema
+from colearn_jax import encoders, main, methods, rules, schema, schema_pages
 from colearn_jax.methods.configured import encoder_settings
 from colearn_jax.training import optimizer
 from colearn_jax.types import InputError, resolve_views
@@ -114,7 +114,8 @@ def test_every_key_is_described_and_its_default_passes_and_a_wrong_type_does_not
 
 
 def test_help_and_the_reference_page_have_every_key():
-  page, text = schema.reference(), schema.help_text()
+  page = schema_pages.reference(schema.sections())
+  text = schema_pages.help_text(schema.sections())
   every = {
     key for method in methods.METHODS for encoder in ENCODERS for key in schema.settings(method, encoder)
   }
@@ -190,7 +191,7 @@ def test_the_baseline_of_a_baseline_is_not_trained():
     ("lfmc:individual,released", "'released' is a variant of mdico"),
     ("lfmc:encoder=tcnn", "unknown encoder 'tcnn', have: auto, "),
     ("lfmc:method=mdic", "unknown method 'mdic', have: batch_ensemble, "),
-    ("cropharvest", "one of two words is needed behind a colon: binary, multi"),
+    ("cropharvest", "a word is missing after the colon: binary or multi"),
     ("cropharvest:binary,multi", "binary and multi both set data.name"),
     ("lfcm", "did you mean lfmc? presets: cropharvest, folder, lfmc, synthetic, treesat_ts"),
     (str(ROOT), "there is no file "),
@@ -331,14 +332,14 @@ def test_auto_reads_sensors_of_every_shape_and_is_the_default_of_folder():
 @pytest.mark.parametrize(
   "key, given, told",
   [
-    ("method", "individual", "method: 'individual' has other keys than 'mdico'; the method and its keys"),
+    ("method", "individual", "method: 'individual' has other keys than 'mdico'; set the method and its"),
     ("method", "both", "method: 'both' is not allowed; one of: batch_ensemble, "),
-    ("model.encoder.model_type", "gru", "chosen by a word, as in --config=NAME:encoder=gru"),
+    ("model.encoder.model_type", "gru", "set the encoder and its arguments by a word, as in "),
     ("data.name", "mnist", "data.name: 'mnist' is not allowed; one of: "),
     ("data.modalities", "S1,S3", "data.modalities: modality 'S3' is not allowed; a view, or several"),
     ("data.modalities", "S1,DEM", "model.encoder, for modality DEM: encoder tempcnn reads series"),
-    ("data.context", "date,S1", "data.context: 'S1' is not allowed; what lfmc has: date, location, soil, "),
-    ("data.normalisation", "fixed", "data.fixed: {} is not allowed; for data.normalisation=fixed"),
+    ("data.context", "date,S1", "data.context: 'S1' is not allowed; names that lfmc has: date, "),
+    ("data.normalisation", "fixed", "data.fixed: {} is not allowed; with data.normalisation=fixed"),
     ("protocol.group_by", "region", "'region' is not allowed; nothing, or a group of lfmc: site"),
     ("protocol.seeds", "(1,", "protocol.seeds: '(1,' is not allowed; one or more different integers"),
     ("model.encoder.seq_len", "12", "tempcnn: seq_len=12, but data of shape (4, 3) have 4"),
@@ -352,7 +353,7 @@ def test_auto_reads_sensors_of_every_shape_and_is_the_default_of_folder():
     ("train.lerning_rate", "1", "did you mean train.learning_rate? have: train.batch_size, "),
     ("temperature", "1", "unknown key 'temperature', did you mean loss.temperature? have: "),
     ("xyz", "1", "unknown key 'xyz', have: method, baseline, data, "),
-    ("train.batch_size.x", "1", "unknown key train.batch_size.x: train.batch_size is one value"),
+    ("train.batch_size.x", "1", "unknown key train.batch_size.x: train.batch_size is a single value"),
     ("train", "1", "train is a group of keys, set them one by one: train.batch_size, "),
   ],
 )  # fmt: skip
@@ -389,7 +390,7 @@ def test_workdir_is_required_and_can_be_made():
   values = flags.FlagValues()
   main.define(values)
   made = main.parse(["main", "--config=lfmc", f"--workdir={__file__}"], values)
-  with pytest.raises(InputError, match="^--workdir=.*: File exists; a directory that can be made$"):
+  with pytest.raises(InputError, match="^--workdir=.*: File exists; a directory to create$"):
     main.main(made)
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from colearn_jax.datasets import build
 
-from colearn_jax.data import dataset as data
 from colearn_jax.data import reader as readers
 from colearn_jax.data import stream
+from colearn_jax.data.dataset import context_modality, open_dataset
 from colearn_jax.parallel import sharding
 from colearn_jax.training.epoch import batched
 from colearn_jax.types import InputError, Modality
@@ -18,7 +18,7 @@ PLACE = sharding.by_example(sharding.make_mesh({"replica": 1, "data": -1, "fsdp"
 
 @pytest.fixture(scope="module")
 def fields(tmp_path_factory):
-  return data.open_dataset(build.build("synthetic", tmp_path_factory.mktemp("prepared")))
+  return open_dataset(build.build("synthetic", tmp_path_factory.mktemp("prepared")))
 
 
 def test_a_prepared_data_set_describes_itself(fields):
@@ -130,6 +130,6 @@ def test_a_table_is_read_by_threads_in_the_order_of_its_rows(fields):
 def test_a_data_set_says_what_it_has_for_a_context(fields):
   assert fields.context == ("terrain",)
   with pytest.raises(InputError, match="'location' is not allowed; synthetic has .*: terrain"):
-    data.context_modality(fields, ("location",))
+    context_modality(fields, ("location",))
   with pytest.raises(InputError, match="'S1' is not allowed"):
-    data.context_modality(fields, ("S1",))
+    context_modality(fields, ("S1",))

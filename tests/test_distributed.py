@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from colearn_jax.datasets.lfmc.dummy import write_dummy
 
-from colearn_jax.parallel import processes as distributed
+from colearn_jax.parallel.processes import initialize
 from colearn_jax.types import InputError
 
 SETTINGS = {
@@ -131,18 +131,18 @@ def test_many_processes_are_one(data, request, tmp_path, processes, placement):
 
 def test_the_three_flags_belong_together(monkeypatch):
   with pytest.raises(InputError, match="--coordinator, --processes and --process belong together"):
-    distributed.initialize("localhost:1234", 2)
+    initialize("localhost:1234", 2)
   with pytest.raises(InputError, match="--process=2 is not allowed; 0 to 1"):
-    distributed.initialize("localhost:1234", 2, 2)
+    initialize("localhost:1234", 2, 2)
 
 
 def test_alone_where_nothing_says_otherwise(monkeypatch):
   monkeypatch.setenv("SLURM_NTASKS", "4")  # a shell inside of an allocation
-  distributed.initialize()
+  initialize()
   monkeypatch.setenv("SLURM_PROCID", "0")
   joined = []
   monkeypatch.setattr("jax.distributed.initialize", lambda *given, **_: joined.append(given))
-  distributed.initialize()
+  initialize()
   assert joined == [(None, None, None)]
 
 
@@ -166,5 +166,5 @@ def test_a_job_is_joined_where_the_environment_tells_of_several_processes(monkey
     monkeypatch.setenv(name, value)
   joined = []
   monkeypatch.setattr("jax.distributed.initialize", lambda *given, **_: joined.append(given))
-  distributed.initialize()
+  initialize()
   assert joined == [(None, None, None)] * joins

@@ -104,9 +104,9 @@ def test_ablations_are_scored_and_written_by_their_names(tmp_path):
   index = Index(np.array([f"site{k}" for k in range(6)]), VALUES, {})
   both = runs() + runs("contrastive_off")
   predictions = off_by(prediction={"S1": 1.0}) + off_by(prediction={"S1": 3.0})
-  got = evaluate.write(tmp_path, HEIGHT, index, both, predictions, PREDICTORS)
-  assert got["scores"].modalities["S1"]["bias"]["mean"] == 1
-  assert got["ablations"]["contrastive_off"].modalities["S1"]["bias"]["mean"] == 3
+  scores, of_ablations = evaluate.write(tmp_path, HEIGHT, index, both, predictions, PREDICTORS)
+  assert scores.modalities["S1"]["bias"]["mean"] == 1
+  assert of_ablations["contrastive_off"].modalities["S1"]["bias"]["mean"] == 3
   for folder, error in ((tmp_path, 1), (tmp_path / "contrastive_off", 3)):
     with open(folder / "S1.csv", newline="") as file:
       rows = list(csv.DictReader(file))

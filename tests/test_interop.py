@@ -235,9 +235,9 @@ def test_sizes_by_any_of_their_names():
       "num_features=4, but data of shape .4, 3. have",
     ),
     (lambda c: c["modalities"][0]["args"].update(n_layers=0), "tempcnn: n_layers=0 is not allowed"),
-    (lambda c: c["modalities"][0].pop("bands"), "the settings have no 'bands' beside 'name', 'T', 'class'"),
+    (lambda c: c["modalities"][0].pop("bands"), "the settings have no 'bands', only 'name', 'T', 'class'"),
     (lambda c: c.update(emb_dim=17), "latent_dims=16 is not emb_dim=17"),
-    (lambda c: c.pop("modalities"), "the settings have no 'modalities' beside 'batch', 'emb_dim'"),
+    (lambda c: c.pop("modalities"), "the settings have no 'modalities', only 'batch', 'emb_dim'"),
     (
       lambda c: c.update(predictive_core={"model_type": "mlp", "batchnorm": True, "dropout": 0.2}),
       "have linear, and mlp with batchnorm and no dropout",
@@ -366,7 +366,7 @@ def test_settings_that_contradict_each_other(name, change, message):
 
 def test_what_no_number_depends_on_is_named():
   reasons = check.left_out(Case(GOLDEN / "ltae.json"))
-  assert reasons == {KEY_BIAS: "adds the same to all scores of a query, and the softmax takes it away"}
+  assert reasons == {KEY_BIAS: "adds a constant to all scores of a query, which the softmax cancels"}
   case = Case(GOLDEN / "transformer.json")
   before = replay.silent(case)
   case.arrays["param/tr_encoder.layers.1.linear1.bias"][:] = -1000.0  # all of this layer's ReLUs are off

@@ -13,7 +13,7 @@ from colearn_jax.encoders import resnet
 from colearn_jax.evaluation.results import Results
 from colearn_jax.parallel import sharding
 from colearn_jax.training import log
-from colearn_jax.training import run as train
+from colearn_jax.training.run import run
 from colearn_jax.types import InputError
 from tests.helpers import resnet_state_dict, save_torch_file
 
@@ -54,11 +54,11 @@ def test_training_goes_on_and_predicts_without_the_weights_it_began_with(own, tm
   with monkeypatch.context() as patch:
     patch.setattr(log.Log, "write", stop)
     with pytest.raises(RuntimeError, match="stopped"):
-      train.run(settings, tmp_path / "stopped")
+      run(settings, tmp_path / "stopped")
   weights.unlink()
   with pytest.raises(InputError, match="weights=.* there is no such file"):
-    train.run(settings, tmp_path / "other")
-  train.run(settings, tmp_path / "stopped")
+    run(settings, tmp_path / "other")
+  run(settings, tmp_path / "stopped")
   rows = list(csv.DictReader((tmp_path / "stopped/predictions/photo.csv").read_text().splitlines()))
   here = [name for name in list(written)[8:] if written[name]["photo"] is not None]
   assert {row["id"] for row in rows} >= set(here)
@@ -74,7 +74,7 @@ def test_a_missing_file_is_told_before_anything_is_built(own, tmp_path):
   with pytest.raises(
     InputError, match="^model.encoders, for modality photo: weights=.*there is no such file$"
   ):
-    train.run(settings, tmp_path / "run")
+    run(settings, tmp_path / "run")
   assert not (tmp_path / "data").exists() and not (tmp_path / "run/config.json").exists()
 
 
@@ -108,7 +108,7 @@ def test_each_kind_of_task_is_built_trained_predicted_and_scored(
     "train.batch_size": 8,
     "train.max_epochs": 1,
   }
-  train.run(config.load("configs/folder.py", settings), tmp_path / "run")
+  run(config.load("configs/folder.py", settings), tmp_path / "run")
   assert Results.read(tmp_path / "run/results.json").task == kind
   outputs = 3 if kind in ("multiclass", "multilabel") else 2
   for view in ("A", "B"):

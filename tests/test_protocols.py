@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from colearn_jax.data import splits as protocols
+from colearn_jax.data import splits
 from colearn_jax.types import InputError
 
 ALL = {"train": np.arange(100)}
@@ -10,7 +10,7 @@ ALL = {"train": np.arange(100)}
 def test_paper_folds_are_the_published_ones():
   order = np.arange(100)
   np.random.RandomState(10).shuffle(order)
-  runs = protocols.runs("paper", (10,), ALL, folds=10)
+  runs = splits.runs("paper", (10,), ALL, folds=10)
   for fold, (run, test) in enumerate(zip(runs, np.array_split(order, 10))):
     assert (run.seed, run.fold, run.name) == (10, fold, f"seed10_fold{fold}")
     np.testing.assert_array_equal(run.test, test)
@@ -19,7 +19,7 @@ def test_paper_folds_are_the_published_ones():
 
 
 def test_seeds_repeat_with_other_folds():
-  runs = protocols.runs("paper", (1, 2), ALL, folds=4)
+  runs = splits.runs("paper", (1, 2), ALL, folds=4)
   assert [(r.seed, r.fold) for r in runs] == [(s, f) for s in (1, 2) for f in range(4)]
   assert set(runs[0].test) != set(runs[4].test)
 
@@ -27,7 +27,7 @@ def test_seeds_repeat_with_other_folds():
 @pytest.mark.parametrize("grouped", [False, True])
 def test_clean_parts_are_disjoint_and_keep_groups(grouped):
   groups = np.random.default_rng(0).integers(0, 20, 100).astype(str) if grouped else None
-  runs = protocols.runs("clean", (0,), ALL, folds=5, groups=groups, validation_fraction=0.2)
+  runs = splits.runs("clean", (0,), ALL, folds=5, groups=groups, validation_fraction=0.2)
   assert sorted(np.concatenate([r.test for r in runs])) == list(range(100))
   for run in runs:
     parts = [run.train, run.validation, run.test]
@@ -42,13 +42,13 @@ def test_clean_parts_are_disjoint_and_keep_groups(grouped):
 
 def test_official_splits():
   parts = {"train": np.arange(60), "test": np.arange(60, 100)}
-  (paper,) = protocols.runs("paper", (3,), parts, folds=None)
+  (paper,) = splits.runs("paper", (3,), parts, folds=None)
   np.testing.assert_array_equal(paper.validation, paper.test)
-  (clean,) = protocols.runs("clean", (3,), parts, folds=None)
+  (clean,) = splits.runs("clean", (3,), parts, folds=None)
   assert sorted(np.concatenate([clean.train, clean.validation])) == list(range(60))
   own = parts | {"validation": np.arange(100, 110)}
-  for name in protocols.PROTOCOLS:
-    (run,) = protocols.runs(name, (3,), own, folds=None)
+  for name in splits.PROTOCOLS:
+    (run,) = splits.runs(name, (3,), own, folds=None)
     np.testing.assert_array_equal(run.validation, own["validation"])
 
 
@@ -62,21 +62,21 @@ def test_official_splits():
 )
 def test_what_cannot_be_cut_is_refused(arguments, message):
   with pytest.raises(InputError, match=message):
-    protocols.runs("clean", (0,), ALL, **arguments)
+    splits.runs("clean", (0,), ALL, **arguments)
 
 
 def test_samples_without_a_label_only_train_and_never_beside_their_group():
   labelled, groups = np.arange(100) % 4 > 0, np.repeat(np.arange(20), 5).astype(str)
-  for run in protocols.runs("clean", (0,), ALL, folds=5, groups=groups, labelled=labelled):
+  for run in splits.runs("clean", (0,), ALL, folds=5, groups=groups, labelled=labelled):
     assert labelled[run.validation].all() and labelled[run.test].all()
     free = set(groups[~labelled]) - set(groups[run.validation]) - set(groups[run.test])
     assert free and free == set(groups[run.train][~labelled[run.train]])
-  plain = protocols.runs("paper", (0,), ALL, folds=5, labelled=labelled)
+  plain = splits.runs("paper", (0,), ALL, folds=5, labelled=labelled)
   assert all(set(np.flatnonzero(~labelled)) <= set(run.train) for run in plain)
   assert sorted(np.concatenate([run.test for run in plain])) == np.flatnonzero(labelled).tolist()
-  without = protocols.runs("paper", (0,), ALL, folds=5, labelled=labelled, unsupervised=False)
+  without = splits.runs("paper", (0,), ALL, folds=5, labelled=labelled, unsupervised=False)
   assert all(labelled[run.train].all() for run in without)
-  (own,) = protocols.runs(
+  (own,) = splits.runs(
     "paper", (0,), {"train": np.arange(60), "test": np.arange(60, 100)}, folds=None, labelled=labelled
   )
   assert len(own.train) == 60 and labelled[own.test].all() and len(own.test) == 30

@@ -10,12 +10,11 @@ from colearn_jax import config as config_lib
 from colearn_jax import schema
 from colearn_jax.deploy.model import load_model
 from colearn_jax.evaluation.results import Results
-from colearn_jax.interop import released
-from colearn_jax.interop import yaml_settings as settings
+from colearn_jax.interop import released, yaml_settings
 from colearn_jax.interop.state_dict import UNUSED_HEAD
 from colearn_jax.methods.configured import encoder_settings
 from colearn_jax.types import InputError
-from colearn_jax.weights import torch_file as torchfile
+from colearn_jax.weights import torch_file
 from tests.helpers import save_torch_file
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -35,7 +34,7 @@ LFMC = {
 
 def test_a_file_that_pytorch_wrote():
   """Of torch 2.13: views, all kinds of numbers, and beside the state dict what Lightning puts there."""
-  content = torchfile.read(GOLDEN / "torch_save.ckpt")
+  content = torch_file.read(GOLDEN / "torch_save.ckpt")
   base = np.arange(24, dtype=np.float32).reshape(4, 6)
   expected = {
     "a": base[1:, ::2],
@@ -71,7 +70,7 @@ def test_what_torch_saves_now(tmp_path):
   saved = {"view": base.t()[1:], "half": base.half(), "parameter": real.nn.Parameter(base)}
   for protocol in (2, 4):
     real.save(saved, tmp_path / "file.pt", pickle_protocol=protocol)
-    for name, array in torchfile.read(tmp_path / "file.pt").items():
+    for name, array in torch_file.read(tmp_path / "file.pt").items():
       np.testing.assert_array_equal(array, saved[name].detach().numpy())
 
 
@@ -104,7 +103,7 @@ def test_nothing_but_data_is_read(content, message, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   path = save_torch_file(tmp_path / "file.ckpt", content, storages={"0": b"\0" * 4})
   with pytest.raises(InputError, match=message) as error:
-    torchfile.read(path)
+    torch_file.read(path)
   assert "\n" not in str(error.value)
   assert not (tmp_path / "ran").exists()
 
@@ -114,13 +113,13 @@ def test_damaged_and_other_files_are_one_line(tmp_path):
 
   def refused(message):
     with pytest.raises(InputError, match=message) as error:
-      torchfile.read(path)
+      torch_file.read(path)
     assert "\n" not in str(error.value) and str(path) in str(error.value)
 
   tensors = {"a": np.ones((3, 2), np.float32)}
   refused("No such file")
   whole = save_torch_file(path, tensors).read_bytes()
-  np.testing.assert_array_equal(torchfile.read(path)["a"], tensors["a"])
+  np.testing.assert_array_equal(torch_file.read(path)["a"], tensors["a"])
   for size in (len(whole) - 10, len(whole) // 2, 20, 0):
     path.write_bytes(whole[:size])
     refused("no zip archive")
@@ -139,7 +138,7 @@ def test_damaged_and_other_files_are_one_line(tmp_path):
   save_torch_file(path, tensors, **{"data.pkl": b"\x80\x02}q\x00"})
   refused("is damaged")
   save_torch_file(path, b"]q\x00h\x00a")
-  looped = torchfile.read(path)  # a list within itself is read as that
+  looped = torch_file.read(path)  # a list within itself is read as that
   assert looped[0] is looped
 
 
@@ -150,12 +149,12 @@ def write(path, tree):
 
 def test_yaml_to_a_configuration(tmp_path):
   out = tmp_path / "ours.py"
-  notes = settings.read_yaml(write(tmp_path / "a.yaml", LFMC)).notes
+  notes = yaml_settings.read_yaml(write(tmp_path / "a.yaml", LFMC)).notes
   assert notes == []
   released.main(["config", str(tmp_path / "a.yaml"), str(out)])
   config = config_lib.load(str(out))
   assert config_lib.to_json(config) == config_lib.to_json(
-    settings.make_config(settings.read_yaml(tmp_path / "a.yaml"))
+    yaml_settings.make_config(yaml_settings.read_yaml(tmp_path / "a.yaml"))
   )
   assert config.data.name == "lfmc" and config.data.modalities == ("S1_S1Ind", "S2_S2Ind")
   assert config.train.to_dict() == schema.defaults().train.to_dict() | {
@@ -181,7 +180,7 @@ def test_yaml_with_an_encoder_for_each_sensor(tmp_path):
       },
     },
   }  # fmt: skip
-  config = settings.make_config(settings.read_yaml(write(tmp_path / "a.yaml", tree)))
+  config = yaml_settings.make_config(yaml_settings.read_yaml(write(tmp_path / "a.yaml", tree)))
   config_lib.validate(config)
   assert config.data.name == "cropharvest/multi" and config.data.modalities == ("S1", "S2_S2VI")
   assert config.model.head_layers == (32,) and config.model.emb_dim == 64
@@ -204,12 +203,12 @@ def test_yaml_with_an_encoder_for_each_sensor(tmp_path):
     ("- 1", "holds no settings, but a list"),
     ("a: !!python/object/apply:os.mkdir [ran]", "is not YAML"),
     ({"dataset": "lfmc"}, "names no encoder"),
-    ({**LFMC, "sampler": 1, "x": {"y": 2}}, "not known here, --ignore=sampler,x.y passes over them"),
+    ({**LFMC, "sampler": 1, "x": {"y": 2}}, "has unknown settings, --ignore=sampler,x.y skips them"),
     ({"encoder": {**SMALL, "widht": 3}}, "--ignore=encoder.widht"),
     ({"encoder": {"model_type": "resnet"}}, "unknown encoder 'resnet', have: convtran, gru"),
     (
       {"dataset": "lfmc", "views": ["S1", "S2"], "encoders": {"S1": SMALL}},
-      "encoders of S1, modalities S1, S2",
+      "encoders for S1, but the modalities are S1, S2",
     ),
     (
       {**LFMC, "architecture": {"encoder": {**SMALL, "sequence_length": 12}}},
@@ -227,7 +226,7 @@ def test_yaml_with_an_encoder_for_each_sensor(tmp_path):
       {**LFMC, "predictive_model": {"model_type": "mlp", "batchnorm": True, "dropout": 0.1}},
       "and no dropout",
     ),
-    ({**LFMC, "batch_size": "many"}, "batch_size: 'many' is not allowed; an integer, as 32 is"),
+    ({**LFMC, "batch_size": "many"}, "batch_size: 'many' is not allowed; an integer, such as 32"),
     ({**LFMC, "dataset": {"name": "mine", "views": ["S1", "S2"]}}, "data.name: 'mine' is not allowed"),
   ],
 )
@@ -243,7 +242,7 @@ def test_yaml_that_is_not_taken(tree, message, tmp_path, monkeypatch):
 def test_an_encoder_has_nothing_of_another_of_its_type(tmp_path):
   own = {"S1": {"model_type": "gru", "layer_size": 16, "input_dim": 2}, "S2": {"model_type": "gru"}}
   tree = {"dataset": "cropharvest_multi", "encoders": own}
-  config = settings.make_config(settings.read_yaml(write(tmp_path / "a.yaml", tree)))
+  config = yaml_settings.make_config(yaml_settings.read_yaml(write(tmp_path / "a.yaml", tree)))
   config_lib.validate(config)
   first, second = (encoder_settings(config, m) for m in ("S1", "S2"))
   assert (first["layer_size"], first["num_features"]) == (16, 2)
@@ -252,17 +251,19 @@ def test_an_encoder_has_nothing_of_another_of_its_type(tmp_path):
 
 def test_sizes_that_are_ignored(tmp_path):
   tree = {**LFMC, "architecture": {"encoder": {**SMALL, "seq_len": 12, "T": 12}}}
-  notes = settings.read_yaml(write(tmp_path / "a.yaml", tree), ["encoder.seq_len", "encoder.T"]).notes
-  assert notes == [f"architecture.encoder.{size} is ignored, as asked" for size in ("seq_len", "T")]
+  notes = yaml_settings.read_yaml(write(tmp_path / "a.yaml", tree), ["encoder.seq_len", "encoder.T"]).notes
+  assert notes == [
+    f"architecture.encoder.{size} is skipped, because of --ignore" for size in ("seq_len", "T")
+  ]
 
 
 def test_settings_without_a_counterpart_are_noted(tmp_path):
   tree = {**LFMC, "sampler": 1, "optimizer": "sgd", "weights_loss": {"weighting": "uncertainty"}}
-  notes = settings.read_yaml(write(tmp_path / "a.yaml", tree), ["sampler"]).notes
+  notes = yaml_settings.read_yaml(write(tmp_path / "a.yaml", tree), ["sampler"]).notes
   assert notes == [
-    "sampler is ignored, as asked",
-    "optimizer: sgd is not there; it is adam here",
-    "weights_loss.weighting: uncertainty is not there; it is None here",
+    "sampler is skipped, because of --ignore",
+    "optimizer: sgd is not supported; adam is used",
+    "weights_loss.weighting: uncertainty is not supported; None is used",
   ]
 
 
@@ -293,8 +294,8 @@ def test_a_checkpoint_predicts_what_the_released_program_did(name, tmp_path, cap
   more = {"criteria.weight": golden(name)[-1]["in/class_weight"]} if classes else {}
   more["awl.params"] = np.ones(4, np.float32)
   workdir, inputs, outputs, notes, arrays = imported(tmp_path, name, prefix="model.", more=more)
-  assert "awl.params, learnt weights of the losses, is dropped: training is over" in notes
-  assert "model.modality_head_adv.linear_layer.bias is dropped: nothing reads it" in notes
+  assert "awl.params is dropped: learnt weights of the loss terms are needed in training only" in notes
+  assert "model.modality_head_adv.linear_layer.bias is dropped: no output depends on it" in notes
   for m, x in inputs.items():
     model = load_model(workdir, m)
     assert model.runs == ["seed10_fold0"] and model.modality.shape == x.shape[1:]
@@ -360,10 +361,10 @@ def test_checkpoints_that_do_not_fit_leave_nothing(tmp_path):
 
 
 def test_the_command_asks_for_statistics(tmp_path):
-  with pytest.raises(SystemExit, match="--statistics is missing; JSON with what inputs were normalised by"):
+  with pytest.raises(SystemExit, match="--statistics is missing; JSON file with the statistics"):
     released.main(["checkpoint", "a.yaml", "a.ckpt", str(tmp_path / "run")])
 
 
 def test_export_wants_a_training(tmp_path):
-  with pytest.raises(SystemExit, match="holds no finished training"):
+  with pytest.raises(SystemExit, match="holds no finished runs"):
     released.main(["export", str(tmp_path), str(tmp_path / "a.npz"), "--run=seed10_fold0"])

@@ -222,5 +222,5 @@ def test_table_beside_a_baseline():
     "S2_S2Ind  0.451 ± 0.010              -           -",
     "ensemble  0.500 ± 0.010              -           -",
   ]
-  assert lines[7].startswith("rmse (less is better)") and lines[8].endswith("-0.500")
+  assert lines[7].startswith("rmse (lower is better)") and lines[8].endswith("-0.500")
   assert max(map(len, lines)) <= 100

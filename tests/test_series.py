@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from colearn_jax.data import fixed_length as series
+from colearn_jax.data import fixed_length
 from colearn_jax.data import reader as readers
 from colearn_jax.types import InputError, Modality
 
@@ -16,8 +16,8 @@ LONGEST = {"S2": 9, "S2mask": 9, "S1": 5}
 
 
 def fixed(method="pad", lengths=(), masked_above=()):
-  settings = series.Settings(method, dict(lengths), dict(masked_above))
-  return series.fixed_lengths(settings, SHAPES, DESCRIBED, LONGEST)
+  settings = fixed_length.Settings(method, dict(lengths), dict(masked_above))
+  return fixed_length.fixed_lengths(settings, SHAPES, DESCRIBED, LONGEST)
 
 
 def days(*dates):
@@ -26,10 +26,12 @@ def days(*dates):
 
 def test_the_last_steps_are_kept_and_missing_ones_stand_in_front():
   x = np.arange(6, dtype=np.uint16).reshape(3, 2)
-  np.testing.assert_array_equal(series.pad(x, 2), x[1:])
-  np.testing.assert_array_equal(series.pad(x, 5), [[np.nan] * 2, [np.nan] * 2, *x.tolist()])
-  assert series.pad(x, 5).dtype == np.float32
-  assert np.isnan(series.pad(x[:0], 2, fill=0.0)[0, 0]) == 0 and np.isnan(series.pad(x[:0], 2)).all()
+  np.testing.assert_array_equal(fixed_length.pad(x, 2), x[1:])
+  np.testing.assert_array_equal(fixed_length.pad(x, 5), [[np.nan] * 2, [np.nan] * 2, *x.tolist()])
+  assert fixed_length.pad(x, 5).dtype == np.float32
+  assert (
+    np.isnan(fixed_length.pad(x[:0], 2, fill=0.0)[0, 0]) == 0 and np.isnan(fixed_length.pad(x[:0], 2)).all()
+  )
 
 
 def test_months_are_means_of_what_was_seen_in_whatever_year():
@@ -37,13 +39,13 @@ def test_months_are_means_of_what_was_seen_in_whatever_year():
   dates = days("2019-01-02", "2018-01-30", "2018-03-01", "2018-03-31", "2018-12-31")
   x = rng.normal(3000, 100, (5, 2, 3)).astype(np.float32)
   x[0, 0, 0] = x[2:4, 1, 1] = np.nan
-  got = series.monthly(x, dates)
+  got = fixed_length.monthly(x, dates)
   assert got.shape == (12, 2, 3) and got.dtype == np.float32
   with np.errstate(all="ignore"), pytest.warns(RuntimeWarning, match="empty"):
     expected = {0: np.nanmean(x[:2], 0), 2: np.nanmean(x[2:4], 0), 11: x[4]}
   for month in range(12):
     np.testing.assert_allclose(got[month], expected.get(month, np.full((2, 3), np.nan)), rtol=1e-6)
-  assert np.isnan(series.monthly(x[:0], dates[:0])).all()
+  assert np.isnan(fixed_length.monthly(x[:0], dates[:0])).all()
 
 
 def test_every_view_gets_a_length():
@@ -57,9 +59,9 @@ def test_every_view_gets_a_length():
   with pytest.raises(InputError, match=r"data.lengths: 'aerial' is not allowed; .*: S2, S2mask, S1"):
     fixed(lengths={"aerial": 4})
   undated = DESCRIBED | {"S1": {"bands": ["VV"], "dated": False}}
-  series.fixed_lengths(series.Settings("pad"), SHAPES, undated, LONGEST)
+  fixed_length.fixed_lengths(fixed_length.Settings("pad"), SHAPES, undated, LONGEST)
   with pytest.raises(InputError, match=r"data.series: 'month' is not allowed; pad, for view S1 has no dates"):
-    series.fixed_lengths(series.Settings("month"), SHAPES, undated, LONGEST)
+    fixed_length.fixed_lengths(fixed_length.Settings("month"), SHAPES, undated, LONGEST)
   with pytest.raises(InputError, match=r"data.masked_above: 'fog' is not allowed; .*: snow, cloud"):
     fixed(masked_above={"fog": 4})
 

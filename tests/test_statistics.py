@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from colearn_jax.datasets import build
 
-from colearn_jax.data import dataset as data
 from colearn_jax.data import reader as readers
 from colearn_jax.data import statistics
+from colearn_jax.data.dataset import open_dataset
 from colearn_jax.storage import array_cache
 from colearn_jax.types import InputError, Modality, Task
 
@@ -13,7 +13,7 @@ BANDS = Modality("m", ("m",), (3, 2), ("a", "b"))
 
 @pytest.fixture(scope="module")
 def fields(tmp_path_factory):
-  return data.open_dataset(build.build("synthetic", tmp_path_factory.mktemp("prepared")))
+  return open_dataset(build.build("synthetic", tmp_path_factory.mktemp("prepared")))
 
 
 def of(*pieces):

@@ -367,9 +367,9 @@ def test_the_logged_rate_is_the_schedules():
 
 
 def test_warm_up_has_to_end():
-  with pytest.raises(InputError, match="train.warmup: 5 epochs are not below train.max_epochs=5"):
+  with pytest.raises(InputError, match="train.warmup: 5 epochs are not less than train.max_epochs=5"):
     make_optimizer("adam", learning_rate=0.1, max_epochs=5, warmup=5)
-  with pytest.raises(InputError, match="train.warmup: one_cycle begins with a warm-up of its own"):
+  with pytest.raises(InputError, match="train.warmup: one_cycle has its own warm-up"):
     make_optimizer("adam", learning_rate=0.1, max_epochs=5, warmup=1, schedule="one_cycle")
 
 

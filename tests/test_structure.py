@@ -30,7 +30,8 @@ ROOMS = {
   "data": "types rules storage parallel nn",
   "evaluation": "types storage parallel data",
   "datasets": "types rules storage parallel",
-  "schema": "types rules nn encoders methods data",
+  "schema_pages": "rules",
+  "schema": "types rules nn encoders methods data schema_pages",
   "values": "types rules schema",
   "configs": "types rules encoders methods schema values",
   "config": "types rules storage nn encoders weights methods data datasets schema values configs",
@@ -43,7 +44,7 @@ ROOMS = {
     "types rules storage nn encoders weights methods data evaluation datasets schema configs config deploy"
   ),
   "export": "types deploy",
-  "main": "types schema values config parallel training",
+  "main": "types schema_pages schema values config parallel training",
 }
 # Of these `deploy` loads nothing, neither at import nor in its functions.
 TRAINING_ONLY = ("colearn_jax.training", "tensorflow_datasets", "grain")

@@ -14,8 +14,8 @@ import pytest
 from colearn_jax.datasets.lfmc.dummy import write_dummy
 
 from colearn_jax import config, methods
-from colearn_jax.data import dataset as data
 from colearn_jax.data import reader as readers
+from colearn_jax.data.dataset import open_dataset
 from colearn_jax.deploy.model import load_model
 from colearn_jax.evaluation.results import Results
 from colearn_jax.methods.individual import Individual
@@ -146,7 +146,7 @@ def test_running_again_changes_nothing_and_trains_nothing(finished, lfmc, tmp_pa
 
 def test_one_sensor_predicts_from_the_work_directory(finished, lfmc):
   """Its model holds nothing of the other, and gives what the evaluation gave."""
-  dataset = data.open_dataset(f"{lfmc['data.data_dir']}/lfmc/2.0.0")
+  dataset = open_dataset(f"{lfmc['data.data_dir']}/lfmc/2.0.0")
   table = readers.read_table(readers.make_reader(dataset, [dataset.modality("S2_S2Ind")]))
   inputs = table["inputs"]["S2_S2Ind"]
   model = load_model(finished, "S2_S2Ind", runs=["seed10_fold1"])
@@ -283,7 +283,7 @@ def test_other_samples_are_refused(finished, lfmc, tmp_path):
   config = load(
     lfmc, data__manual_dir=str(tmp_path), data__data_dir=str(tmp_path / "prepared"), baseline=True
   )
-  with pytest.raises(InputError, match="begun with other samples than data set lfmc has now"):
+  with pytest.raises(InputError, match="started with other samples than data set lfmc has now"):
     run.run(config, finished)
   assert (finished / "dataset.json").read_text() == before
 
@@ -294,7 +294,7 @@ def test_another_configuration_is_refused(finished, lfmc):
 
 
 def test_two_runs_at_once_are_refused(finished, lfmc):
-  with run._locked(finished), pytest.raises(InputError, match="another run is at work in"):
+  with run._locked(finished), pytest.raises(InputError, match="another process is training in"):
     run.run(load(lfmc, baseline=True), finished)
 
 

@@ -10,16 +10,15 @@ from colearn_jax.datasets import build
 from colearn_jax.datasets.treesat_ts.dummy import STEPS, random_names, write_dummy
 
 from colearn_jax import config
-from colearn_jax.data import dataset as data
-from colearn_jax.data import fixed_length as series
+from colearn_jax.data import fixed_length, stream
 from colearn_jax.data import reader as readers
-from colearn_jax.data import stream
+from colearn_jax.data.dataset import open_dataset
 from colearn_jax.deploy.model import load_model
 from colearn_jax.parallel import sharding
 from colearn_jax.storage.files import read_json
 from colearn_jax.training import log
-from colearn_jax.training import run as train
 from colearn_jax.training.epoch import batched
+from colearn_jax.training.run import run
 from colearn_jax.types import InputError
 
 pytest.importorskip("h5py")
@@ -74,8 +73,8 @@ def test_from_files_to_scores(folders, tmp_path, monkeypatch):
 
   monkeypatch.setattr(log.Log, "write", stop)
   with pytest.raises(RuntimeError, match="stopped"):
-    train.run(settings, tmp_path)
-  summary = train.run(settings, tmp_path)
+    run(settings, tmp_path)
+  summary = run(settings, tmp_path)
   assert [args[1] for args in calls] == [1, 2, 2]
   assert (summary.dataset, summary.task, summary.split) == ("treesat_ts", "multilabel", "official")
   for m in ("S2_S2mask", "aerial"):
@@ -91,10 +90,10 @@ def test_from_files_to_scores(folders, tmp_path, monkeypatch):
   # What was configured describes what the predictor reads; a user's series gets there with the same function.
   model = load_model(tmp_path, "S2_S2mask")
   assert model.modality.shape == (20, 6, 6, 12) and model.bands[-2:] == ("snow", "cloud")
-  dataset = data.open_dataset(f"{folders['data.data_dir']}/treesat_ts/2.0.0")
+  dataset = open_dataset(f"{folders['data.data_dir']}/treesat_ts/2.0.0")
   row = int(dataset.parts["test"][0])
   sample = readers.Source(dataset, {"views": {"S2": None, "S2mask": None}})[row]["views"]
-  own = [series.pad(sample["S2"], 20), series.pad(sample["S2mask"], 20, fill=0.0)]
+  own = [fixed_length.pad(sample["S2"], 20), fixed_length.pad(sample["S2mask"], 20, fill=0.0)]
   got = model.predict(np.concatenate(own, -1)[None], batch_size=4)[0]
   expected = results_of(tmp_path, "S2_S2mask", listed[0])
   np.testing.assert_allclose(got, expected, rtol=1e-4)
@@ -114,7 +113,7 @@ def results_of(workdir, modality, name):
 
 def test_processes_read_what_threads_read(folders, one_device):
   path = build.build("treesat_ts", folders["data.data_dir"], manual_dir=folders["data.manual_dir"])
-  dataset = data.open_dataset(path, series.Settings("month", masked_above={"cloud": 50}))
+  dataset = open_dataset(path, fixed_length.Settings("month", masked_above={"cloud": 50}))
   reader = readers.make_reader(dataset, [dataset.modality("S2_S2mask"), dataset.modality("S1asc_S1des")])
   labels, rows = readers.labels(readers.read_index(dataset)), dataset.parts["train"]
   place = sharding.by_example(one_device)

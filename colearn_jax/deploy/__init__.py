@@ -1,1 +1,5 @@
-"""One-sensor models for prediction; independent of the training code."""
+"""Models of one sensor for prediction: load them from a work directory, export them to a folder.
+
+This package does not import the training code. `model.load_model` reads exported folders with jax, numpy and
+flatbuffers alone.
+"""

@@ -1,10 +1,10 @@
-"""Writes the model of one sensor as a folder that predicts without the training program.
+"""Exports the model of one sensor to a folder that can be used without the rest of the package.
 
-    model.json     what it reads and predicts, its normalisation, its origin, checksums of the files
-    weights.npz    the arrays of each run, `<run>/<name>`
-    function.jax   from weights and raw values to predictions, as StableHLO (jax.export), for any batch size
+    model.json     inputs and outputs, normalisation, origin of the model, checksums of the files
+    weights.npz    the arrays of each run, named `<run>/<name>`
+    function.jax   the prediction function (weights, raw values) as StableHLO (jax.export), for any batch size
 
-`deploy.model.load_model` reads it.
+`deploy.model.load_model` reads the folder.
 """
 
 from __future__ import annotations
@@ -27,45 +27,45 @@ from colearn_jax.deploy.predictor import load
 from colearn_jax.types import InputError
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-PACKAGES = ("colearn_jax", "jax", "flax", "numpy")  # whose versions are noted
+PACKAGES = ("colearn_jax", "jax", "flax", "numpy")  # their versions are written to model.json
 
 
 def export_sensor(
   workdir: str | Path, sensor: str, out: str | Path, runs: Sequence[str] | None = None
 ) -> Path:
-  """Exports what one sensor needs to predict alone from the work directory of a finished training.
+  """Exports the model of one sensor from the work directory of a finished training.
 
   Args:
-    workdir: of the training.
+    workdir: the work directory.
     sensor: the modality, e.g. `S2_S2VI`.
-    out: the folder, which must not exist.
-    runs: whose models are exported, e.g. `["seed10_fold3"]`; by default all that are no ablations.
+    out: the folder to write, which must not exist.
+    runs: names of the runs to export, e.g. `["seed10_fold3"]`. Default: all runs except ablations.
 
   Returns:
     The folder.
 
   Raises:
-    InputError: no such work directory, sensor or run; or the folder exists or cannot be written.
+    InputError: there is no such work directory, sensor or run; or the folder exists or cannot be written.
   """
   return save_model(load(workdir, sensor, runs=runs), out)
 
 
 def save_model(model: Model, out: str | Path) -> Path:
-  """Writes a model as a folder, which appears complete or not at all.
+  """Writes a model as a folder. The folder appears complete or not at all.
 
   Args:
-    model: whose runs share one function: their weights have the same names, shapes and dtypes.
-    out: the folder, which must not exist.
+    model: the model. The weights of all its runs must have the same names, shapes and dtypes.
+    out: the folder to write, which must not exist.
 
   Returns:
     The folder.
 
   Raises:
-    InputError: the folder exists or cannot be written, or the runs' weights differ in form.
+    InputError: the folder exists or cannot be written, or the weights of the runs have different shapes.
   """
   out = Path(out).expanduser().absolute()
   if out.exists():
-    raise InputError(f"{out} exists already; name another folder, or remove it")
+    raise InputError(f"{out} exists already; use another folder, or remove it")
   weights, context = jax.device_get(model.weights), model.context
   specs = {
     run: {name: jax.ShapeDtypeStruct(a.shape, a.dtype) for name, a in own.items()}
@@ -73,7 +73,7 @@ def save_model(model: Model, out: str | Path) -> Path:
   }
   first = next(iter(specs.values()))
   if odd := [run for run, one in specs.items() if one != first]:
-    raise InputError(f"{', '.join(odd)}: weights of another form than those of {next(iter(specs))}")
+    raise InputError(f"{', '.join(odd)}: weights have other names, shapes or dtypes than {next(iter(specs))}")
   (rows,) = export.symbolic_shape("rows")
   shapes = [(rows, *model.modality.shape), *([(rows, len(context))] if context else [])]
   inputs = [jax.ShapeDtypeStruct(shape, np.float32) for shape in shapes]
@@ -91,7 +91,9 @@ def save_model(model: Model, out: str | Path) -> Path:
     "versions": {name: metadata.version(name) for name in PACKAGES},
     "files": {name: sha256(data) for name, data in files.items()},
   }
-  description = json.loads(json.dumps(description, allow_nan=False))  # tuples are lists in the digest
+  description = json.loads(
+    json.dumps(description, allow_nan=False)
+  )  # the digest is that of JSON, where tuples are lists
   description["sha256"] = digest_of(description)
   files[DESCRIPTION] = json.dumps(description, indent=2, ensure_ascii=False).encode()
   part = out.with_name(f".{out.name}.part")

@@ -1,7 +1,7 @@
-"""A trained model of one sensor, ready to predict. Needs jax, numpy and flatbuffers, and nothing else.
+"""A trained model of one sensor, ready to predict. It needs only jax, numpy and flatbuffers.
 
 model = load_model("model_s2/")      # a folder that `export_sensor` wrote
-probabilities = model.predict(x)     # x: [N *model.modality.shape], raw values, NaN where one is missing
+probabilities = model.predict(x)     # x: [N *model.modality.shape], raw values, NaN = missing
 """
 
 from __future__ import annotations
@@ -11,32 +11,37 @@ import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import jax
 import numpy as np
 
 from colearn_jax.types import InputError, Modality, Task
 
-FORMAT = 1  # of model.json; a program reads this version and older ones
+FORMAT = 1  # version of model.json; older versions can be read too
 DESCRIPTION, FUNCTION, WEIGHTS = "model.json", "function.jax", "weights.npz"
-_BATCH_BYTES, _BATCH_ROWS = 32 * 2**20, 4096  # upper bounds of one batch of inputs, as float32
+_BATCH_BYTES, _BATCH_ROWS = 32 * 2**20, 4096  # limits of one batch of float32 inputs
+
+T = TypeVar("T")
 
 
 class Model:
   """Predicts from one sensor with the models of one or several runs (folds and seeds).
 
   Args:
-    function: `(weights, x)` or, with context, `(weights, x, context)` to `[B C]`: raw float32 `[B *shape]`
-      to probabilities or values, a row of NaN where the sensor is absent (all values NaN).
-    weights: of each run, by its name: a flat dict of arrays. They are placed on the default device once.
-    modality: the sensor: name, shape of one sample, bands in their order.
-    task: kind and names of the outputs.
-    context: names of the columns of the context, if the model takes one.
-    about: further content of model.json: method, normalisation, provenance.
+    function: called as `(weights, x)` or, with context, `(weights, x, context)`. It maps raw float32 values
+      `[B *shape]` to probabilities or target values `[B C]`. A row is NaN if the sensor is absent (all values
+      of the sample are NaN).
+    weights: a flat dict of arrays for each run, by name of the run. They are copied to the default device
+      once.
+    modality: the sensor: name, shape of one sample, names of the bands.
+    task: kind of the task and names of the outputs.
+    context: names of the columns of the context, if the model has a context.
+    about: further content of model.json: method, normalisation, origin.
 
   Attributes:
-    function, modality, task, context, about: as given.
-    weights: as given, on the device.
+    function, modality, task, context, about: the arguments.
+    weights: the weights, on the device.
     runs: names of the runs.
     bands: names of the bands, in the order of the last axis of the input.
     outputs: names of the classes, labels or target columns, in the order of the output's columns.
@@ -55,7 +60,7 @@ class Model:
     self.modality, self.bands = modality, modality.bands
     self.task, self.outputs = task, task.outputs
     self.weights, self.runs = {run: jax.device_put(dict(own)) for run, own in weights.items()}, list(weights)
-    # Integers become float32 on the device: images stay bytes until then.
+    # Integers are converted to float32 on the device, so that images are transferred as bytes.
     self._compiled = jax.jit(lambda weights, x, *more: function(weights, x.astype(np.float32), *more))
     sample = 4 * int(np.prod(modality.shape))
     self._batch_size = _power_of_two(min(_BATCH_ROWS, max(1, _BATCH_BYTES // sample)) + 1) // 2
@@ -63,27 +68,27 @@ class Model:
   def predict(
     self, x: np.ndarray, context: np.ndarray | None = None, *, batch_size: int | None = None
   ) -> np.ndarray:
-    """The mean of the runs' predictions.
+    """Predicts: the mean over the predictions of all runs.
 
     Args:
-      x: `[N *shape]`, raw values in the data set's units and order of bands. NaN, or a masked value, is
+      x: `[N *shape]`, raw values in the units and the band order of the data set. NaN or masked values are
         missing. Any real dtype; float64 and integers of 32 bits or more are rounded to float32.
-      context: `[N K]`, the columns `self.context`, NaN where unknown.
-      batch_size: samples at a time; by default as many as fit in 32 MiB, 4096 at most. Batches are padded
-        to powers of two, so that few programs are compiled.
+      context: `[N K]`, the columns `self.context`, NaN if unknown.
+      batch_size: number of samples per batch. Default: as many as fit in 32 MiB, 4096 at most. Batches are
+        padded to powers of two, so that few programs are compiled.
 
     Returns:
-      `[N C]` float32: probabilities, or the target in its unit; NaN where the sensor is absent.
+      `[N C]` float32: probabilities, or the target in its unit. A row is NaN if the sensor is absent.
 
     Raises:
-      InputError: an input of another shape, or that is not numbers; context missing or not wanted.
+      InputError: the input has the wrong shape or is not numeric, or the context is missing or not expected.
     """
     return self.predict_runs(x, context, batch_size=batch_size).mean(0)
 
   def spread(
     self, x: np.ndarray, context: np.ndarray | None = None, *, batch_size: int | None = None
   ) -> np.ndarray:
-    """The standard deviation of the runs' predictions, `[N C]`, with n - 1; NaN for a single run."""
+    """Standard deviation over the runs' predictions, `[N C]`. Divides by n - 1; NaN for a single run."""
     each = self.predict_runs(x, context, batch_size=batch_size)
     return each.std(0, ddof=1) if len(each) > 1 else np.full_like(each[0], np.nan)
 
@@ -134,26 +139,27 @@ def load_model(path: str | Path, sensor: str | None = None, *, runs: Sequence[st
   """Loads the model of one sensor.
 
   Args:
-    path: a folder that `export_sensor` wrote, or the work directory of a finished training. The latter needs
-      the whole package.
-    sensor: the modality, for a work directory, e.g. `S2_S2VI`.
-    runs: whose predictions are averaged, e.g. `["seed10_fold3"]`; by default all that are no ablations.
+    path: a folder that `export_sensor` wrote, or the work directory of a finished training. A work directory
+      needs the dependencies of the whole package.
+    sensor: the modality, e.g. `S2_S2VI`. Required for a work directory.
+    runs: names of the runs whose predictions are averaged, e.g. `["seed10_fold3"]`. Default: all runs except
+      ablations.
 
   Raises:
-    InputError: there is no model, or it has no such sensor or run; a file is missing, was altered, or is of a
-      newer format.
+    InputError: there is no model, or it has no such sensor or run; or a file is missing, was altered, or has
+      a newer format.
   """
   path = Path(path).expanduser()
   if not (path / DESCRIPTION).is_file():
     if sensor is None:
       raise InputError(f"{path} holds no exported model: there is no {DESCRIPTION}")
-    from colearn_jax.deploy.predictor import load  # here: an exported model does not need the package
+    from colearn_jax.deploy.predictor import load  # imported here: exported models do not need it
 
     return load(path, sensor, runs=runs)
   about = _description(path)
   function = _deserialised(path, about)
   with np.load(io.BytesIO(_checked(path, WEIGHTS, about)), allow_pickle=False) as arrays:
-    weights = {run: {} for run in about["runs"]}
+    weights: dict[str, dict[str, np.ndarray]] = {run: {} for run in about["runs"]}
     for name in arrays.files:
       run, _, own = name.partition("/")
       weights[run][own] = arrays[name]
@@ -170,8 +176,8 @@ def load_model(path: str | Path, sensor: str | None = None, *, runs: Sequence[st
   )
 
 
-def chosen(models: Mapping[str, dict], runs: Sequence[str] | None, path: Path) -> dict[str, dict]:
-  """The models of these runs, of all by default; InputError if there is none of that name."""
+def chosen(models: Mapping[str, T], runs: Sequence[str] | None, path: Path) -> dict[str, T]:
+  """Selects the models of these runs. Default: all. InputError if there is no such run."""
   for run in runs or ():
     if run not in models:
       raise InputError(f"{path} has no run {run!r}, have: {', '.join(models)}")
@@ -184,7 +190,7 @@ def sha256(data: bytes) -> str:
 
 
 def digest_of(description: Mapping) -> str:
-  """The digest of model.json: of everything in it but the digest itself."""
+  """The digest of model.json, computed from all its content except the digest itself."""
   rest = {name: value for name, value in description.items() if name != "sha256"}
   return sha256(json.dumps(rest, sort_keys=True).encode())
 
@@ -206,7 +212,7 @@ def _description(path: Path) -> dict:
 
 
 def _checked(path: Path, name: str, about: Mapping) -> bytes:
-  """The content of a file of the folder, whose checksum is right."""
+  """Reads a file of the folder and checks its checksum."""
   try:
     data = (path / name).read_bytes()
   except OSError as error:
@@ -222,7 +228,7 @@ def _deserialised(path: Path, about: Mapping) -> Callable[..., jax.Array]:
   data = _checked(path, FUNCTION, about)
   try:
     return export.deserialize(bytearray(data)).call
-  except Exception as error:  # jax tells a version that it cannot read by many types
+  except Exception as error:  # for versions that it cannot read, jax raises exceptions of many types
     reason = str(error).strip().split("\n")[0]
     raise InputError(
       f"{path / FUNCTION}, exported with jax {about['versions']['jax']}, cannot be read by "
@@ -231,9 +237,9 @@ def _deserialised(path: Path, about: Mapping) -> Callable[..., jax.Array]:
 
 
 def _numbers(x: np.ndarray, what: str) -> np.ndarray:
-  """An array of numbers; masked values are NaN."""
+  """Checks that an array is numeric. Masked values become NaN."""
   if isinstance(x, np.ma.MaskedArray):
-    x = x.astype(np.result_type(x.dtype, np.float32)).filled(np.nan)
+    x = np.ma.filled(x.astype(np.result_type(x.dtype, np.float32)), np.nan)
   x = np.asarray(x)
   if x.dtype.kind not in "biuf" and x.dtype.name != "bfloat16":
     raise InputError(f"{what} has dtype {x.dtype}, needed: real numbers")
@@ -243,15 +249,15 @@ def _numbers(x: np.ndarray, what: str) -> np.ndarray:
 
 
 def _narrow(x: np.ndarray) -> np.ndarray:
-  """The same values, in float32 where the dtype has more bits than a device takes as they are."""
+  """Converts dtypes of 32 bits or more to float32. Narrower ones are converted on the device."""
   if x.dtype.itemsize < 4 or x.dtype == np.float32:
     return x
-  with np.errstate(over="ignore"):  # too large a float64 is an infinity, as everywhere
+  with np.errstate(over="ignore"):  # float64 values that are too large become infinite
     return x.astype(np.float32)
 
 
 def _padded(x: np.ndarray, rows: int) -> np.ndarray:
-  """The array with rows of zeros after its own; each row is predicted by itself, and these are dropped."""
+  """Appends rows of zeros. Their predictions are dropped; they do not affect the other rows."""
   if len(x) == rows:
     return x
   out = np.zeros((rows, *x.shape[1:]), x.dtype)
@@ -265,5 +271,5 @@ def _store(out: np.ndarray, rows: slice, predicted: Sequence[jax.Array]) -> None
 
 
 def _power_of_two(n: int) -> int:
-  """The least power of two that is `n` or more."""
+  """The smallest power of two that is at least `n`."""
   return 1 << max(n - 1, 0).bit_length()

@@ -1,4 +1,7 @@
-"""The model of one sensor from the work directory of a finished training."""
+"""Loads the model of one sensor from the work directory of a finished training.
+
+Only the parameters of this sensor are read. The result is a `deploy.model.Model`, which can also be exported.
+"""
 
 from __future__ import annotations
 
@@ -27,12 +30,13 @@ def load(workdir: str | Path, sensor: str, *, runs: Sequence[str] | None = None)
   """Loads the model of one sensor from a work directory.
 
   Args:
-    workdir: of a finished training.
-    sensor: the modality, as configured there, e.g. `S2_S2Ind`.
-    runs: whose predictions are averaged, e.g. `["seed10_fold3"]`; by default all that are no ablations.
+    workdir: the work directory.
+    sensor: the modality as configured in the training, e.g. `S2_S2Ind`.
+    runs: names of the runs whose predictions are averaged, e.g. `["seed10_fold3"]`. Default: all runs except
+      ablations.
 
   Raises:
-    InputError: no such work directory, sensor or run; or the training is not finished.
+    InputError: there is no such work directory, sensor or run; or the training is not finished.
   """
   workdir = Path(workdir).expanduser().absolute()
   if not (workdir / "results.json").is_file():
@@ -45,11 +49,13 @@ def load(workdir: str | Path, sensor: str, *, runs: Sequence[str] | None = None)
     raise InputError(f"{workdir} has no modality {sensor!r}, have: {', '.join(sensors)}")
   method, architecture = make_method(config), make_architecture(config, task, described.modalities)
   if sensor not in (predictors := method.predictors(list(sensors))):
-    have = ", ".join(predictors)
-    raise InputError(f"{workdir} has no model of {sensor} alone: method {config.method} predicts with {have}")
+    names = ", ".join(predictors)
+    raise InputError(
+      f"{workdir} has no model of {sensor} alone: method {config.method} predicts with {names}"
+    )
   function, part = one_sensor(method, architecture, sensor)
   have = {path.name: path for path in sorted(workdir.glob("checkpoints/*"))}
-  whole = [run for run in have if re.fullmatch(r"seed\d+_fold\d+", run)]  # others are ablations
+  whole = [run for run in have if re.fullmatch(r"seed\d+_fold\d+", run)]  # without ablations
   paths = chosen(have, whole if runs is None else runs, workdir)
   if not paths:
     raise InputError(f"{workdir / 'checkpoints'} holds no finished run")
@@ -73,20 +79,21 @@ def load(workdir: str | Path, sensor: str, *, runs: Sequence[str] | None = None)
 def one_sensor(
   method: Method, architecture: Architecture, sensor: str
 ) -> tuple[Callable[..., jax.Array], dict[str, Any]]:
-  """What predicts from one sensor alone, as a pure function; it holds nothing of another sensor.
+  """Builds the prediction function of one sensor. It contains nothing of other sensors.
 
   Returns:
-    The function as `Model` takes it, of weights by the names that `flat` gives; and the tree of what it needs
-    of a finished model, `{"params", "stats", "values"}`, with shapes at the leaves.
+    The function for `Model`, whose weights have the names that `flat` returns; and the part of a finished
+    model that it needs, `{"params", "stats", "values"}`, with shapes and dtypes as leaves.
   """
   build = lambda: method.build(architecture, only=sensor, rngs=nnx.Rngs(0))
-  graphdef, params, stats = nnx.split(nnx.eval_shape(build), nnx.Param, nnx.BatchStat)
+  graphdef, *arrays = nnx.split(nnx.eval_shape(build), nnx.Param, nnx.BatchStat)
+  params, stats = map(nnx.to_pure_dict, arrays)
   names = [CONTEXT, sensor] if architecture.context else [sensor]
   width = {sensor: architecture.shapes[sensor][-1], CONTEXT: architecture.context}
   bands = lambda m: jax.ShapeDtypeStruct((width[m],), np.float32)
   part = {
-    "params": nnx.to_pure_dict(params),
-    "stats": nnx.to_pure_dict(stats),
+    "params": params,
+    "stats": stats,
     "values": {"inputs": {m: {"offset": bands(m), "scale": bands(m)} for m in names}},
   }
   order, tree = list(flat(part)), jax.tree.structure(part)
@@ -102,6 +109,6 @@ def one_sensor(
 
 
 def flat(tree: Mapping[str, Any]) -> dict[str, Any]:
-  """The leaves of nested dicts by their names joined with `/`, in the order of `jax.tree.leaves`."""
+  """Flattens nested dicts. Keys are joined by `/`, in the order of `jax.tree.leaves`."""
   leaves = jax.tree_util.tree_leaves_with_path(tree)
   return {"/".join(str(key.key) for key in path): leaf for path, leaf in leaves}

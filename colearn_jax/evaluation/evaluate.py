@@ -1,8 +1,11 @@
-"""Scores what a method predicts on the test part of every run."""
+"""Scores the predictions of all runs on their test parts, and writes the predictions as CSV files.
+
+`write` is what training calls after its last run. `evaluate` scores the runs of one setting.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -15,8 +18,8 @@ from colearn_jax.evaluation.results import Scores
 from colearn_jax.parallel import processes
 from colearn_jax.types import Task
 
-# Of one run: {head: {predictor: [n C]}}. The head `prediction` is always there; a row is NaN where a sensor
-# that the predictor needs is absent.
+# Predictions of one run, {head: {predictor: [n C]}}. There is always a head named `prediction`. A row is NaN
+# if a sensor that the predictor needs is absent.
 Predictions = Mapping[str, Mapping[str, np.ndarray]]
 
 
@@ -27,36 +30,38 @@ def evaluate(
   predictions: Sequence[Predictions],
   predictors: Mapping[str, Sequence[str]],
 ) -> Scores:
-  """Scores every predictor, the ensemble of those of one sensor, and every further head, over the runs.
+  """Scores every predictor, the ensemble of all one-sensor predictors, and every further head.
 
-  Each is scored on the samples that have its sensors; `samples` is their number. A run whose test part has
-  no such sample is left out of the statistics.
+  A predictor is scored on the samples that have all its sensors. Their number is the score `samples`. Runs
+  without such a test sample are left out of the statistics.
 
   Args:
-    task: of the data set.
-    index: of all samples of the data set.
+    task: task of the data set.
+    index: index of all samples of the data set.
     runs: folds and seeds of one setting.
-    predictions: for each run, of its test part in the order of `run.test`.
-    predictors: the sensors that each predictor needs, by its name.
+    predictions: for each run, the predictions for `run.test`, in this order.
+    predictors: for each predictor, the sensors that it needs.
 
   Returns:
-    The scores. A head `auxiliary_<name>` is called `<name>` there, any other by its own name.
+    The scores. A head named `auxiliary_<name>` appears as `<name>`.
   """
   targets = [index.target[run.test] for run in runs]
 
-  def over_runs(select) -> dict:
+  def over_runs(select: Callable[[Predictions], np.ndarray]) -> dict:
     return _summary(task, [select(one) for one in predictions], targets)
 
-  # In the order of `predictors`: the keys of predictions were sorted on their way through jit.
+  def over_head(head: str, predictor: str) -> dict:
+    return over_runs(lambda one: one[head][predictor])
+
+  # The order of `predictors` is used, because jit sorts the keys of predictions.
   names = [m for m in predictors if m in predictions[0]["prediction"]]
-  each = {m: over_runs(lambda one, m=m: one["prediction"][m]) for m in names}
+  each = {m: over_head("prediction", m) for m in names}
   alone = [m for m in each if len(predictors[m]) == 1]
   auxiliary: dict[str, dict] = {}
   for head in predictions[0]:
     if head != "prediction":
       for m in filter(predictions[0][head].__contains__, predictors):
-        scores = over_runs(lambda one, head=head, m=m: one[head][m])
-        auxiliary.setdefault(m, {})[head.removeprefix("auxiliary_")] = scores
+        auxiliary.setdefault(m, {})[head.removeprefix("auxiliary_")] = over_head(head, m)
   ensemble = lambda one: metrics.ensemble({m: one["prediction"][m] for m in alone})
   return Scores(
     modalities={m: each[m] for m in alone},
@@ -73,14 +78,14 @@ def write(
   runs: Sequence[Run],
   predictions: Sequence[Predictions],
   predictors: Mapping[str, Sequence[str]],
-) -> dict[str, Scores | dict[str, Scores]]:
-  """Scores the runs as configured and every ablation, and writes the predictions of each.
+) -> tuple[Scores, dict[str, Scores]]:
+  """Scores the configured runs and those of every ablation, and writes their predictions.
 
-  The predictions go to `<directory>/<predictor>.csv`, those of an ablation to
+  Predictions go to `<directory>/<predictor>.csv`, those of an ablation to
   `<directory>/<ablation>/<predictor>.csv`.
 
   Returns:
-    `scores` and `ablations`, the fields of `Results` of these names.
+    The scores of the configured runs, and those of each ablation by name.
   """
   scored = {}
   for setting in dict.fromkeys(run.ablation for run in runs):
@@ -89,11 +94,11 @@ def write(
     scored[setting] = evaluate(task, index, *own, predictors)
     if processes.first():
       write_predictions(directory / setting, task, index, *own)
-  return {"scores": scored.pop(""), "ablations": scored}
+  return scored.pop(""), scored
 
 
 def _summary(task: Task, predictions: Sequence[np.ndarray], targets: Sequence[np.ndarray]) -> dict:
-  """The statistics over the runs; of a run without a sample that has the sensors every score is undefined."""
+  """Statistics over the runs. In a run without a sample that has the sensors, all scores are undefined."""
   scores = []
   for prediction, target in zip(predictions, targets, strict=True):
     seen = ~np.isnan(prediction).all(1)
@@ -101,7 +106,7 @@ def _summary(task: Task, predictions: Sequence[np.ndarray], targets: Sequence[np
     scores.append(one and {**one, "samples": int(seen.sum())})
   if not (known := [one for one in scores if one is not None]):
     return {}
-  # Counts (support, samples, the confusion matrix) are 0 of no samples.
+  # Without samples, counts (support, samples, confusion matrix) are 0.
   undefined = jax.tree.map(lambda value: 0 if isinstance(value, int) else np.nan, known[0])
   return results.summarise([undefined if one is None else one for one in scores])
 
@@ -109,7 +114,7 @@ def _summary(task: Task, predictions: Sequence[np.ndarray], targets: Sequence[np
 def write_predictions(
   directory: Path, task: Task, index: Index, runs: Sequence[Run], predictions: Sequence[Predictions]
 ) -> None:
-  """Writes `<predictor>.csv` with the test predictions of all runs."""
+  """Writes `<predictor>.csv` with the test predictions of all runs, for every predictor."""
   directory.mkdir(parents=True, exist_ok=True)
   rows = np.concatenate([run.test for run in runs])
   of_run = lambda field: np.concatenate([np.full(len(run.test), getattr(run, field)) for run in runs])

@@ -1,44 +1,50 @@
-"""Scores of predictions, computed on the host by scikit-learn: NumPy arrays in, plain Python numbers out."""
+"""Computes the scores of predictions with scikit-learn, from NumPy arrays to plain Python numbers.
+
+`scores` computes all scores that suit the kind of the task. `ensemble` averages the predictions of several
+sensors.
+"""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from sklearn import metrics as sk
 
 from colearn_jax.types import InputError, Task
 
-# The columns of the table. The first of each is the score that the field compares by.
+# Columns of the printed table by kind of task. The first one is the main score.
 HEADLINE = {
   "regression": ("r2", "rmse", "mae"),
   "binary": ("f1_macro", "average_accuracy", "accuracy"),
   "multiclass": ("f1_macro", "average_accuracy", "accuracy"),
   "multilabel": ("f1_micro", "f1_macro", "map"),
 }
-_EACH = ("precision", "recall", "f1", "support")  # in the order that scikit-learn returns them
+_EACH = ("precision", "recall", "f1", "support")  # in the order of scikit-learn's result
 
 
 def scores(task: Task, prediction: np.ndarray, target: np.ndarray) -> dict:
-  """Every score of one set of predictions.
+  """Computes every score of one set of predictions.
 
-  What is undefined (R² or Pearson's r of a constant, MAPE of a target that is 0 somewhere, kappa of a single
-  class, a class that occurs neither in the target nor in the prediction) is NaN; a 0/0 inside precision,
-  recall or F1 is 0.
+  Undefined scores are NaN: R² and Pearson's r of a constant, MAPE of a target with zeros, kappa of a single
+  class, and scores of a class that occurs neither in the target nor in the prediction. A 0/0 inside
+  precision, recall or F1 counts as 0.
 
   Args:
-    task: its kind says what is computed, its outputs name the columns.
+    task: its kind determines the scores, its outputs are the names of the columns.
     prediction: regression: `[N K]` in the target's unit; binary and multiclass: `[N C]` class
-      probabilities, of which the greatest decides; multilabel: `[N K]` probabilities, 0.5 or more is yes.
+      probabilities, the largest is the predicted class; multilabel: `[N K]` probabilities, predicted if >=
+      0.5.
     target: regression: `[N K]`; binary and multiclass: `[N]` class indices; multilabel: `[N K]` of 0 and 1.
 
   Returns:
     A nested dict of floats, ints and, for a confusion matrix (rows are the truth), lists of lists.
     - regression: `r2`, `rmse`, `rrmse` (RMSE / |mean y|), `mae`, `median_ae`, `mape` (a fraction),
       `bias` (mean of prediction - target) and `pearson_r`; with several targets these are the means over
-      the targets, and `per_output` has each one's. The authors' program prints RMSE / sqrt(mean y)
-      under the name of the relative RMSE: multiply `rrmse` by sqrt(mean y) to compare.
+      the targets, and `per_output` has the scores of each. The authors' program prints RMSE / sqrt(mean y)
+      as relative RMSE: multiply `rrmse` by sqrt(mean y) to compare.
     - binary, multiclass: `accuracy`, `kappa`, `{f1,precision,recall}_{macro,weighted}` over the classes
       that occur in the target or the prediction, `average_accuracy` (mean recall of the classes that
       occur in the target), `per_class` and `confusion_matrix` of all classes.
@@ -46,7 +52,8 @@ def scores(task: Task, prediction: np.ndarray, target: np.ndarray) -> dict:
       the mean average precision of the labels that occur in the target.
 
   Raises:
-    InputError: no samples, shapes that do not fit the task, values that are not finite, targets out of range.
+    InputError: there are no samples, shapes do not fit the task, values are not finite, or targets are out of
+      range.
   """
   prediction, target = np.asarray(prediction), np.asarray(target)
   n, columns = len(target), (len(task.outputs),)
@@ -66,8 +73,7 @@ def scores(task: Task, prediction: np.ndarray, target: np.ndarray) -> dict:
     wrong = target[~np.isin(target, choices)][0]
     raise InputError(f"{task.kind} target has the value {wrong}, allowed: {min(choices)} to {max(choices)}")
   with warnings.catch_warnings():
-    # Some versions of scikit-learn warn that many classes in few samples may be a regression target, or that
-    # there is one class only.
+    # Some versions of scikit-learn warn if there are many classes in few samples, or only one class.
     warnings.simplefilter("ignore", UserWarning)
     if task.kind == "regression":
       return _regression(task, prediction.astype(np.float64), target.astype(np.float64))
@@ -80,7 +86,7 @@ def scores(task: Task, prediction: np.ndarray, target: np.ndarray) -> dict:
 def _regression(task: Task, prediction: np.ndarray, target: np.ndarray) -> dict:
   """Scores of `[N K]` float64."""
 
-  def column(p, y):
+  def column(p: np.ndarray, y: np.ndarray) -> dict[str, Any]:
     constant, mean = np.ptp(y) == 0, np.mean(y)
     rmse = float(sk.root_mean_squared_error(y, p))
     defined = not constant and np.ptp(p) > 0
@@ -105,11 +111,11 @@ def _regression(task: Task, prediction: np.ndarray, target: np.ndarray) -> dict:
 def _classification(task: Task, predicted: np.ndarray, target: np.ndarray) -> dict:
   """Scores of class indices `[N]`."""
   labels, occur = np.arange(len(task.outputs)), np.union1d(target, predicted)
-  out = {
+  out: dict[str, Any] = {
     "accuracy": float(sk.accuracy_score(target, predicted)),
     "kappa": float(sk.cohen_kappa_score(target, predicted)) if len(occur) > 1 else np.nan,
   }
-  # A class that a fold has neither as target nor as prediction would count as 0 and lower the mean.
+  # Classes that do not occur in this fold are left out: they would count as 0 and lower the mean.
   out |= _averages(target, predicted, occur, ("macro", "weighted"))
   each = np.array(sk.precision_recall_fscore_support(target, predicted, labels=labels, zero_division=0))
   out["average_accuracy"] = float(each[1][each[3] > 0].mean())
@@ -124,7 +130,7 @@ def _multilabel(task: Task, probability: np.ndarray, target: np.ndarray) -> dict
   predicted = (probability >= 0.5).astype(np.int64)
   labels = np.arange(len(task.outputs))
   y, p = target, predicted
-  if len(labels) == 1:  # scikit-learn reads one column as two classes: score class 1 alone
+  if len(labels) == 1:  # scikit-learn treats one column as two classes; score class 1 only
     y, p, labels = target[:, 0], predicted[:, 0], np.array([1])
   out = _averages(y, p, labels, ("micro", "macro", "weighted"))
   each = np.array(sk.precision_recall_fscore_support(y, p, labels=labels, zero_division=0))
@@ -143,7 +149,7 @@ def _multilabel(task: Task, probability: np.ndarray, target: np.ndarray) -> dict
 
 def _averages(target: np.ndarray, predicted: np.ndarray, labels: np.ndarray, averages: tuple) -> dict:
   """`{f1,precision,recall}_<average>` over `labels`."""
-  out = {}
+  out: dict[str, Any] = {}
   for average in averages:
     precision, recall, f1, _ = sk.precision_recall_fscore_support(
       target, predicted, labels=labels, average=average, zero_division=0
@@ -154,31 +160,33 @@ def _averages(target: np.ndarray, predicted: np.ndarray, labels: np.ndarray, ave
 
 
 def _named(task: Task, each: np.ndarray) -> dict:
-  """`[4 C]` of `_EACH` to `{class: {figure: value}}`."""
-  out = {name: dict(zip(_EACH, map(float, each[:, k]), strict=True)) for k, name in enumerate(task.outputs)}
+  """Converts `[4 C]` in the order of `_EACH` to `{class: {score: value}}`."""
+  out: dict[str, Any] = {
+    name: dict(zip(_EACH, map(float, each[:, k]), strict=True)) for k, name in enumerate(task.outputs)
+  }
   for row in out.values():
     row["support"] = int(row["support"])
   return out
 
 
 def ensemble(predictions: Mapping[str, np.ndarray]) -> np.ndarray:
-  """Mean over several sensors' predictions for the same samples.
+  """Averages the predictions of several sensors for the same samples.
 
   Args:
-    predictions: for each sensor `[N K]`, regression outputs or probabilities. A row that is all NaN means
-      that the sensor is absent; it is left out of that sample's mean.
+    predictions: regression outputs or probabilities `[N K]` of each sensor. A row of NaN means that the
+      sensor is absent. It is left out of the mean.
 
   Returns:
-    `[N K]` in the inputs' dtype; a row is NaN where all sensors are absent.
+    `[N K]` in the dtype of the inputs. A row is NaN if all sensors are absent.
 
   Raises:
-    InputError: no sensors, or shapes that differ.
+    InputError: there are no sensors, or their shapes differ.
   """
   shapes = {name: np.shape(p) for name, p in predictions.items()}
   if len(set(shapes.values())) != 1:
     raise InputError(f"an ensemble needs one shape of all sensors, have: {shapes or 'no sensors'}")
   stack = np.stack(list(predictions.values()))
-  # Only a row of NaN alone means absence; a NaN beside numbers is an error and has to stay visible.
+  # Only a row that is all NaN means absence. A single NaN is an error and must stay visible.
   there = ~np.isnan(stack).all(-1, keepdims=True)
   total = np.where(there, stack, 0).sum(0, dtype=np.float64)
   count = there.sum(0)

@@ -1,12 +1,16 @@
-"""results.json, the predictions as CSV files, and the table that a run prints."""
+"""Reads and writes results.json, writes predictions as CSV files, and formats the table that a run prints.
+
+`Results` is the content of results.json. `summarise` computes means and standard deviations over runs.
+"""
 
 from __future__ import annotations
 
 import csv
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,13 +23,13 @@ _LOWER_IS_BETTER = ("rmse", "mae")
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-  """The scores of the runs of one setting. Every `dict` of statistics is what `summarise` returns.
+  """Statistics over the runs of one setting, in the form that `summarise` returns.
 
   Attributes:
     modalities: statistics of each predictor that needs one sensor, by name.
     combinations: statistics of each predictor that needs several sensors, by name, e.g. `S1+S2`.
     ensemble: statistics of the mean of the predictors of one sensor.
-    auxiliary: for each predictor the statistics of each further head, e.g. `{"S1": {"specific": ...}}`.
+    auxiliary: statistics of every further head of each predictor, e.g. `{"S1": {"specific": ...}}`.
   """
 
   modalities: dict[str, dict]
@@ -34,14 +38,14 @@ class Scores:
   auxiliary: dict[str, dict[str, dict]] = dataclasses.field(default_factory=dict)
 
   def to_json(self) -> dict:
-    """The scores as they are in results.json; `combinations` only where there are any."""
+    """The scores as a part of results.json. `combinations` is left out if it is empty."""
     out = {"modalities": self.modalities, "combinations": self.combinations}
     out |= {"ensemble": self.ensemble, "auxiliary": self.auxiliary}
     return jsonable({name: value for name, value in out.items() if name != "combinations" or value})
 
   @classmethod
   def from_json(cls, tree: Mapping) -> Scores:
-    """The scores from a part of results.json; other keys are ignored."""
+    """Reads the scores from a part of results.json. Other keys are ignored."""
     fields = [field.name for field in dataclasses.fields(cls)]
     return cls(**{name: tree[name] for name in fields if name in tree})
 
@@ -54,16 +58,16 @@ class Results:
     dataset: name of the data set.
     task: kind of the task, one of `types.KINDS`.
     method: name of the method.
-    scores: of the runs as configured.
-    variant: of the method, where it has several.
+    scores: scores of the configured runs.
+    variant: variant of the method, if it has several.
     protocol: name of the protocol.
     split: `kfold`, or the data set's own.
-    group_by: the group whose samples stay together; empty for none.
-    seeds: of the runs.
-    folds: number of folds; 0 for models that were imported and not evaluated.
-    ablations: the scores of each ablation, by name.
-    timing: `seconds` of the program, and under `runs` where each run ended.
-    imported: for each imported run the file that it is from.
+    group_by: the group whose samples stay in one fold; empty for none.
+    seeds: random seeds of the runs.
+    folds: number of folds; 0 if the models were imported and not evaluated.
+    ablations: scores of each ablation, by name.
+    timing: `seconds` of the program, and `runs`: final epoch, best epoch and seconds of each run.
+    imported: source file of each imported run.
   """
 
   dataset: str
@@ -81,8 +85,13 @@ class Results:
   imported: dict[str, str] = dataclasses.field(default_factory=dict)
 
   def to_json(self) -> dict:
-    """The results as plain JSON; `variant`, `ablations` and `imported` only where there are any."""
-    out = {"dataset": self.dataset, "task": self.task, "method": self.method, "variant": self.variant}
+    """Converts to JSON types. `variant`, `ablations` and `imported` are left out if they are empty."""
+    out: dict[str, Any] = {
+      "dataset": self.dataset,
+      "task": self.task,
+      "method": self.method,
+      "variant": self.variant,
+    }
     out |= {"protocol": self.protocol, "split": self.split, "group_by": self.group_by}
     out |= {"seeds": list(self.seeds), "folds": self.folds, **self.scores.to_json()}
     out |= {"ablations": {name: scores.to_json() for name, scores in self.ablations.items()}}
@@ -92,10 +101,10 @@ class Results:
 
   @classmethod
   def from_json(cls, tree: Mapping) -> Results:
-    """The results from the content of results.json.
+    """Reads the content of results.json.
 
     Raises:
-      InputError: a key that is always there is missing.
+      InputError: a required key is missing.
     """
     if missing := [key for key in ("dataset", "task", "method", "modalities") if key not in tree]:
       raise InputError(f"these are no results: {', '.join(missing)} missing")
@@ -114,10 +123,10 @@ class Results:
     """Reads results.json.
 
     Raises:
-      InputError: there is no such file, or it holds no results.
+      InputError: there is no such file, or it contains no results.
     """
     if not Path(path).exists():
-      raise InputError(f"no results at {path}: train first, or name another work directory")
+      raise InputError(f"no results at {path}: train first, or use another work directory")
     try:
       return cls.from_json(read_json(path))
     except InputError as error:
@@ -125,18 +134,19 @@ class Results:
 
 
 def summarise(per_run: Sequence[Mapping]) -> dict:
-  """Statistics over several runs (folds and seeds) of the scores of each.
+  """Summarises the scores of several runs (folds and seeds).
 
   Args:
-    per_run: for each run the same nested dict; its leaves are numbers or confusion matrices.
+    per_run: for each run the same nested dict, whose leaves are numbers or confusion matrices.
 
   Returns:
-    The same nesting. A number becomes `{"mean", "std", "per_fold"}`. Runs in which the score is undefined
-    are left out of both and are `None` in `per_fold`. `std` divides by n - 1 and is `None` where fewer than
-    two runs have the score. Confusion matrices are added up. The result is ready for JSON: `None`, never NaN.
+    The same nested dict. A number becomes `{"mean", "std", "per_fold"}`. A run whose score is undefined is
+    left out of mean and std, and is `None` in `per_fold`. `std` divides by n - 1, and is `None` if fewer than
+    two runs have the score. Confusion matrices are summed. The result has JSON types, with `None` instead of
+    NaN.
 
   Raises:
-    InputError: no runs, or runs with different scores.
+    InputError: there are no runs, or their scores have different names.
   """
   if not per_run:
     raise InputError("no runs to summarise")
@@ -165,39 +175,39 @@ def _statistics(values: np.ndarray) -> dict:
 def write_predictions(
   path: str | os.PathLike,
   ids: Sequence,
-  seeds: Sequence[int] | int,
-  folds: Sequence[int] | int,
+  seeds: np.ndarray | Sequence[int] | int,
+  folds: np.ndarray | Sequence[int] | int,
   target: np.ndarray,
   prediction: np.ndarray,
   task: Task,
 ) -> None:
-  """Writes one predictor's predictions as CSV, atomically: `id,seed,fold`, targets, predictions.
+  """Writes the predictions of one predictor as a CSV file, atomically.
 
-  Regression has `target_<name>` and `prediction_<name>`; binary and multiclass have `target` and
-  `prediction` (class names; no prediction where the probabilities are NaN) and `probability_<class>`;
-  multilabel has `target_<name>` and `probability_<name>`. Floats have the fewest digits that read
-  back as the same number of the array's dtype.
+  The first columns are `id,seed,fold`. Regression adds `target_<name>` and `prediction_<name>`. Binary and
+  multiclass add `target` and `prediction` (class names; empty if the probabilities are NaN) and
+  `probability_<class>`. Multilabel adds `target_<name>` and `probability_<name>`. Floats are written with the
+  fewest digits that reproduce the number exactly.
 
   Args:
-    path: of the file.
-    ids: `[N]` of each sample, str, bytes or int.
-    seeds: `[N]`, or one for all samples.
-    folds: `[N]`, or one for all samples.
-    target: as `metrics.scores` takes it.
-    prediction: as `metrics.scores` takes it.
-    task: what the columns are.
+    path: the file.
+    ids: `[N]`, id of each sample: str, bytes or int.
+    seeds: `[N]`, or one value for all samples.
+    folds: `[N]`, or one value for all samples.
+    target: see `metrics.scores`.
+    prediction: see `metrics.scores`.
+    task: determines the columns.
 
   Raises:
-    InputError: arrays of different lengths.
+    InputError: the arrays have different lengths.
   """
   target, prediction, n = np.asarray(target), np.asarray(prediction), len(ids)
   sizes = {"ids": n, "target": len(target), "prediction": len(prediction)}
-  sizes |= {k: len(v) for k, v in (("seeds", seeds), ("folds", folds)) if np.ndim(v)}
+  sizes |= {k: np.size(v) for k, v in (("seeds", seeds), ("folds", folds)) if np.ndim(v)}
   if len(set(sizes.values())) != 1:
-    raise InputError(f"{path}: every array needs one row for each sample, have: {sizes}")
+    raise InputError(f"{path}: every array needs one row per sample, have: {sizes}")
   names = np.array([name.replace("\r", " ") for name in task.outputs])  # the csv module leaves \r unquoted
   header = ["id", "seed", "fold"]
-  columns = [[i.decode() if isinstance(i, bytes) else str(i) for i in ids]]
+  columns: list[Iterable] = [[i.decode() if isinstance(i, bytes) else str(i) for i in ids]]
   columns += [np.broadcast_to(seeds, n).astype(str), np.broadcast_to(folds, n).astype(str)]
   if task.one_class:
     header += ["target", "prediction"]
@@ -214,15 +224,15 @@ def write_predictions(
 
 
 def table(results: Results, baseline: Results | None = None) -> str:
-  """The table that a run prints: each predictor, the ensemble, the ablations, and the auxiliary heads.
+  """Formats the table that a run prints: predictors, ensemble, ablations, and auxiliary heads.
 
   Args:
-    results: of the run.
-    baseline: of each sensor trained by itself. With it there is one block for each metric, which has both
-      results side by side and their difference. Without it the metrics are the columns of one block.
+    results: results of the method.
+    baseline: results of each sensor trained alone. If given, there is one block per metric, with both results
+      side by side and their difference. Otherwise the metrics are the columns of one block.
 
   Returns:
-    Lines of plain text without a newline at the end.
+    Plain text without a newline at the end.
   """
   metrics = HEADLINE[results.task]
   facts = ("dataset", "task", "method", "variant", "protocol", "folds")
@@ -235,10 +245,10 @@ def table(results: Results, baseline: Results | None = None) -> str:
     for metric in metrics:
       cells = {}
       for name, row in rows.items():
-        ours, theirs = row.get(metric), others.get(name, {}).get(metric)
-        known = ours and theirs and None not in (ours["mean"], theirs["mean"])
+        ours, theirs = row.get(metric) or {}, others.get(name, {}).get(metric) or {}
+        known = None not in (ours.get("mean"), theirs.get("mean"))
         cells[name] = [_cell(ours), _cell(theirs), f"{ours['mean'] - theirs['mean']:+.3f}" if known else "-"]
-      title = f"{metric} (less is better)" if metric in _LOWER_IS_BETTER else metric
+      title = f"{metric} (lower is better)" if metric in _LOWER_IS_BETTER else metric
       lines += _aligned(title, ("co-learned", "by itself", "difference"), cells)
   if results.ablations:
     every = {"all as configured": results.scores, **results.ablations}
@@ -268,7 +278,7 @@ def _cell(stats: Mapping | None) -> str:
 
 
 def _aligned(title: str, columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> list[str]:
-  """A blank line, a heading and the rows: names to the left, cells to the right."""
+  """Formats a blank line, a heading and the rows. Names are aligned left, cells right."""
   every = {title: list(columns), **rows}
   left = max(map(len, every))
   width = [max(len(cells[k]) for cells in every.values()) for k in range(len(columns))]

@@ -1,1 +1,1 @@
-"""Import from and export to the released PyTorch program: settings (YAML), state dicts, checkpoints."""
+"""Import from and export to the authors' released PyTorch program: settings, state dicts, checkpoints."""

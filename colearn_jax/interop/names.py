@@ -1,9 +1,14 @@
-"""Translates settings and state dicts of the released PyTorch program; PyTorch is not needed."""
+"""Builds encoders and MDiCo models from settings and state dicts of the released PyTorch program.
+
+That program has other names for its classes and arguments. The tables below translate them. PyTorch is not
+needed.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -28,7 +33,7 @@ __all__ = [
 
 IGNORED = ""  # marks arguments of the released program that have no effect here
 
-# The released program's names for the sizes of a sample (`encoders.SIZES`). Every class takes any of them.
+# The released program's names for the sizes of a sample (`encoders.SIZES`). Every class accepts all of them.
 SIZE_ARGUMENTS = {
   "seq_len": "seq_len",
   "len_max_seq": "seq_len",
@@ -38,7 +43,7 @@ SIZE_ARGUMENTS = {
   "in_channels": "num_features",
   "feature_size": "num_features",
 }
-# For each class of the released program, its other arguments and their names here.
+# For each class of the released program: the other arguments, and the name of each here.
 ARGUMENTS = {
   "TempCNN": {
     "hidden_dims": "layer_size",
@@ -70,7 +75,7 @@ ARGUMENTS = {
     "return_att": IGNORED,
   },
   "TransformerNet": {
-    "len_max_seq": IGNORED,  # the length of the position table, which may exceed that of the series
+    "len_max_seq": IGNORED,  # length of the position table; may be longer than the series
     "layer_size": "layer_size",
     "num_layers": "n_layers",
     "num_heads": "num_heads",
@@ -99,10 +104,10 @@ MODEL_TYPES = {
   "TemporalAttentionEncoder": "tae",
   "TransformerNet": "transformer",
   "ConvTran": "convtran",
-}  # RNNet has an argument for its type
+}  # RNNet is missing: its argument unit_type gives the type
 
-# Arguments whose values have other names here.
-VALUES = {
+# Arguments whose values are named differently here.
+VALUES: dict[str, dict[Any, str]] = {
   "output_state": {False: "last_output", True: "last_state"},
   "pos_encoding": {"tAPE": "tape", "Sin": "sinusoidal", "Learn": "learned", "None": "none", None: "none"},
   "rel_pos_encoding": {"eRPE": "erpe", "Vector": "vector", "None": "none", None: "none"},
@@ -111,20 +116,20 @@ VALUES = {
 }
 
 
-def encoder_settings(name: str, args: Mapping[str, object]) -> dict[str, object]:
+def encoder_settings(name: str, args: Mapping[str, Any]) -> dict[str, Any]:
   """Translates the arguments of a class of the released program to settings for `encoders.make_encoder`.
 
   Args:
-    name: of the class.
-    args: that it is constructed with.
+    name: name of the class.
+    args: arguments of its constructor.
 
   Raises:
-    InputError: an unknown class, argument or value, or two arguments that contradict each other.
+    InputError: a class, argument or value is unknown, or two arguments contradict each other.
   """
   if name not in ARGUMENTS:
     raise InputError(f"unknown class {name!r} of an encoder, have: {', '.join(ARGUMENTS)}")
   known = {**ARGUMENTS[name], **SIZE_ARGUMENTS, **ARGUMENTS[name]}
-  settings = {"model_type": MODEL_TYPES[name]} if name in MODEL_TYPES else {}
+  settings: dict[str, Any] = {"model_type": MODEL_TYPES[name]} if name in MODEL_TYPES else {}
   for argument, value in args.items():
     if argument not in known:
       raise InputError(f"unknown argument {argument!r} of class {name}, have: {', '.join(known)}")
@@ -143,84 +148,86 @@ def encoder_settings(name: str, args: Mapping[str, object]) -> dict[str, object]
   if settings.get("embed") is False and "num_features" in settings:
     settings["layer_size"] = settings["num_features"]  # the released program ignores its layer_size here
   if settings["model_type"] in ("ltae", "tae") and settings.get("dropout") == 0:
-    settings["attention_dropout"] = 0.0  # fixed at 0.1 there, but dropout=0 asks for none
+    settings["attention_dropout"] = 0.0  # the released program always uses 0.1; dropout=0 means none here
   return settings
 
 
 def class_of(model_type: str) -> str | None:
-  """Returns the released program's class for one of our encoders, or None."""
+  """Returns the released program's class name for one of our encoders, or None if it has no such class."""
   if model_type in ("rnn", "gru", "lstm"):
     return "RNNet"
   return next((name for name, ours in MODEL_TYPES.items() if ours == model_type), None)
 
 
-def norm(wrap: Mapping[str, object]) -> str:
-  """Returns `use_norm` for an encoder, from the released `use_norm` and `use_bnorm`."""
+def norm(wrap: Mapping[str, Any]) -> str:
+  """Converts the released arguments `use_norm` and `use_bnorm` to our `use_norm`."""
   if wrap.get("use_norm"):
     return "layer"
   return "batch" if wrap.get("use_bnorm") else "none"
 
 
-def _get(group: Mapping[str, object], key: str) -> object:
+def _get(group: Mapping[str, Any], key: str) -> Any:
   if key not in group:
-    raise InputError(f"the settings have no {key!r} beside {', '.join(map(repr, group)) or 'nothing'}")
+    raise InputError(f"the settings have no {key!r}, only {', '.join(map(repr, group)) or 'nothing'}")
   return group[key]
 
 
 def load_encoder(
-  spec: Mapping[str, object], params: Mapping[str, np.ndarray], *, dtype=jnp.float32
+  spec: Mapping[str, Any], params: Mapping[str, np.ndarray], *, dtype=jnp.float32
 ) -> nnx.Module:
-  """Builds an encoder with the weights of one of the released program.
+  """Builds an encoder with weights from the released program.
 
   Args:
-    spec: `class` and `args` as that program constructs the encoder; with `wrap`, `{"latent_dims": d,
-      "use_norm": ...}`, the encoder includes the linear layer and the norm, else it is the backbone alone.
-    params: its state dict.
+    spec: `class` and `args` of that program's encoder. If `wrap` is given, `{"latent_dims": d, "use_norm":
+      ...}`, the encoder includes the final linear layer and norm. Otherwise only the backbone is built.
+    params: state dict of the encoder.
     dtype: of the computation.
 
   Raises:
-    InputError: settings are missing or not known, or the state dict does not fit them.
+    InputError: settings are missing or unknown, or the state dict does not fit them.
   """
   spec = spec.get("constructor", spec)
   settings = encoder_settings(_get(spec, "class"), _get(spec, "args"))
-  # The parameters of these do not depend on the length of the series, nor those of `mlp` on the shape.
+  # The parameters of these encoders do not depend on the length of the series.
   of_any_length = settings["model_type"] in ("mlp", "rnn", "gru", "lstm", "transformer")
   needed = encoders.SIZES[1:] if of_any_length else encoders.SIZES
   if missing := [size for size in needed if size not in settings]:
     raise InputError(f"the settings of a {spec['class']} do not say its {' and '.join(missing)}")
   bands = settings["num_features"]
   shape = (bands,) if settings["model_type"] == "mlp" else (settings.get("seq_len", 0), bands)
+  module: nnx.Module
   if spec.get("wrap"):
     settings["use_norm"] = norm(spec["wrap"])
     width = _get(spec["wrap"], "latent_dims")
-    make = lambda: encoders.make_encoder(settings, shape, width, rngs=nnx.Rngs(0), dtype=dtype)
+    module = nnx.eval_shape(
+      lambda: encoders.make_encoder(settings, shape, width, rngs=nnx.Rngs(0), dtype=dtype)
+    )
   else:
-    make = lambda: encoders.make_backbone(settings, shape, rngs=nnx.Rngs(0), dtype=dtype)
-  module = nnx.eval_shape(make)
+    module = nnx.eval_shape(lambda: encoders.make_backbone(settings, shape, rngs=nnx.Rngs(0), dtype=dtype))
   fill(module, params)
   return module
 
 
-def make_method(spec: Mapping[str, object], *, variant: str | None = None) -> MDiCo:
-  """The method of the released program's settings, see `load_mdico`, with the weights and τ there."""
+def make_method(spec: Mapping[str, Any], *, variant: str | None = None) -> MDiCo:
+  """The method MDiCo with the loss weights and the temperature of the released program's settings."""
   variant = variant or spec.get("variant", "released")
   if variant not in ("paper", "released"):
     raise InputError(f"variant={variant!r}, have paper, released")
   spec = spec.get("constructor", spec)
-  weights = {term: float(weight) for term, weight in spec.get("weights_loss", {}).items()}
+  weights: dict[str, Any] = {term: float(weight) for term, weight in spec.get("weights_loss", {}).items()}
   return MDiCo(variant=variant, similarity="dense", temperature=spec.get("contrastive_temp", 0.1), **weights)
 
 
 def make_architecture(
-  spec: Mapping[str, object], *, kind: str = "regression", dropout: bool = True, dtype=jnp.float32
+  spec: Mapping[str, Any], *, kind: str = "regression", dropout: bool = True, dtype=jnp.float32
 ) -> Architecture:
-  """The architecture of the released program's settings, see `load_mdico`.
+  """The architecture that the released program's settings describe.
 
   Args:
-    spec: the settings.
-    kind: of the task.
-    dropout: False for encoders without it.
-    dtype: of the encoders' computation.
+    spec: the settings, see `load_mdico`.
+    kind: kind of the task.
+    dropout: False sets every dropout rate to 0.
+    dtype: type in which the encoders compute.
   """
   spec = spec.get("constructor", spec)
   width, shapes, settings = _get(spec, "emb_dim"), {}, {}
@@ -244,8 +251,8 @@ def make_architecture(
   )
 
 
-def head_layers(core: str | Mapping[str, object]) -> tuple[int, ...]:
-  """Reads the widths of the heads' hidden layers from the YAML: `linear`, or the settings of a `mlp`."""
+def head_layers(core: str | Mapping[str, Any]) -> tuple[int, ...]:
+  """Widths of the heads' hidden layers, from the released setting: `linear`, or the settings of a `mlp`."""
   core = {"model_type": core} if isinstance(core, str) else core
   if core.get("model_type") == "linear":
     return ()
@@ -255,7 +262,7 @@ def head_layers(core: str | Mapping[str, object]) -> tuple[int, ...]:
 
 
 def load_mdico(
-  spec: Mapping[str, object],
+  spec: Mapping[str, Any],
   params: Mapping[str, np.ndarray],
   *,
   variant: str | None = None,
@@ -264,15 +271,15 @@ def load_mdico(
   """Builds a whole model with the weights of the released program.
 
   Args:
-    spec: `emb_dim`, `n_labels`, `predictive_core` and `modalities`, a list in the order of the modality
-      labels of each one's `name`, `T`, `bands` and encoder (see `load_encoder`).
-    params: its state dict.
-    variant: what the second modality head reads, see `mdico.MDiCo`; by default what `spec` says, else
-      `released`, as that program does it.
-    dtype: of the encoders' computation.
+    spec: `emb_dim`, `n_labels`, `predictive_core` and `modalities`. The latter is a list with `name`, `T`,
+      `bands` and the encoder (see `load_encoder`) of each sensor, in the order of the modality labels.
+    params: state dict of the model.
+    variant: what the second modality head reads, see `mdico.MDiCo`. Default: the value in `spec`, else
+      `released`.
+    dtype: type in which the encoders compute.
 
   Raises:
-    InputError: the settings are not known, or the state dict does not fit them.
+    InputError: settings are unknown, or the state dict does not fit them.
   """
   method = dataclasses.replace(make_method(spec, variant=variant), auxiliary=1.0, discriminative=1.0)
   architecture = make_architecture(spec, dtype=dtype)

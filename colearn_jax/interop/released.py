@@ -1,10 +1,11 @@
-"""Settings and checkpoints of the released PyTorch program to ours, and back; without PyTorch.
+"""Imports settings and checkpoints of the released PyTorch program, and exports our models to it.
 
     python -m colearn_jax.interop.released config FILE.yaml OUT.py
     python -m colearn_jax.interop.released checkpoint FILE.yaml FILE.ckpt WORKDIR --statistics=FILE.json
     python -m colearn_jax.interop.released export WORKDIR OUT.npz --run=seed10_fold0
 
-`README.md` beside this file says what is read, and how PyTorch takes what is exported.
+PyTorch is not needed. `README.md` in this folder describes the files, and how to load an exported model in
+PyTorch.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import re
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from flax import nnx
@@ -36,11 +38,15 @@ KINDS = {
   "mse": "regression", "norm-mse": "regression", "ce": "multiclass", "cross-entropy": "multiclass",
   "crossentropy": "multiclass", "bce": "multilabel",
 }  # fmt: skip
-PREFIX = "modality_encoders_unique."  # of a tensor that every state dict has
+PREFIX = "modality_encoders_unique."  # every state dict has tensors with this prefix
 
 
 def convert_config(yaml_path: str | Path, out: str | Path, ignore: Collection[str] = ()) -> list[str]:
-  """Writes the configuration file `out`; returns the notes. InputError for anything that is wrong."""
+  """Writes the configuration file `out` and returns notes for the user.
+
+  Raises:
+    InputError: the settings are unknown, or the configuration is not valid.
+  """
   released = read_yaml(yaml_path, ignore)
   config_lib.validate(make_config(released))
   with replacing(out) as file:
@@ -49,14 +55,14 @@ def convert_config(yaml_path: str | Path, out: str | Path, ignore: Collection[st
 
 
 def read_state_dict(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], int, list[str]]:
-  """The tensors of a Lightning checkpoint, or of a state dict saved alone.
+  """Reads the tensors of a Lightning checkpoint, or of a file with a state dict alone.
 
   Returns:
-    The model's tensors by their names there; what stood beside the model, without what is of no use; the
-    epoch, 0 where the file does not say it; notes.
+    The model's tensors by their PyTorch names; tensors outside of the model (`criteria.weight`); the epoch, 0
+    if unknown; notes for the user.
 
   Raises:
-    InputError: see `torch_file.read`; or it holds no such model.
+    InputError: see `torch_file.read`; or the file has no model of the released program.
   """
   content = torch_file.read(path)
   epoch, notes = 0, []
@@ -64,25 +70,25 @@ def read_state_dict(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, 
     epoch = int(content.get("epoch") or 0)
     content = content["state_dict"]
   if not isinstance(content, dict) or not all(isinstance(a, np.ndarray) for a in content.values()):
-    raise InputError(f"{path} holds no state dict: names with a tensor each, or those behind 'state_dict'")
+    raise InputError(f"{path} holds no state dict: a tensor for each name, alone or under 'state_dict'")
   prefix = next((name.split(PREFIX)[0] for name in content if PREFIX in name), None)
   if prefix is None:
     raise InputError(f"{path} holds no model of the released program: no tensor's name has {PREFIX}")
-  own, beside = {}, {}
+  own, extra = {}, {}
   for name, tensor in content.items():
     if name.endswith("criteria.weight"):
-      beside["criteria.weight"] = tensor
+      extra["criteria.weight"] = tensor
     elif "awl.params" in name:
-      notes.append(f"{name}, learnt weights of the losses, is dropped: training is over")
+      notes.append(f"{name} is dropped: learnt weights of the loss terms are needed in training only")
     else:
       if name.startswith(f"{prefix}{UNUSED_HEAD}."):
-        notes.append(f"{name} is dropped: nothing reads it")
+        notes.append(f"{name} is dropped: no output depends on it")
       own[name.removeprefix(prefix)] = tensor
-  return own, beside, epoch, notes
+  return own, extra, epoch, notes
 
 
 def _modalities(released: Released) -> tuple[list[Modality], Task | None]:
-  """The sensors, and the task as the data set has it, where it is one of ours."""
+  """The sensors; and the task, if the data set is one of ours, else None."""
   name, out = str(released.values.get("data.name", "")), []
   known = build.describe(name) if name in build.names() else None
   for m in released.values["data.modalities"]:
@@ -97,8 +103,8 @@ def _modalities(released: Released) -> tuple[list[Modality], Task | None]:
       bands = tuple(f"band {i + 1}" for i in range(shape[-1]))
     else:
       raise InputError(
-        f"modality {m}: how many time steps and bands? data set {name!r} is none of "
-        f"{', '.join(build.names())}, and the settings have no T and bands beside its encoder"
+        f"modality {m}: its time steps and bands are unknown; data set {name!r} is none of "
+        f"{', '.join(build.names())}, so the settings need T and bands in the group of its encoder"
       )
     if any(said.get(size, n) != n for size, n in zip(encoders.SIZES, (shape[0], shape[-1]))):
       raise InputError(f"modality {m}: the settings say {said}, data set {name} has shape {shape}")
@@ -112,24 +118,25 @@ def _task(released: Released, known: Task | None, outputs: Sequence[str] | None,
   else:
     name = str(released.values.get("loss name", "")).lower()
     if name not in KINDS:
-      raise InputError(f"loss {name!r}: for a data set that is not known here, one of: {', '.join(KINDS)}")
+      raise InputError(f"loss: {name!r} is not allowed for an unknown data set; one of: {', '.join(KINDS)}")
     kind, names = KINDS[name], tuple(f"output {i + 1}" for i in range(count))
   names = tuple(outputs) if outputs else names
   if len(names) != count:
     raise InputError(
-      f"the checkpoint has {count} outputs, not {len(names)}: {', '.join(names)}; name --outputs"
+      f"the checkpoint has {count} outputs, not {len(names)}: {', '.join(names)}; set --outputs"
     )
   return Task(kind, names, known.unit if known else "")
 
 
 def read_statistics(path: str | Path, modalities: Sequence[Modality]) -> dict[str, dict[str, np.ndarray]]:
-  """What normalises inputs, from a JSON file `{modality or view: {"mean": [...], "std": [...]}}`.
+  """Reads the normalisation of the inputs from JSON, `{modality or view: {"mean": [...], "std": [...]}}`.
 
   Returns:
     `{m: {"offset": [C], "scale": [C]}}`.
 
   Raises:
-    InputError: no such file, or a modality's numbers are missing, not as many as its bands, or not positive.
+    InputError: the file cannot be read; numbers of a modality are missing, or not one per band; or a standard
+      deviation is not positive.
   """
   try:
     given = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -139,7 +146,7 @@ def read_statistics(path: str | Path, modalities: Sequence[Modality]) -> dict[st
   except OSError as error:
     raise InputError(f"{path} cannot be read: {error.strerror}") from None
   except (ValueError, TypeError, KeyError, AttributeError):
-    form = '{"S1": {"mean": [...], "std": [...]}}, a number a band'
+    form = '{"S1": {"mean": [...], "std": [...]}}, one number per band'
     raise InputError(f"{path} is not of the form {form}") from None
   out = {}
   for m in modalities:
@@ -155,17 +162,15 @@ def read_statistics(path: str | Path, modalities: Sequence[Modality]) -> dict[st
   return out
 
 
-def _task_constants(
-  task: Task, released: Released, beside: Mapping[str, np.ndarray]
-) -> dict[str, np.ndarray]:
-  """What the task's loss takes, see `losses.task_loss`; predicting needs none of it."""
+def _task_constants(task: Task, released: Released, extra: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """Constants of the task's loss, see `objectives.task.task_loss`. Prediction does not use them."""
   count = len(task.outputs)
   if task.kind == "regression":
     number = lambda key, default: np.full(count, released.values.get(key, default), np.float32)
     return {"mean": number("loss mean", 0.0), "std": number("loss std", 1.0)}
   if task.kind == "multilabel":
     return {}
-  weights = np.asarray(beside.get("criteria.weight", np.ones(count)), np.float32)
+  weights = np.asarray(extra.get("criteria.weight", np.ones(count)), np.float32)
   if weights.shape != (count,):
     raise InputError(f"criteria.weight has shape {weights.shape}, there are {count} classes")
   return {"class_weights": weights}
@@ -181,25 +186,25 @@ def import_checkpoint(
   outputs: Sequence[str] | None = None,
   ignore: Collection[str] = (),
 ) -> list[str]:
-  """Makes one of our checkpoints of a `.ckpt` or `.pt` file, in a work directory for `predict.load`.
+  """Converts a `.ckpt` or `.pt` file to a finished run in a work directory, which `load_model` reads.
 
-  Several folds go into one work directory, each as a run of its own. Training with the same configuration
-  there finds them finished, and evaluates them.
+  Several folds can be imported into one work directory, each as one run. Training there with the same
+  configuration treats them as finished and evaluates them.
 
   Args:
     yaml_path: the settings that the model was trained with.
-    path: of the checkpoint.
-    workdir: new, or one that other checkpoints of the same settings were put into.
-    statistics: see `read_statistics`; the released program keeps them in files of their own.
-    run: which training it is, `seed<number>_fold<number>`.
-    outputs: names of the model's outputs in their order, where it is not the data set's.
+    path: the checkpoint file.
+    workdir: a new directory, or one with imported checkpoints of the same settings.
+    statistics: see `read_statistics`. The released program stores them outside of the checkpoint.
+    run: name of the run, `seed<number>_fold<number>`.
+    outputs: names of the model's outputs in order, if it differs from the data set's.
     ignore: see `read_yaml`.
 
   Returns:
     Notes for the user.
 
   Raises:
-    InputError: anything does not fit; nothing is written then.
+    InputError: the files do not fit each other or the work directory. Nothing is written then.
   """
   numbers = re.fullmatch(r"seed(\d+)_fold(\d+)", run)
   if not numbers:
@@ -209,7 +214,7 @@ def import_checkpoint(
   config = make_config(released)
   if config.data.name in build.names():
     config_lib.validate(config)
-  tensors, beside, epoch, notes = read_state_dict(path)
+  tensors, extra, epoch, notes = read_state_dict(path)
   modalities, known = _modalities(released)
   heads = [
     t for n, t in tensors.items() if re.fullmatch(r"modality_prediction_heads\..*linear_layer\.bias", n)
@@ -220,16 +225,16 @@ def import_checkpoint(
   network = make_network(config, task, modalities)
   model = nnx.eval_shape(lambda: network.method.build(network.architecture, rngs=nnx.Rngs(0)))
   fill(model, tensors)
-  _, params, stats = nnx.split(model, nnx.Param, nnx.BatchStat)
-  params, stats = nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
-  values = {"inputs": inputs, "task": _task_constants(task, released, beside)}
+  _, *arrays = nnx.split(model, nnx.Param, nnx.BatchStat)
+  params, stats = map(nnx.to_pure_dict, arrays)
+  values = {"inputs": inputs, "task": _task_constants(task, released, extra)}
 
   described = Description(config.data.name, task, tuple(modalities))
   imported = _claim(workdir, config, described, run)
-  record = {"seed": int(numbers[1]), "fold": int(numbers[2]), "epoch": epoch}
+  record: dict[str, Any] = {"seed": int(numbers[1]), "fold": int(numbers[2]), "epoch": epoch}
   record |= {"best_epoch": epoch, "best_objective": None, "seconds": 0.0}
-  model = {"params": params, "stats": stats, "values": values}
-  models.save(workdir / "checkpoints" / run, model, record)
+  finished = {"params": params, "stats": stats, "values": values}
+  models.save(workdir / "checkpoints" / run, finished, record)
   Results(
     dataset=config.data.name,
     task=task.kind,
@@ -242,43 +247,43 @@ def import_checkpoint(
 
 
 def _claim(workdir: Path, config: ConfigDict, described: Description, run: str) -> dict:
-  """Writes what all runs share, or checks that it is the same there; returns the runs that are there."""
+  """Writes config.json and dataset.json, or compares them with existing ones; returns the imported runs."""
   wanted = config_lib.to_json(config)
   if (workdir / "results.json").exists():
     summary = Results.read(workdir / "results.json")
     if not summary.imported:
-      raise InputError(f"{workdir} holds a training; take another work directory")
+      raise InputError(f"{workdir} holds a training; use another work directory")
     if different := config_lib.differences(read_json(workdir / "config.json"), wanted):
       raise InputError(f"{workdir} holds checkpoints of other settings ({'; '.join(different)})")
     if Description.from_json(read_json(workdir / "dataset.json")) != described:
       raise InputError(f"{workdir} holds checkpoints of other sensors or outputs; see its dataset.json")
     if run in summary.imported:
-      raise InputError(f"{workdir} holds {run} already; name another --run, or take another work directory")
+      raise InputError(f"{workdir} holds {run} already; set another --run, or use another work directory")
     return summary.imported
   if (workdir / "config.json").exists():
-    raise InputError(f"{workdir} holds a training; take another work directory")
+    raise InputError(f"{workdir} holds a training; use another work directory")
   write_json(workdir / "config.json", wanted)
   write_json(workdir / "dataset.json", described.to_json())
   return {}
 
 
 def export(workdir: str | Path, out: str | Path, run: str) -> dict[str, np.ndarray]:
-  """Writes a trained model's state dict by the released program's names, and its statistics beside it.
+  """Writes the state dict of a trained model with the released program's names, and its statistics.
 
   Args:
-    workdir: of a training, or with checkpoints that were imported.
-    out: the `.npz` file; the statistics, as `read_statistics` takes them, go to the same name with `.json`.
-    run: the training, e.g. `seed10_fold0`.
+    workdir: work directory with finished or imported runs.
+    out: the `.npz` file. The statistics go to the same name with `.json`, in the format of `read_statistics`.
+    run: name of the run, e.g. `seed10_fold0`.
 
   Returns:
     The state dict.
 
   Raises:
-    InputError: there is no such training, or the released program has no such encoder.
+    InputError: there is no such run, or the released program has no such encoder.
   """
   workdir, out = Path(workdir).expanduser().absolute(), Path(out)
   if not (workdir / "results.json").is_file():
-    raise InputError(f"{workdir} holds no finished training: there is no results.json")
+    raise InputError(f"{workdir} holds no finished runs: there is no results.json")
   config = config_lib.restore(read_json(workdir / "config.json"))
   described = Description.from_json(read_json(workdir / "dataset.json"))
   directory = workdir / "checkpoints" / run
@@ -286,7 +291,7 @@ def export(workdir: str | Path, out: str | Path, run: str) -> dict[str, np.ndarr
     have = ", ".join(sorted(path.name for path in (workdir / "checkpoints").glob("*"))) or "none"
     raise InputError(f"{workdir} has no run {run!r}, have: {have}")
   if out.suffix != ".npz":
-    raise InputError(f"{out} is not allowed; a file that ends in .npz")
+    raise InputError(f"{out} is not allowed; a file name that ends in .npz")
   model = models.restore(directory)
   network = make_network(config, described.task, described.modalities)
   tensors = state_dict(network.model(model["params"], model["stats"]))
@@ -294,7 +299,7 @@ def export(workdir: str | Path, out: str | Path, run: str) -> dict[str, np.ndarr
     tensors["criteria.weight"] = np.asarray(model["values"]["task"]["class_weights"])
   try:
     with replacing(out, binary=True) as file:
-      np.savez(file, **tensors)
+      np.savez(file, **tensors)  # type: ignore[arg-type]  # no tensor is named allow_pickle
   except OSError as error:
     raise InputError(f"{out} cannot be written: {error.strerror}") from None
   bands = {m: {"mean": c["offset"], "std": c["scale"]} for m, c in model["values"]["inputs"].items()}
@@ -303,28 +308,28 @@ def export(workdir: str | Path, out: str | Path, run: str) -> dict[str, np.ndarr
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-  """The command line."""
+  """Runs the command line."""
   parser = argparse.ArgumentParser(prog="colearn_jax.interop.released", description=__doc__.split("\n")[0])
   commands = parser.add_subparsers(dest="command", required=True)
   listed = lambda text: [name.strip() for name in text.split(",") if name.strip()]
-  config = commands.add_parser("config", help="a YAML file to a configuration of ours")
-  ckpt = commands.add_parser("checkpoint", help="a .ckpt or .pt file to a checkpoint of ours")
-  back = commands.add_parser("export", help="a checkpoint of ours to a state dict for PyTorch")
+  config = commands.add_parser("config", help="converts a YAML file to a configuration file")
+  ckpt = commands.add_parser("checkpoint", help="converts a .ckpt or .pt file to a finished run")
+  back = commands.add_parser("export", help="converts a finished run to a state dict for PyTorch")
   for command in (config, ckpt):
     command.add_argument("yaml", help="the released program's settings")
-    command.add_argument("--ignore", type=listed, default=[], help="settings to pass over: a.b,c")
-  config.add_argument("out", help="the configuration, a .py file for --config=")
+    command.add_argument("--ignore", type=listed, default=[], help="settings to skip: a.b,c")
+  config.add_argument("out", help="configuration file to write, a .py file for --config=")
   ckpt.add_argument("checkpoint", help="a .ckpt file of Lightning, or a .pt file with a state dict")
-  ckpt.add_argument("workdir", help="where predict.load finds it")
+  ckpt.add_argument("workdir", help="work directory to write to, for colearn_jax.load_model")
   ckpt.add_argument(
     "--statistics",
-    help='JSON with what inputs were normalised by, {"S1": {"mean": [...], "std": [...]}}: the checkpoint '
-    "does not have it, the released program keeps it in stats/ with the data",
+    help='JSON file with the statistics of the inputs, {"S1": {"mean": [...], "std": [...]}}; the checkpoint '
+    "does not have them, the released program stores them in stats/ with the data",
   )
-  ckpt.add_argument("--run", default="seed10_fold0", help="the seed and fold it was trained with")
-  ckpt.add_argument("--outputs", type=listed, help="names of the outputs, where their order is another one")
-  back.add_argument("workdir", help="of a training")
-  back.add_argument("out", help="an .npz file; statistics go to a .json file beside it")
+  ckpt.add_argument("--run", default="seed10_fold0", help="seed and fold of the checkpoint")
+  ckpt.add_argument("--outputs", type=listed, help="names of the outputs in the model's order, if it differs")
+  back.add_argument("workdir", help="work directory of finished runs")
+  back.add_argument("out", help=".npz file to write; statistics go to the same name with .json")
   back.add_argument("--run", required=True, help="e.g. seed10_fold0")
   args = parser.parse_args(argv)
   try:

@@ -1,7 +1,7 @@
-"""Maps variables of our modules to tensors of the released PyTorch program: names and layouts.
+"""Maps the variables of our modules to tensor names and layouts of the released PyTorch program.
 
-A function for each of our classes lists the variables with their names and layouts in that program. `fill`
-and `state_dict` use the same functions, so that a round trip is exact.
+There is one function for each class of ours. It lists the variables of a module with their names and layouts
+in that program. `fill` (import) and `state_dict` (export) use the same functions, so a round trip is exact.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from colearn_jax.types import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-  """The conversion of a tensor between their layout and ours."""
+  """Converts a tensor between PyTorch's layout and ours."""
 
-  ours: Callable[[np.ndarray], np.ndarray]  # from theirs
-  theirs: Callable[[np.ndarray], np.ndarray]  # from ours
+  ours: Callable[[np.ndarray], np.ndarray]  # from PyTorch's layout to ours
+  theirs: Callable[[np.ndarray], np.ndarray]  # from our layout to PyTorch's
 
 
 SAME = Layout(lambda a: a, lambda a: a)
@@ -35,7 +35,7 @@ REVERSED = Layout(np.transpose, np.transpose)  # (out, in, k) and (k, in, out), 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-  """One tensor of a state dict: a variable of our module, or a table that is computed from the settings."""
+  """One tensor of a state dict: a variable of our module, or a constant table computed from the settings."""
 
   name: str
   value: nnx.Variable | np.ndarray
@@ -49,10 +49,10 @@ class Entry:
     return np.array(self.layout.theirs(array), order="C")
 
   def write(self, tensor: np.ndarray) -> None:
-    """Fills the variable, or checks that the table has the computed values.
+    """Writes the tensor into the variable; checks a constant table against the computed values.
 
     Raises:
-      InputError: another shape or another table.
+      InputError: the shape is wrong, or the table has other values.
     """
     tensor = np.asarray(tensor)
     shape = self.layout.theirs(np.empty(self.value.shape)).shape
@@ -90,7 +90,7 @@ def _norm(name: str, norm: layers.BatchNorm | nnx.LayerNorm, layout: Layout = SA
 
 
 def _channels_first(steps: int) -> Layout:
-  """Reorders the first axis, which holds all steps and channels: (D T) there, (T D) here."""
+  """Reorders the flattened first axis: (channels, steps) in PyTorch, (steps, channels) here."""
   swap = lambda a, first: np.moveaxis(a.reshape(first, -1, *a.shape[1:]), 0, 1).reshape(a.shape)
   return Layout(lambda a: swap(a, a.shape[0] // steps), lambda a: swap(a, steps))
 
@@ -252,7 +252,7 @@ def _mdico(m: mdico.Model) -> Iterator[Entry]:
 
 
 def _zero_head(m: mdico.Model, outputs: int) -> Head:
-  """Makes zeros for a head that the released program always builds and this model was built without."""
+  """A head of zeros. The released program always has this head; our model was built without it."""
   half = m.shared[m.sensors[0]].linear.bias.shape[0]
   hidden = [linear.bias.shape[0] for linear in m.heads[m.sensors[0]].hidden]
   head = nnx.eval_shape(lambda: Head(half, outputs, hidden, rngs=nnx.Rngs(0)))
@@ -261,7 +261,7 @@ def _zero_head(m: mdico.Model, outputs: int) -> Head:
   return head
 
 
-UNUSED_HEAD = "modality_head_adv"  # no output depends on it: it is not read from files, and written as zeros
+UNUSED_HEAD = "modality_head_adv"  # no output depends on it; ignored on import, zeros on export
 
 TABLES = {
   encoders.Encoder: _encoder,
@@ -282,7 +282,7 @@ def entries(module: nnx.Module) -> Iterator[Entry]:
   """Lists every tensor of the released program's state dict for this module.
 
   Raises:
-    InputError: that program has no such module.
+    InputError: the released program has no such module.
   """
   if type(module) not in TABLES:
     raise InputError(f"the released program has no {type(module).__name__}")
@@ -292,7 +292,7 @@ def entries(module: nnx.Module) -> Iterator[Entry]:
 def state_dict(module: nnx.Module) -> dict[str, np.ndarray]:
   """Returns the arrays of an encoder or a whole model with the released program's names and layouts.
 
-  It also names gradients, if they are merged into a module. Heads that the model was built without are zeros.
+  Heads that the model was built without are zeros.
   """
   return {entry.name: entry.read() for entry in entries(module)}
 
@@ -301,7 +301,7 @@ def fill(module: nnx.Module, params: Mapping[str, np.ndarray]) -> None:
   """Writes a state dict of the released program into a module, which may be abstract (`nnx.eval_shape`).
 
   Raises:
-    InputError: a tensor is missing, is left over, or does not fit.
+    InputError: a tensor is missing, unused, or of the wrong shape.
   """
   table = {entry.name: entry for entry in entries(module)}
   missing, unused = [n for n in table if n not in params], [n for n in params if n not in table]

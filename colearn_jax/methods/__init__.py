@@ -1,7 +1,7 @@
-"""Co-learning methods: what is built, computed and minimised. One file each, one line in `METHODS`.
+"""Co-learning methods: each defines a model, its loss, and its predictions.
 
-`base.Method` says what a method is. The training, the data path, checkpoints and deployment know no method by
-name.
+Every method has its own file and an entry in `METHODS`. `base.Method` is the interface. The code for
+training, data and deployment uses this interface only.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ METHODS: dict[str, type[Method]] = {
 
 
 def find(name: str) -> type[Method]:
-  """The class of a method; InputError if there is none of this name."""
+  """The class of a method. InputError if there is no method of this name."""
   if name not in METHODS:
     raise InputError(f"unknown method {name!r}, have: {', '.join(sorted(METHODS))}")
   return METHODS[name]
 
 
 def settings(name: str) -> dict[str, Setting]:
-  """The settings of a method, which a configuration has in its group `loss`."""
+  """The settings of a method: the keys of the configuration's group `loss`."""
   return settings_of(find(name))

@@ -1,4 +1,4 @@
-"""What every method builds its model from: encoders of the configured kind, and heads."""
+"""Builds the parts of a model that all methods have in common: the configured encoders, and heads."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from colearn_jax import encoders
+from colearn_jax.encoders import Encoder, make_encoder
 from colearn_jax.nn import layers
 from colearn_jax.types import Task
 
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-  """The parts of a model that are configured once for all methods.
+  """The settings of a model that do not depend on the method.
 
   Attributes:
-    shapes: the shape of one sample of each sensor; their order numbers the sensors.
-    encoders: each sensor's encoder settings, see `encoders.make_encoder`.
-    task: what is predicted.
-    emb_dim: D, the width of an encoder's output.
+    shapes: shape of one sample of each sensor. The order of the sensors defines their numbers.
+    encoders: encoder settings of each sensor, see `encoders.make_encoder`.
+    task: the task to predict.
+    emb_dim: D, the number of features that an encoder returns.
     head_layers: widths of the hidden layers of every head.
-    context: K, the number of context values that every encoder reads beside its sensor; 0 for none.
-    remat: whether training computes the encoders' inner values again in the backward pass, to save memory.
-    dtype: of the encoders' computation; everything behind them is at least float32.
+    context: K, the number of context values in the input of every encoder; 0 for none.
+    remat: whether the encoders' activations are recomputed in the backward pass, to save memory.
+    dtype: data type of the encoders' computation. Layers after the encoders use float32 or wider.
   """
 
   shapes: Mapping[str, tuple[int, ...]]
@@ -41,27 +41,27 @@ class Architecture:
 
   @property
   def sensors(self) -> tuple[str, ...]:
-    """The names of the sensors in their order."""
+    """The names of the sensors, in order."""
     return tuple(self.shapes)
 
   @property
   def outputs(self) -> int:
-    """C, the number of values that a head returns for the task."""
+    """C, the number of outputs of the task."""
     return len(self.task.outputs)
 
   @property
   def wide(self) -> Any:
-    """The dtype of what comes behind the encoders."""
+    """The dtype of the layers after the encoders."""
     return jnp.promote_types(self.dtype, jnp.float32)
 
   def part(self, sensors: Iterable[str]) -> Architecture:
-    """The same with these sensors alone."""
+    """The architecture with only these sensors."""
     kept = set(sensors)
     return dataclasses.replace(self, shapes={m: shape for m, shape in self.shapes.items() if m in kept})
 
-  def encoder(self, sensor: str, *, width: int | None = None, rngs: nnx.Rngs) -> encoders.Encoder:
-    """An encoder of a sensor to `width` values, D by default."""
-    return encoders.make_encoder(
+  def encoder(self, sensor: str, *, width: int | None = None, rngs: nnx.Rngs) -> Encoder:
+    """Builds an encoder of a sensor with `width` output features, D by default."""
+    return make_encoder(
       self.encoders[sensor],
       self.shapes[sensor],
       width or self.emb_dim,
@@ -71,12 +71,12 @@ class Architecture:
     )
 
   def head(self, features: int, outputs: int | None = None, *, rngs: nnx.Rngs) -> Head:
-    """A head from features `[B features]` to `outputs` values, those of the task by default."""
+    """Builds a head from `[B features]` to `[B outputs]`. Default: the outputs of the task."""
     return Head(features, outputs or self.outputs, self.head_layers, rngs=rngs, dtype=self.wide)
 
 
 class Head(nnx.Module):
-  """A predictive model: hidden layers (linear, ReLU, BatchNorm; none by default), then a linear layer."""
+  """A prediction head: hidden layers (linear, ReLU, BatchNorm; none by default), then a linear layer."""
 
   def __init__(
     self, features: int, outputs: int, hidden: Sequence[int] = (), *, rngs: nnx.Rngs, dtype=jnp.float32
@@ -87,21 +87,21 @@ class Head(nnx.Module):
     self.out = layers.linear(widths[-1], outputs, rngs=rngs, dtype=dtype)
 
   def __call__(self, z: jax.Array, *, train: bool, present: jax.Array | None) -> jax.Array:
-    """Predicts from features `[B D]`; returns `[B outputs]`."""
+    """Maps features `[B D]` to `[B outputs]`."""
     for linear, norm in zip(self.hidden, self.norms):
       z = norm(nnx.relu(linear(z)), train=train, present=present)
     return self.out(z)
 
 
 def encode(
-  model: nnx.Module,
-  encoder: encoders.Encoder,
+  model: Any,
+  encoder: Encoder,
   x: Any,
   *,
   train: bool,
   present: jax.Array | None,
   rngs: nnx.Rngs | None,
 ) -> jax.Array:
-  """Runs an encoder `[B *shape]` to `[B D]`; in training with rematerialisation where `model.remat` is on."""
+  """Runs an encoder, `[B *shape]` to `[B D]`. In training, `model.remat` turns on rematerialisation."""
   run = lambda encoder, x, present, rngs: encoder(x, train=train, present=present, rngs=rngs)
   return (nnx.remat(run) if model.remat and train else run)(encoder, x, present, rngs)

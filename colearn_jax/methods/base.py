@@ -1,9 +1,13 @@
-"""What a method is: how its model is built and run, its loss, and what it predicts with which sensors."""
+"""The interface of a co-learning method: `Method`, and the types that its functions take and return.
+
+A method builds a model, runs it on a batch, computes the loss, and predicts with one or several sensors.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -24,16 +28,16 @@ Predictions = dict[str, dict[str, jax.Array]]  # {head: {predictor: [B C]}}
 
 @flax.struct.dataclass
 class Batch:
-  """What a loss may look at beside the model's outputs.
+  """A batch as the loss reads it, in addition to the outputs of the model.
 
   Attributes:
-    inputs: by sensor, normalised `[B *shape]`, NaN where a value is missing; with a context the pair of that
-      and the context `[B K]`.
-    present: by sensor `[B]`, 1.0 where the sample has it.
-    target: `[B K]` float, or `[B]` int for a task with one class a sample; 0 where there is no label.
-    labelled: `[B]`, 1.0 where the sample has a label.
+    inputs: by sensor, normalised `[B *shape]`, NaN = missing; with a context, pairs of these values and the
+      context `[B K]`.
+    present: by sensor `[B]`, 1.0 if the sample has the sensor, else 0.
+    target: `[B K]` float, or `[B]` int for a task with one class per sample; 0 if there is no label.
+    labelled: `[B]`, 1.0 if the sample has a label, else 0.
     row: `[B]` int, the sample's row in the data set, -1 for padding.
-    teachers: by name the outputs of the methods in `Method.requires`, without gradient.
+    teachers: outputs of the methods in `Method.requires`, by name, without gradient.
   """
 
   inputs: dict[str, Any]
@@ -46,15 +50,15 @@ class Batch:
 
 @flax.struct.dataclass
 class Values:
-  """What a loss depends on beside a batch: arrays that may differ between runs.
+  """Further inputs of the loss. They may differ between runs, but do not depend on the batch.
 
   Attributes:
-    constants: of the task's loss, from the training part, see `objectives.task.task_loss`.
-    weights: of each loss term that counts in any run.
-    arrays: what `Method.arrays` returned, leaves `[N ...]` by row of the data set.
-    progress: share of `train.max_epochs` that is over, 0 to 1, for schedules.
-    task: what is predicted.
-    mesh: of the devices that share a batch.
+    constants: constants of the task's loss, from the training part, see `objectives.task.task_loss`.
+    weights: weight of each loss term that is nonzero in any run.
+    arrays: the result of `Method.arrays`, leaves `[N ...]` by row of the data set.
+    progress: fraction of `train.max_epochs` that is completed, 0 to 1, for schedules.
+    task: the task to predict.
+    mesh: the mesh of devices that share a batch.
   """
 
   constants: dict[str, jax.Array]
@@ -65,22 +69,22 @@ class Values:
   mesh: Mesh | None = flax.struct.field(pytree_node=False, default=None)
 
   def task_loss(self, output: jax.Array, target: jax.Array, mask: jax.Array) -> jax.Array:
-    """ℓ of a head's output `[B C]` over the rows of `mask` `[B]`."""
+    """The task's loss ℓ of a head's output `[B C]`, averaged over the rows with `mask` `[B]` = 1."""
     chex.assert_shape(output, (len(target), len(self.task.outputs)))
     return task_loss(self.task.kind, output, target, self.constants, mask)
 
 
 @dataclasses.dataclass(frozen=True)
 class Samples:
-  """What `Method.arrays` may look at: all samples of the data set on the host.
+  """All samples of the data set on the host, for `Method.arrays`.
 
   Attributes:
-    inputs: by sensor `[N *shape]`, raw, NaN where a value is missing.
+    inputs: by sensor `[N *shape]`, raw, NaN = missing.
     present: by sensor `[N]`.
-    target: `[N K]`, or `[N]` for a task with one class a sample.
+    target: `[N K]`, or `[N]` for a task with one class per sample.
     labelled: `[N]` bool.
-    groups: `[N]` or None, the groups that folds keep together.
-    task: of the data set.
+    groups: `[N]` or None, the group of each sample; samples of one group are in the same fold.
+    task: task of the data set.
   """
 
   inputs: Mapping[str, np.ndarray]
@@ -93,15 +97,22 @@ class Samples:
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-  """A co-learning method: a frozen set of hyper-parameters, made with `rules.setting`.
+  """A co-learning method, as a frozen dataclass of hyper-parameters, which are made with `rules.setting`.
 
-  A subclass has a field for the weight of each of its loss terms, and overrides `build`, `forward`, `loss`
-  and `predict`; the others where the defaults do not fit. `methods/individual.py` is the shortest example.
+  A subclass has a field for the weight of each loss term. It overrides `build`, `forward`, `loss` and
+  `predict`, and other parts if their defaults do not fit. `methods/individual.py` is the shortest example.
   """
 
-  terms: ClassVar[tuple[str, ...]] = ("main",)  # loss terms, each the name of a weight among the fields
-  requires: ClassVar[tuple[str, ...]] = ()  # methods that are trained first, on the same runs
-  paired: ClassVar[bool] = True  # False: a batch has M·B rows, of other samples for each of the M sensors
+  terms: ClassVar[tuple[str, ...]] = ("main",)  # loss terms: names of the fields with their weights
+  requires: ClassVar[tuple[str, ...]] = ()  # methods that are trained first, in the same runs
+
+  @property
+  def paired(self) -> bool:
+    """Whether the sensors of a training batch have the same samples.
+
+    If not, a batch has M·B rows: B samples for each of the M sensors.
+    """
+    return True
 
   @property
   def uses_unlabelled(self) -> bool:
@@ -109,17 +120,17 @@ class Method:
     return False
 
   def predictors(self, sensors: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """What predicts, by name, with the sensors that it needs; by default each sensor alone."""
+    """The predictors by name, each with the sensors that it needs. Default: one per sensor."""
     return {sensor: (sensor,) for sensor in sensors}
 
   def build(self, architecture: Architecture, *, only: str | None = None, rngs: nnx.Rngs) -> nnx.Module:
-    """The model.
+    """Builds the model.
 
     Args:
-      architecture: of all sensors.
-      only: the name of a predictor: builds what it needs to predict and nothing else. The variables of this
-        smaller model have the paths that they have in the whole model.
-      rngs: gives the stream `params`.
+      architecture: the architecture, with all sensors.
+      only: name of a predictor. If given, only the modules that it needs are built. Their variables have the
+        same paths as in the whole model.
+      rngs: random numbers, with the stream `params`.
     """
     raise NotImplementedError
 
@@ -133,41 +144,43 @@ class Method:
     progress: jax.Array | float = 0.0,
     rngs: nnx.Rngs | None = None,
   ) -> Any:
-    """Everything that the loss and the predictions need, as a tree of arrays `[B ...]`.
+    """Runs the model. Returns all that the loss and the predictions need, as a tree of arrays `[B ...]`.
 
     Args:
-      model: that `build` returned, in the order of its sensors.
-      inputs: see `Batch`, for any of the sensors; nothing is computed of the others.
-      present: `[B]` for each of them; all by default.
-      train: whether batch statistics and dropout are those of training.
+      model: the model that `build` returned.
+      inputs: see `Batch`. Sensors that are not in it are left out of the computation.
+      present: `[B]` for each sensor in `inputs`. Default: all samples are present.
+      train: whether to use training mode for BatchNorm and dropout.
       progress: see `Values`.
-      rngs: gives the streams `dropout`, `sensors` and `method` in training.
+      rngs: random numbers for training, with the streams `dropout`, `sensors` and `method`.
     """
     raise NotImplementedError
 
   def loss(self, outputs: Any, batch: Batch, values: Values) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """The objective of a whole batch and its terms by name, scalars.
+    """Computes the objective of a whole batch. Returns it, and scalar terms by name for the log.
 
-    Names are `<term>/<sensor>` unweighted, `total/<term>` weighted, and `objective`, which is the loss.
+    Names are `<term>/<sensor>` (unweighted), `total/<term>` (weighted) and `objective` (the loss).
     """
     raise NotImplementedError
 
   def predict(self, outputs: Any) -> Predictions:
-    """What each head returns for each predictor, `[B C]` before `methods.predict.activate`.
+    """The output `[B C]` of each head for each predictor, before `methods.predict.activate`.
 
-    The head `prediction` is always there. Only predictors whose sensors were all in the inputs appear.
+    There is always a head named `prediction`. Predictors with a sensor that was not in the inputs are left
+    out.
     """
     raise NotImplementedError
 
   def arrays(self, train: np.ndarray, samples: Samples, seed: int) -> dict[str, np.ndarray]:
-    """Arrays `[N ...]` by row that the loss takes from `Values.arrays`, made once before a run is trained.
+    """Computes arrays `[N ...]` by row for the loss (`Values.arrays`), once before a run is trained.
 
-    Such as predictions of a teacher that is no neural network. Nothing may come from rows outside of `train`.
+    An example are the predictions of a tree ensemble as a teacher. Only rows in `train` may be used to fit
+    it.
 
     Args:
-      train: the rows of the run's training part.
-      samples: all samples; only called where they fit into memory.
-      seed: of the run.
+      train: rows of the run's training part.
+      samples: all samples. They must fit in memory.
+      seed: random seed of the run.
     """
     del train, samples, seed
     return {}
@@ -182,16 +195,16 @@ class Network:
 
   @functools.cached_property
   def graphdef(self) -> nnx.GraphDef:
-    """The model without its arrays."""
+    """The structure of the model, without arrays."""
     return nnx.graphdef(nnx.eval_shape(lambda: self.method.build(self.architecture, rngs=nnx.Rngs(0))))
 
   def model(self, params: dict, stats: dict) -> nnx.Module:
-    """The model with these arrays."""
+    """The model with these parameters and batch statistics."""
     return nnx.merge(self.graphdef, params, stats)
 
 
 def mean_over_sensors(parts: Mapping[str, jax.Array], rows: Mapping[str, jax.Array]) -> jax.Array:
-  """The mean of one loss a sensor over the sensors that have any row `[B]` in the batch; 0 if none has."""
+  """Averages a loss over the sensors that have at least one of `rows` `[B]` in the batch; 0 if none has."""
   seen = {m: (rows[m].sum() > 0).astype(jnp.float32) for m in parts}
   return sum(seen[m] * parts[m] for m in parts) / jnp.maximum(sum(seen.values()), 1.0)
 
@@ -199,8 +212,8 @@ def mean_over_sensors(parts: Mapping[str, jax.Array], rows: Mapping[str, jax.Arr
 def summed(
   parts: Mapping[str, Mapping[str, jax.Array]], totals: Mapping[str, jax.Array]
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """What `Method.loss` returns, of each term's parts (unweighted) and of the weighted terms."""
-  loss = sum(totals.values())
+  """The result of `Method.loss`, from the unweighted parts of each term and the weighted terms."""
+  loss = functools.reduce(operator.add, totals.values())
   terms = {f"{term}/{name}": value for term, part in parts.items() for name, value in part.items()}
   terms |= {f"total/{term}": value for term, value in totals.items()}
   return loss, terms | {"objective": loss}

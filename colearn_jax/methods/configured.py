@@ -1,4 +1,4 @@
-"""From a configuration to its method, and to the architecture that the method builds from."""
+"""Makes the method, the architecture and the network that a configuration describes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from colearn_jax.types import CONTEXT, Modality, Task
 
 
 def make_method(config: ConfigDict) -> Method:
-  """The method with its settings; a loss term has its highest weight of all ablations."""
+  """The method with its settings. Each loss term has the highest of its weights over all ablations."""
   names = methods.settings(config.method)
   plain = lambda value: value.to_dict() if isinstance(value, ConfigDict) else value
   method = methods.find(config.method)(**{name: plain(config.loss[name]) for name in names})
@@ -25,18 +25,18 @@ def make_method(config: ConfigDict) -> Method:
 
 
 def ablations(config: ConfigDict) -> tuple[str, ...]:
-  """What is trained: "" for the configuration itself, then the names in `loss.ablations`."""
+  """Names of all settings to train: "" for the configuration itself, then those in `loss.ablations`."""
   return ("", *config.loss.ablations)
 
 
 def weights(config: ConfigDict, ablation: str = "") -> dict[str, float]:
-  """The weight of every loss term, in an ablation."""
+  """The weight of every loss term in an ablation, or in the configuration itself."""
   own = {term: float(config.loss[term]) for term in methods.find(config.method).terms}
   return own | (dict(config.loss.ablations[ablation]) if ablation else {})
 
 
 def make_architecture(config: ConfigDict, task: Task, modalities: Sequence[Modality]) -> Architecture:
-  """The parts that a method builds its model from; `modalities` are the sensors and maybe a context."""
+  """The architecture of a configuration. `modalities` are the sensors, and the context if there is one."""
   sensors: Mapping[str, Modality] = {m.name: m for m in modalities if m.name != CONTEXT}
   context: Any = next((m.shape[-1] for m in modalities if m.name == CONTEXT), 0)
   return Architecture(
@@ -53,17 +53,17 @@ def make_architecture(config: ConfigDict, task: Task, modalities: Sequence[Modal
 
 def encoder_settings(
   config: ConfigDict, modality: str, shape: tuple[int, ...] | None = None
-) -> dict[str, object]:
+) -> dict[str, Any]:
   """The settings of one modality's encoder, for `encoders.make_encoder`.
 
-  These are the arguments of `model.encoder` with the modality's own in `model.encoders` over them. Where its
-  own name another `model_type`, arguments that they do not name have their defaults. `auto` is replaced by
-  the encoder for the shape; of `model.encoder.model_type=auto` all other arguments are kept.
+  The entry of the modality in `model.encoders` overrides `model.encoder`. If it sets another `model_type`,
+  the arguments in `model.encoder` are not used. `auto` is replaced by the encoder for the shape. With
+  `model.encoder.model_type=auto`, the other arguments in `model.encoder` are kept.
 
   Args:
-    config: of the model.
-    modality: its name.
-    shape: of one sample; needed where the encoder is `auto`.
+    config: the configuration.
+    modality: name of the modality.
+    shape: shape of one sample; needed if the encoder is `auto`.
 
   Raises:
     InputError: `auto` has no encoder for this shape.

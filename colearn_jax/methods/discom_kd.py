@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import flax.struct
 import jax
@@ -28,7 +29,7 @@ class Outputs:
 class Model(mdico.Model):
   """The modules of MDiCo, and a head that tells the sensor from the shared features."""
 
-  def __init__(self, architecture: Architecture, *, heads: dict[str, bool], adversary: bool, rngs: nnx.Rngs):
+  def __init__(self, architecture: Architecture, *, heads: dict[str, Any], adversary: bool, rngs: nnx.Rngs):
     super().__init__(architecture, **heads, rngs=rngs)
     half, sensors = architecture.emb_dim // 2, len(architecture.sensors)
     self.adversary = architecture.head(half, sensors, rngs=rngs) if adversary else None

@@ -1,4 +1,4 @@
-"""Each sensor by itself, the baseline of co-learning: one encoder, one head and the task's loss."""
+"""The baseline of co-learning: each sensor has its own encoder and head, trained with the task's loss."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from colearn_jax.rules import POSITIVE, setting
 
 
 class Separate(nnx.Module):
-  """An encoder and a head for every sensor; nothing is shared."""
+  """One encoder and one head per sensor. Sensors share no parameters."""
 
   def __init__(self, architecture: Architecture, *, rngs: nnx.Rngs):
     self.encoders = nnx.Dict({m: architecture.encoder(m, rngs=rngs) for m in architecture.sensors})
@@ -25,7 +25,7 @@ class Separate(nnx.Module):
 
 @dataclasses.dataclass(frozen=True)
 class Individual(Method):
-  """L = (1/M) Σ_m ℓ(ŷ_m, y) of models that share nothing, as if each were trained alone."""
+  """L = (1/M) Σ_m ℓ(ŷ_m, y), for M models that share no parameters."""
 
   main: float = setting(1.0, POSITIVE, "Weight of L_main, the task's loss of each sensor's prediction.")
 

@@ -1,4 +1,8 @@
-"""MDiCo: multi-modal disentanglement for co-learning (Mena et al. 2025, Machine Learning 114(12):279)."""
+"""MDiCo: multi-modal disentanglement for co-learning (Mena et al. 2025, Machine Learning 114(12):279).
+
+Each sensor has two encoders. Contrastive learning makes the features of the common encoder similar between
+sensors. Discriminative learning makes the features of the unique encoder specific to their sensor.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +22,12 @@ from colearn_jax.objectives.discriminative import modality_loss
 from colearn_jax.rules import POSITIVE, WEIGHT, choice, setting
 from colearn_jax.types import InputError
 
-LARGE_BATCH = 4096  # from here on the matrix of similarities [2B 2B] is worth splitting over devices
+LARGE_BATCH = 4096  # from this batch size on, the similarity matrix [2B 2B] is split over devices
 
 
 @flax.struct.dataclass
 class Outputs:
-  """What the model computes of a batch, by sensor; a head that was not built has no entries."""
+  """The outputs of the model by sensor. Heads that were not built have no entries."""
 
   prediction: dict[str, jax.Array]  # ŷ_m [B C]: target units, or logits
   specific: dict[str, jax.Array]  # z_m^spe [B D/2]
@@ -33,38 +37,38 @@ class Outputs:
   auxiliary_shared: dict[str, jax.Array]  # A(z_m^sha) [B C]
   modality_specific: dict[str, jax.Array]  # D_spe(z_m^spe) [B M]
   modality_unused: dict[str, jax.Array]  # D_unu(z_m^unu) [B M]; of z_m^sha in the released variant
-  # The model's sensors in their order, which numbers them; dicts lose their order on the way through jit.
+  # The sensors of the model, in the order of their numbers. jit does not keep the order of dicts.
   sensors: tuple[str, ...] = flax.struct.field(pytree_node=False)
 
 
 class Shared(nnx.Module):
-  """The common encoder's output to the shared features, ReLU(BatchNorm(W c + b)): `[B D]` to `[B D/2]`."""
+  """Projects common features `[B D]` to shared features `[B D/2]`: ReLU(BatchNorm(W c + b))."""
 
   def __init__(self, width: int, *, rngs: nnx.Rngs, dtype=jnp.float32):
     self.linear = layers.linear(width, width // 2, rngs=rngs, dtype=dtype)
     self.norm = layers.BatchNorm(width // 2, dtype=dtype)
 
   def __call__(self, c: jax.Array, *, train: bool, present: jax.Array | None) -> jax.Array:
-    """Projects common features."""
+    """Projects common features `[B D]` to `[B D/2]`."""
     return nnx.relu(self.norm(self.linear(c), train=train, present=present))
 
 
 class Model(nnx.Module):
-  """The modules of MDiCo: per sensor two encoders, the shared layer and a head; three heads for training.
+  """The modules of MDiCo: two encoders, a shared layer and a head per sensor; three heads for training.
 
-  The unique encoder's output is half specific, half unused features. The common encoder's output becomes the
-  shared features.
+  Half of the unique encoder's output are the specific features, half are unused. The shared layer projects
+  the common encoder's output to the shared features.
 
   Args:
-    architecture: of the sensors.
+    architecture: the architecture of the sensors.
     auxiliary: whether the auxiliary head is built.
     discriminative: whether the two modality heads are built.
     variant: what the second modality head reads: the unused features (`paper`) or the shared ones
       (`released`).
-    rngs: gives the stream `params`.
+    rngs: random numbers, with the stream `params`.
 
   Raises:
-    InputError: emb_dim is odd, or see `encoders.make_encoder`.
+    InputError: emb_dim is odd; or see `encoders.make_encoder`.
   """
 
   def __init__(
@@ -94,37 +98,40 @@ class Model(nnx.Module):
 class MDiCo(Method):
   """L = w_main L_main + w_aux L_aux + w_cont L_cont + w_mod L_mod.
 
-  L_main, L_aux and L_mod are means over the sensors that have any sample in the batch, and for each sensor
-  over its present samples. L_cont is the sum over ordered pairs of sensors, each pair twice. Samples
-  without a label count in L_cont and L_mod alone. A weight of 0 switches the term off, with its heads.
+  L_main, L_aux and L_mod are means over sensors, where each sensor contributes the mean over its present
+  samples. Sensors without samples in the batch are left out. L_cont is the sum over ordered pairs of sensors,
+  so that each pair counts twice. Samples without a label contribute only to L_cont and L_mod. A weight of 0
+  switches a term off; its heads are not built.
   """
 
   main: float = setting(1.0, POSITIVE, "Weight of L_main, the task's loss of each sensor's prediction.")
   auxiliary: float = setting(
-    1.0, WEIGHT, "Weight of L_aux, the task's loss of the auxiliary head on specific and shared features."
+    1.0, WEIGHT, "Weight of L_aux, the task's loss of the auxiliary head on specific and on shared features."
   )
   contrastive: float = setting(
     1.0, WEIGHT, "Weight of L_cont, NT-Xent between the shared features of each pair of sensors."
   )
   discriminative: float = setting(
-    1.0, WEIGHT, "Weight of L_mod, in which two heads tell the sensor from its features."
+    1.0, WEIGHT, "Weight of L_mod, the loss of two heads that classify the sensor from its features."
   )
   temperature: float = setting(0.1, POSITIVE, "Temperature τ of the contrastive term.")
   negatives: str = setting(
     "both",
     choice("both", "cross"),
-    "Negatives of the contrastive term: rows of both sensors, or of the other sensor alone (cross, as CLIP).",
+    "Negatives of the contrastive term: samples of both sensors (both), or only of the other sensor "
+    "(cross, as in CLIP).",
   )
   similarity: str = setting(
     "auto",
     choice("auto", "dense", "ring"),
-    "How negatives meet across devices: one dense matrix, or blocks that go round a ring of devices; auto "
-    f"takes the ring on several devices from a batch of {LARGE_BATCH} on.",
+    "How similarities across devices are computed: as one matrix (dense), or in blocks that are passed "
+    f"around the devices (ring). auto: ring for batches of {LARGE_BATCH} or more on several devices.",
   )
   variant: str = setting(
     "paper",
     choice("paper", "released"),
-    "What the second modality head reads: unused features (paper), or shared ones (the authors' program).",
+    "Input of the second modality head: unused features (paper), or shared features (released), as in the "
+    "authors' program.",
   )
 
   terms = ("main", "auxiliary", "contrastive", "discriminative")
@@ -149,7 +156,8 @@ class MDiCo(Method):
   def forward(self, model, inputs, present=None, *, train=False, progress=0.0, rngs=None) -> Outputs:
     """See `Method`."""
     del progress
-    out = {field: {} for field in Outputs.__dataclass_fields__ if field != "sensors"}
+    fields = (field.name for field in dataclasses.fields(Outputs))
+    out: dict[str, dict[str, jax.Array]] = {name: {} for name in fields if name != "sensors"}
     for m in filter(inputs.__contains__, model.sensors):
       mode = {"train": train, "present": None if present is None else present[m]}
       u = encode(model, model.unique[m], inputs[m], rngs=rngs, **mode)
@@ -168,24 +176,22 @@ class MDiCo(Method):
     return Outputs(**out, sensors=model.sensors)
 
   def loss(self, outputs: Outputs, batch, values):
-    """See `Method`; the contrastive term of a pair of sensors is named `contrastive/<m>__<n>`."""
+    """See `Method`. The contrastive term of a pair of sensors is named `contrastive/<m>__<n>`."""
     names = [m for m in outputs.sensors if m in outputs.prediction]
     labelled = {m: batch.present[m] * batch.labelled for m in names}
     task = lambda head, m: values.task_loss(head[m], batch.target, labelled[m])
+    sensor = lambda head, m: modality_loss(head[m], outputs.sensors.index(m), batch.present[m])
     parts: dict[str, dict[str, jax.Array]] = {}
     totals: dict[str, jax.Array] = {}
     for term in filter(values.weights.__contains__, self.terms):
       if term == "main":
         parts[term] = {m: task(outputs.prediction, m) for m in names}
       elif term == "auxiliary":
-        both = outputs.auxiliary_specific, outputs.auxiliary_shared
-        parts[term] = {m: 0.5 * sum(task(head, m) for head in both) for m in names}
+        first, second = outputs.auxiliary_specific, outputs.auxiliary_shared
+        parts[term] = {m: 0.5 * (task(first, m) + task(second, m)) for m in names}
       elif term == "discriminative":
-        both = outputs.modality_specific, outputs.modality_unused
-        parts[term] = {
-          m: 0.5 * sum(modality_loss(head[m], outputs.sensors.index(m), batch.present[m]) for head in both)
-          for m in names
-        }
+        first, second = outputs.modality_specific, outputs.modality_unused
+        parts[term] = {m: 0.5 * (sensor(first, m) + sensor(second, m)) for m in names}
       else:
         parts[term] = self._pairs(outputs.shared, names, batch.present, values.mesh)
       if term == "contrastive":
@@ -196,7 +202,7 @@ class MDiCo(Method):
     return summed(parts, totals)
 
   def _pairs(self, shared, names, present, mesh) -> dict[str, jax.Array]:
-    """NT-Xent of every unordered pair of sensors over the samples that both have."""
+    """NT-Xent of every unordered pair of sensors, over the samples that have both."""
     out = {}
     for position, m in enumerate(names):
       for n in names[position + 1 :]:
@@ -208,7 +214,7 @@ class MDiCo(Method):
     return out
 
   def _around(self, mesh, batch_size: int) -> bool:
-    """Whether the similarities are computed block by block around a ring of devices."""
+    """Whether the similarities are computed in blocks that are passed around a ring of devices."""
     if self.similarity != "auto":
       return self.similarity == "ring"
     return mesh is not None and ring.devices(mesh) > 1 and batch_size >= LARGE_BATCH

@@ -1,4 +1,7 @@
-"""From a model and raw inputs to what a user reads: probabilities, or targets in their unit."""
+"""Predicts probabilities, or targets in their unit, from a model and raw inputs.
+
+Training and deployment both use `predict`, so that they normalise inputs and detect absent sensors alike.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +20,16 @@ from colearn_jax.types import CONTEXT
 def normalise(
   inputs: Mapping[str, jax.Array], constants: Mapping[str, Mapping[str, jax.Array]]
 ) -> dict[str, Any]:
-  """What encoders read: (x - offset) / scale on the last axis, with the context beside each sensor's values.
+  """Normalises inputs: (x - offset) / scale on the last axis.
 
   Args:
-    inputs: raw, `[B *shape]` by sensor, integers too, NaN where a value is missing; the context `[B K]` under
+    inputs: raw values `[B *shape]` by sensor, float or integer, NaN = missing; also the context `[B K]` with
       the name `context`, if there is one.
-    constants: `offset` and `scale` `[C]` of each.
+    constants: `offset` and `scale` `[C]` of each input.
 
   Returns:
-    For each sensor its values, or the pair of its values and the context. NaN stays NaN.
+    For each sensor the normalised values; with a context, the pair of these values and the context. NaN stays
+    NaN.
   """
   scaled = {}
   for m, x in inputs.items():
@@ -36,14 +40,14 @@ def normalise(
 
 
 def has_values(x: jax.Array) -> jax.Array:
-  """Which samples of raw `[B *shape]` a sensor has seen, `[B]`: those with any value that is not NaN."""
+  """Which samples of raw `[B *shape]` are present, `[B]`: those with at least one value that is not NaN."""
   if not jnp.issubdtype(x.dtype, jnp.floating):
     return jnp.ones(x.shape[0], jnp.float32)
   return (~jnp.isnan(x)).any(tuple(range(1, x.ndim))).astype(jnp.float32)
 
 
 def activate(kind: str, output: jax.Array) -> jax.Array:
-  """A head's output `[B C]` as probabilities, or as the target in its unit for a regression."""
+  """Converts a head's output `[B C]` to probabilities. Regression outputs are returned unchanged."""
   if kind == "regression":
     return output
   return jax.nn.sigmoid(output) if kind == "multilabel" else jax.nn.softmax(output)
@@ -57,18 +61,18 @@ def predict(
   inputs: Mapping[str, jax.Array],
   present: Mapping[str, jax.Array] | None = None,
 ) -> Predictions:
-  """What every head predicts for every predictor whose sensors are in `inputs`.
+  """Predicts with every head and every predictor whose sensors are in `inputs`.
 
   Args:
-    method: of the model.
+    method: the method of the model.
     model: the whole model, or the part for one predictor, see `Method.build`.
-    kind: of the task.
+    kind: kind of the task.
     constants: `offset` and `scale` of each sensor, see `normalise`.
-    inputs: raw, see `normalise`.
-    present: `[B]` by sensor; by default a sensor is present where any of its values is.
+    inputs: raw inputs, see `normalise`.
+    present: `[B]` by sensor. Default: samples with at least one value that is not NaN.
 
   Returns:
-    `{head: {predictor: [B C]}}`, NaN where a sensor that the predictor needs is absent.
+    `{head: {predictor: [B C]}}`. A row is NaN if a sensor that the predictor needs is absent.
   """
   sensors = [m for m in inputs if m != CONTEXT]
   present = present or {m: has_values(inputs[m]) for m in sensors}

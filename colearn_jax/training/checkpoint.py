@@ -1,8 +1,9 @@
-"""Checkpoints for resuming: the complete state of a stack of runs while it is trained.
+"""Saves and restores the complete training state of a stack of runs, so that they can be resumed.
 
-`training/<stack>/` of a work directory holds the latest state, numbered by epoch, and is removed when the
-runs are over. All processes save and read arrays in parallel, whatever their number was and is. Finished
-models are in `storage.models`.
+A stack is one run, or several that are trained as one program. Its checkpoints are in `training/<stack>/` of
+the work directory, numbered by epoch, and are removed when training ends. All processes save and read in
+parallel; a run can be resumed with another number of processes. Finished models are handled by
+`storage.models`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ _args = ocp.args
 
 
 def _split(state: TrainState) -> tuple[Tree, Tree]:
-  """The finished model, and everything else, as plain trees."""
+  """Splits a state into the finished model and the rest, as nested dicts."""
   rest = {
     "step": state.step,
     "epoch": state.epoch,
@@ -44,7 +45,7 @@ def _join(model: Tree, rest: Tree) -> TrainState:
 
 
 def save(manager: ocp.CheckpointManager, epoch: int, state: TrainState, progress: dict) -> None:
-  """Saves a stack of runs; `progress` is plain JSON."""
+  """Saves the state of a stack of runs. `progress` must have JSON types."""
   model, rest = _split(state)
   items = {"model": _args.PyTreeSave(model), "rest": _args.PyTreeSave(rest)}
   manager.save(epoch, args=_args.Composite(**items, progress=_args.JsonSave(progress)))
@@ -54,8 +55,8 @@ def restore(manager: ocp.CheckpointManager, like: TrainState) -> TrainState:
   """Restores a stack of runs.
 
   Args:
-    manager: of their directory.
-    like: their state as it is to be placed on the devices; its arrays are not read.
+    manager: the checkpoint manager of their directory.
+    like: a state with the wanted shapes, dtypes and placement on devices. Its values are not used.
   """
   abstract = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), like)
   model, rest = _split(abstract)
@@ -66,7 +67,7 @@ def restore(manager: ocp.CheckpointManager, like: TrainState) -> TrainState:
 
 
 def remove(directory: Path) -> None:
-  """Removes the checkpoints of runs that are over."""
+  """Removes the checkpoints of finished runs."""
   processes.wait("remove")
   if processes.first():
     shutil.rmtree(directory)

@@ -1,12 +1,14 @@
-"""Epochs: of one run, and of a stack of runs as one program. Pure functions, to be jitted.
+"""Training for one epoch: of one run, or of a stack of runs as one program. Pure functions, to be jitted.
 
-A table holds all samples on the device: the tree of a batch (see `step.py`) with leaves `[N ...]`. Rows
-pick from it, -1 being padding.
+A table contains all samples on the device. It has the structure of a batch (see `step.py`) with leaves `[N
+...]`. Batches are taken from it by row numbers; -1 stands for padding.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -19,15 +21,17 @@ from colearn_jax.parallel import sharding
 from colearn_jax.training.state import Best, Recipe, Stop, TrainState, Tree
 from colearn_jax.training.step import Terms, eval_step, predict_step, present_rows, train_step
 
+T = TypeVar("T")
+
 
 def take(table: Tree, rows: jax.Array, *, one_sensor_each: bool = False) -> Tree:
-  """The batch of these rows of a table; -1 gives a row that is present nowhere.
+  """Takes the batch of these rows from a table. For row number -1, all sensors are absent.
 
   Args:
     table: leaves `[N ...]`.
     rows: `[B]`.
-    one_sensor_each: whether the rows are M blocks of the same size, of which the m-th shows its samples' m-th
-      sensor alone (in the order of their sorted names).
+    one_sensor_each: whether the rows are M blocks of equal size, where the m-th block contains only the m-th
+      sensor (in the order of sorted names).
   """
   batch = jax.tree.map(lambda a: a[jnp.maximum(rows, 0)], table)
   there = (rows >= 0).astype(jnp.float32)
@@ -38,12 +42,12 @@ def take(table: Tree, rows: jax.Array, *, one_sensor_each: bool = False) -> Tree
 
 
 def show_one(sensor: int, sensors: int, rows: int) -> np.ndarray:
-  """Which of `rows` rows in `sensors` equal blocks show the sensor of this number, `[rows]` float32."""
+  """Mask `[rows]` float32 of the block of a sensor, where `rows` rows consist of `sensors` equal blocks."""
   return (np.arange(rows) // (rows // sensors) == sensor).astype(np.float32)
 
 
 def batched(rows: np.ndarray, batch_size: int) -> np.ndarray:
-  """Row numbers `[N]` as batches `[S B]` in their order, the last one padded with -1."""
+  """Splits row numbers `[N]` into batches `[S B]`, in order. The last batch is padded with -1."""
   padded = np.full(-(-len(rows) // batch_size) * batch_size, -1, np.int32)
   padded[: len(rows)] = rows
   return padded.reshape(-1, batch_size)
@@ -58,25 +62,25 @@ def train_epoch(
   *,
   uneven: bool = False,
 ) -> tuple[TrainState, dict[str, Terms]]:
-  """One epoch over a table on the device as one program: shuffled steps, validation, early stopping.
+  """Trains one epoch on a table on the device: shuffled train steps, validation, early stopping.
 
-  A run that is done stays as it is, and its epoch costs nothing.
+  If the run is finished, its state is returned unchanged, without any computation.
 
   Args:
-    recipe: of the training.
-    state: before the epoch.
+    recipe: the recipe of the training.
+    state: the state before the epoch.
     table: leaves `[N ...]`.
-    train_rows: `[S B]`, see `batched`; every epoch draws a new order.
-    validation_rows: `[V B]`, taken in their order.
-    uneven: whether batches at the end may be padding throughout; they are no steps then.
+    train_rows: `[S B]`, see `batched`. They are shuffled anew in every epoch.
+    validation_rows: `[V B]`, used in this order.
+    uneven: whether the last batches may consist of padding only. No steps are made with these.
 
   Returns:
-    The state and the means over rows of every term, `{"train": ..., "validation": ...}`.
+    The new state, and the mean of every term over rows, `{"train": ..., "validation": ...}`.
   """
   split = NamedSharding(sharding.current(recipe.mesh), jax.P(sharding.BATCH))
   over_devices = lambda rows: jax.lax.with_sharding_constraint(rows, split)
 
-  @functools.partial(jax.jit, inline=True)  # traced once, though its shape is asked for as well
+  @functools.partial(jax.jit, inline=True)  # so that it is traced only once, although eval_shape uses it too
   def run(state):
     words = jax.random.key_data(random.stream(state.key, "order"))
 
@@ -103,20 +107,21 @@ def train_epoch(
 
 
 def average_epoch(recipe: Recipe, state: TrainState) -> TrainState:
-  """Takes the end of an epoch into the average of the weights, where there is one over epochs."""
+  """Updates the weight average at the end of an epoch, if it is an average over epochs."""
   if recipe.average is None:
     return state
   new = {"params": state.params, "stats": state.stats}
-  return state.replace(average=recipe.average.after_epoch(state.average, new, state.epoch))
+  average = recipe.average.after_epoch(state.average, new, state.epoch)
+  return dataclasses.replace(state, average=average)
 
 
 def end_epoch(recipe: Recipe, state: TrainState, objective: jax.Array) -> TrainState:
-  """Counts the epoch, keeps its model if it is the best one, and decides whether the run is done.
+  """Counts the epoch, keeps its model if it is the best so far, and decides whether the run is finished.
 
   Args:
-    recipe: of the training.
-    state: after the epoch's last step.
-    objective: of the validation part, scalar.
+    recipe: the recipe of the training.
+    state: the state after the last step of the epoch.
+    objective: validation objective, scalar.
   """
   epoch = state.epoch + 1
   model = state.average or {"params": state.params, "stats": state.stats}
@@ -128,7 +133,7 @@ def end_epoch(recipe: Recipe, state: TrainState, objective: jax.Array) -> TrainS
   done = epoch >= recipe.max_epochs
   if recipe.patience:
     done |= wait >= recipe.patience
-  return state.replace(epoch=epoch, best=best, stop=Stop(reference, wait, done))
+  return dataclasses.replace(state, epoch=epoch, best=best, stop=Stop(reference, wait, done))
 
 
 def train_stack(
@@ -140,21 +145,21 @@ def train_stack(
   *,
   uneven: bool = False,
 ) -> tuple[TrainState, dict[str, Terms]]:
-  """`train_epoch` for a stack of runs, each as if it were alone, split over the mesh's replicas.
+  """Runs `train_epoch` for a stack of independent runs, split over the replicas of the mesh.
 
   Runs on one device are vmapped. A finished run is masked out. Once all runs of a device have finished, its
   epoch is skipped. Devices do not wait for each other.
 
   Args:
-    recipe: of the runs.
+    recipe: the recipe of the runs.
     states: leaves `[R ...]`.
-    table: leaves `[N ...]`, of all runs.
+    table: leaves `[N ...]`, shared by all runs.
     train_rows: `[R S B]`.
     validation_rows: `[R V B]`.
     uneven: see `train_epoch`.
   """
 
-  def stack(states, table, *rows):
+  def stack(states: TrainState, table: Tree, *rows: jax.Array) -> tuple[TrainState, dict[str, Terms]]:
     one = functools.partial(train_epoch, recipe, uneven=uneven)
     if len(rows[0]) == 1:
       return stacked(one(only(states), table, *only(rows)))
@@ -176,7 +181,7 @@ def train_stack(
 
 
 def predict_rows(recipe: Recipe, model: Tree, table: Tree, rows: jax.Array) -> Predictions:
-  """`predict_step` for rows `[S B]` of a table: leaves `[S B C]`; those of padding mean nothing."""
+  """Runs `predict_step` on rows `[S B]` of a table; leaves `[S B C]`. Ignore the rows of padding."""
 
   def of(rows):
     batch = take(table, rows)
@@ -185,23 +190,23 @@ def predict_rows(recipe: Recipe, model: Tree, table: Tree, rows: jax.Array) -> P
   return jax.lax.map(of, rows)
 
 
-def keep_where(condition: jax.Array, new: Tree, old: Tree) -> Tree:
-  """The one tree or the other, by a scalar condition."""
+def keep_where(condition: jax.Array, new: T, old: T) -> T:
+  """Selects the tree `new` if the scalar condition is true, else `old`."""
   return jax.tree.map(lambda n, o: jnp.where(condition, n, o), new, old)
 
 
-def only(stack: Tree) -> Tree:
-  """The one run of a stack of one."""
+def only(stack: T) -> T:
+  """Removes the leading axis of a stack with one run."""
   return jax.tree.map(lambda leaf: leaf[0], stack)
 
 
-def stacked(run: Tree) -> Tree:
-  """A stack of one run."""
+def stacked(run: T) -> T:
+  """Makes a stack of one run by adding a leading axis."""
   return jax.tree.map(lambda leaf: leaf[None], run)
 
 
 def _unless(done: jax.Array, run, state: TrainState):
-  """Runs an epoch unless `done`; then the state stays and all terms are 0."""
+  """Runs an epoch unless `done`. Else the state is unchanged and all terms are 0."""
   nothing = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(run, state)[1])
   return jax.lax.cond(done, lambda state: (state, nothing), run, state)
 

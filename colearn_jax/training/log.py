@@ -1,4 +1,4 @@
-"""The scalars of every epoch as metrics.jsonl and TensorBoard events, and the progress on standard error."""
+"""Logs the scalars of every epoch to metrics.jsonl and TensorBoard, and prints progress to standard error."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from colearn_jax.types import InputError
 class Log:
   """Writes scalars to `metrics.jsonl` and to TensorBoard events under `tensorboard/<run>/`.
 
-  Write an epoch's scalars before its checkpoint is saved. On resuming, lines later than the checkpoint are
-  dropped, but missing lines are not written again; in this order a resumed run leaves the same file as a run
-  that was never stopped.
+  Write the scalars of an epoch before its checkpoint is saved. When a run is resumed, lines later than the
+  checkpoint are dropped, but missing lines cannot be restored. In this order, a resumed run leaves the same
+  file as an uninterrupted run.
 
-  The event files are written here because tensorboardX's own writer keeps two threads for each run and loses
-  its queue when the process is killed.
+  The event files are written without tensorboardX's own writer, because it keeps two threads per run and
+  loses its queue when the process is killed.
   """
 
   def __init__(
@@ -38,16 +38,16 @@ class Log:
     resume_at: Mapping[str, float] | None = None,
     enabled: bool = True,
   ):
-    """Opens the log and drops every line later than the checkpoint of its run.
+    """Opens the log, and drops lines that are later than the checkpoint of their run.
 
     Args:
-      workdir: is created if it does not exist.
-      resume_at: for each run the last epoch in its checkpoint (`math.inf` for a finished run). All lines of
-        other runs are dropped. None: a fresh start.
-      enabled: False on all processes but the first; then nothing is read or written.
+      workdir: the work directory. It is created if it does not exist.
+      resume_at: for each run the epoch of its last checkpoint (`math.inf` for a finished run). All lines of
+        other runs are dropped. None: start with an empty log.
+      enabled: whether to read and write files; True on the first process only.
 
     Raises:
-      InputError: metrics.jsonl has a line, other than an incomplete last one, that this class did not write.
+      InputError: metrics.jsonl has a line that this class did not write. An incomplete last line is allowed.
     """
     self._path, self._events = Path(workdir) / "metrics.jsonl", Path(workdir) / "tensorboard"
     self._resume_at = dict(resume_at or {})
@@ -59,15 +59,15 @@ class Log:
       self._drop_later_lines()
 
   def write(self, run: str, epoch: int, scalars: Mapping) -> None:
-    """Writes the scalars of one epoch of one run; they are in the file when it returns.
+    """Writes the scalars of one epoch of one run. They are flushed to the file before it returns.
 
     Args:
-      run: e.g. `seed10_fold0`.
-      epoch: its number.
-      scalars: floats (also 0-d arrays) by name, e.g. `train/main/S1`; the names of nested dicts are
-        joined with `/`. NaN and infinities are null in metrics.jsonl.
+      run: name of the run, e.g. `seed10_fold0`.
+      epoch: number of the epoch.
+      scalars: floats (or 0-d arrays) by name, e.g. `train/main/S1`. Names of nested dicts are joined by `/`.
+        NaN and infinity become null in metrics.jsonl.
     """
-    if not self._enabled:
+    if self._lines is None:
       return
     flat = dict(_flat(scalars))
     self._lines.write(json.dumps(jsonable({"run": run, "epoch": epoch, **flat}), allow_nan=False) + "\n")
@@ -78,8 +78,10 @@ class Log:
 
   def close(self) -> None:
     """Closes all files."""
-    for file in (*self._writers.values(), *([self._lines] if self._lines else [])):
-      file.close()
+    for events in self._writers.values():
+      events.close()
+    if self._lines is not None:
+      self._lines.close()
     self._writers = {}
 
   def __enter__(self) -> Self:
@@ -99,16 +101,16 @@ class Log:
         except (ValueError, KeyError, TypeError):
           if number < len(lines):
             raise InputError(f"{self._path}:{number}: not a line of this program's log") from None
-          continue  # the empty text after the last newline, or a line cut when the process was killed
+          continue  # nothing after the last newline, or an incomplete line of a killed process
         if keep:
           file.write(line.decode() + "\n")
     self._lines = open(self._path, "a", encoding="utf-8", buffering=1)  # flushed at each newline
 
   def _open_events(self, run: str) -> BinaryIO:
-    """A new event file. Its start event makes TensorBoard drop the points after the checkpoint."""
+    """Opens a new event file. Its start event makes TensorBoard drop points after the checkpoint."""
     folder = self._events / run
     folder.mkdir(parents=True, exist_ok=True)
-    number = sum(1 for _ in folder.iterdir())  # two files of one second need different names, in order
+    number = sum(1 for _ in folder.iterdir())  # files of the same second need different names, in order
     name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{number:04d}"
     file = open(folder / name, "xb", buffering=0)
     after = int(max(self._resume_at.get(run, -1), -1)) + 1
@@ -118,7 +120,7 @@ class Log:
 
 
 def _write_event(file: BinaryIO, event: Event) -> None:
-  """Writes one TFRecord: length, its checksum, the event, its checksum."""
+  """Writes one TFRecord: length, checksum of the length, event, checksum of the event."""
   event.wall_time = time.time()
   data = event.SerializeToString()
   length = struct.pack("<Q", len(data))
@@ -135,11 +137,11 @@ def _flat(tree: Mapping, prefix: str = "") -> Iterator[tuple[str, float]]:
 
 
 class _Bar(tqdm):
-  monitor_interval = 0  # tqdm's monitor thread only helps where updates come at very uneven intervals
+  monitor_interval = 0  # no monitor thread; it helps only if updates are very irregular
 
 
 class Progress:
-  """Shows the progress of one run: a bar on a terminal, else a plain line every few seconds."""
+  """Shows the progress of one run: a bar on a terminal, otherwise a line every few seconds."""
 
   def __init__(
     self,
@@ -150,14 +152,14 @@ class Progress:
     every: float = 5.0,
     stream: TextIO | None = None,
   ):
-    """Shows nothing before the first update.
+    """Prepares the display. Nothing is shown before the first update.
 
     Args:
-      run: its name.
-      max_epochs: the total, reached unless the run stops early.
-      enabled: False on all processes but the first.
-      every: least number of seconds between plain lines; the last update is always shown.
-      stream: standard error by default.
+      run: name of the run.
+      max_epochs: largest number of epochs.
+      enabled: whether to show anything; True on the first process only.
+      every: minimum number of seconds between lines. The last update is always shown.
+      stream: where to print. Default: standard error.
     """
     self._run, self._max_epochs, self._every = run, max_epochs, every
     self._enabled, self._stream = enabled, stream or sys.stderr
@@ -165,18 +167,18 @@ class Progress:
     self._shown, self._pending = -float("inf"), ""
 
   def update(self, epoch: int, objective: float, best: float, samples_per_second: float) -> None:
-    """Reports that `epoch` epochs are done, with the last and the best validation objective."""
+    """Reports that `epoch` epochs are finished, with the last and the best validation objective."""
     if not self._enabled:
       return
     if self._bar is None:
       self._bar = _Bar(
         desc=self._run,
         total=self._max_epochs,
-        initial=epoch - 1,  # the epochs before a resumption do not count in the speed
+        initial=epoch - 1,  # earlier epochs of a resumed run do not count for the speed
         unit="epoch",
         file=self._stream,
         dynamic_ncols=True,
-        disable=None,  # where the stream is not a terminal
+        disable=None,  # disabled if the stream is not a terminal
       )
     text = f"objective {objective:.4f}  best {best:.4f}  {samples_per_second:,.0f} samples/s"
     if not self._bar.disable:

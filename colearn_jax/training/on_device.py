@@ -1,4 +1,4 @@
-"""Samples that fit on the device: a table of all of them stays there, and batches are picked from it."""
+"""Training on samples that fit in the device's memory: all of them are copied there once, as a table."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from colearn_jax.types import Modality
 
 
 class OnDevice(SamplesOf):
-  """All samples are kept on every device.
+  """Samples that are kept on every device.
 
   Args:
-    recipe: of the runs.
-    modalities: that samples have, a context among them.
-    table: of all samples on the host, see `data.reader.read_table`.
-    index: of all samples.
+    recipe: the recipe of the runs.
+    modalities: the sensors, and the context if there is one.
+    table: all samples on the host, see `data.reader.read_table`.
+    index: index of all samples.
     **options: see `SamplesOf`.
   """
 
@@ -44,7 +44,7 @@ class OnDevice(SamplesOf):
 
   @contextlib.contextmanager
   def epochs(self, runs: Sequence[Run], state: TrainState) -> Iterator[Epoch]:
-    """A function that trains these runs, whose state this is, for one epoch."""
+    """Yields a function that trains these runs for one epoch."""
     del state
     size, split = self.recipe.batch_size, sharding.by_replica(self.recipe.mesh)
     parts = [[batched(getattr(run, part), size) for run in runs] for part in ("train", "validation")]
@@ -64,7 +64,7 @@ class OnDevice(SamplesOf):
     yield lambda state: self._programs[uneven](state, self._table, *rows)
 
   def predict(self, model: Tree, rows: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
-    """What every head predicts for these rows, `{head: {predictor: [n C]}}`; `model` is on the host."""
+    """Predictions of every head for these rows, `{head: {predictor: [n C]}}`. `model` is on the host."""
     placed = jax.device_put((model, batched(rows, self.recipe.batch_size)), self._whole)
     got = jax.device_get(self._predict(placed[0], self._table, placed[1]))
     return jax.tree.map(lambda a: a.reshape(-1, a.shape[-1])[: len(rows)], got)

@@ -1,4 +1,4 @@
-"""The optimizer by name, the schedule and the factors of the learning rate, and averages of the weights."""
+"""Makes the optimizer: update rule by name, learning rate schedule and factors, and weight averages."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import optax
 
 from colearn_jax.types import InputError
 
-# What optax's optimizers do to a gradient before it is multiplied with the learning rate.
+# For each optimizer, the optax transformation of gradients before they are multiplied by the learning rate.
 SCALINGS: dict[str, Callable[[float], optax.GradientTransformation]] = {
   "adam": lambda momentum: optax.scale_by_adam(),
   "adamw": lambda momentum: optax.scale_by_adam(),
@@ -25,19 +25,19 @@ SCALINGS: dict[str, Callable[[float], optax.GradientTransformation]] = {
   "sgd": lambda momentum: optax.trace(momentum),
 }
 SCHEDULES = ("constant", "cosine", "linear", "one_cycle")
-NOT_DECAYED = r"(^|/)(bias\w*|scale|table|token|query|vectors)$"  # of these and of vectors no weight decay
+NOT_DECAYED = r"(^|/)(bias\w*|scale|table|token|query|vectors)$"  # no weight decay, as for all vectors
 
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-  """How parameters are updated: by -rate · factor · direction.
+  """The update rule of parameters: -learning rate · factor · direction.
 
   Attributes:
-    transform: from gradients to directions: clipping, the optimizer by name, weight decay.
-    schedule: (step, steps of an epoch) to the learning rate.
-    factors: by regular expression of a parameter's path, e.g. `unique/S1/backbone`, what its learning rate is
-      multiplied with; the first that matches holds. 0 freezes: no gradient is computed, and statistics below
-      such a path stay.
+    transform: converts gradients to directions: clipping, optimizer, weight decay.
+    schedule: converts (step, steps per epoch) to the learning rate.
+    factors: learning rate factors by a regular expression for the parameter's path, e.g.
+      `unique/S1/backbone`. The first match is used. Parameters with factor 0 are frozen: they have no
+      gradient, and batch statistics with such a path are not updated.
   """
 
   transform: optax.GradientTransformation
@@ -45,21 +45,21 @@ class Optimizer:
   factors: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
   def factor(self, path: str) -> float:
-    """The factor of the parameter at this path."""
+    """The learning rate factor of the parameter at this path."""
     return next((f for pattern, f in self.factors.items() if re.search(pattern, path)), 1.0)
 
   def trained(self, params: Any) -> Any:
-    """The parameters, of which the frozen ones have no gradient."""
+    """Stops the gradients of frozen parameters."""
     frozen = lambda path, p: jax.lax.stop_gradient(p) if self.factor(path_name(path)) == 0 else p
     return jax.tree_util.tree_map_with_path(frozen, params) if self.factors else params
 
   def moving(self, new: Any, old: Any) -> Any:
-    """Statistics, of which those of frozen parts stay as they were."""
+    """Selects the new statistics, but the old ones for frozen parts of the model."""
     pick = lambda path, n, o: o if self.factor(path_name(path)) == 0 else n
     return jax.tree_util.tree_map_with_path(pick, new, old) if self.factors else new
 
   def update(self, grads: Any, opt_state: Any, params: Any, rate: jax.Array) -> tuple[Any, Any]:
-    """The new parameters and the optimizer's new state."""
+    """Returns the new parameters and the new state of the optimizer."""
     directions, opt_state = self.transform.update(grads, opt_state, params)
     scaled = lambda path, d: -rate * d if (f := self.factor(path_name(path))) == 1 else -rate * f * d
     updates = jax.tree_util.tree_map_with_path(scaled, directions)
@@ -67,7 +67,7 @@ class Optimizer:
 
 
 def path_name(path: tuple) -> str:
-  """A key path of JAX as text, e.g. `unique/S1/linear/kernel`."""
+  """Converts a key path of JAX to text, e.g. `unique/S1/linear/kernel`."""
   return "/".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
 
 
@@ -84,28 +84,29 @@ def make_optimizer(
   schedule_unit: str = "epochs",
   rates: Mapping[str, float] | None = None,
 ) -> Optimizer:
-  """The optimizer that a configuration's group `train` describes.
+  """Makes the optimizer that the group `train` of a configuration describes.
 
   Args:
     name: one of `SCALINGS`.
-    learning_rate: the highest one of the schedule.
-    max_epochs: where the schedule ends.
-    momentum: of `sgd` and `rmsprop`.
-    weight_decay: decoupled (Loshchilov & Hutter 2019), not for biases, norms, position tables and vectors.
-    clip_norm: the gradient's largest norm; 0 does not clip.
+    learning_rate: maximum of the schedule.
+    max_epochs: number of epochs after which the schedule ends.
+    momentum: momentum of `sgd` and `rmsprop`.
+    weight_decay: decoupled weight decay (Loshchilov & Hutter 2019). Biases, norms, position tables and
+      vectors have none.
+    clip_norm: largest global norm of the gradient; 0 for no clipping.
     schedule: one of `SCHEDULES`.
-    warmup: steps or epochs in which the rate rises linearly from 0.
-    schedule_unit: of `warmup`, `steps` or `epochs`.
+    warmup: number of steps or epochs in which the rate increases linearly.
+    schedule_unit: unit of `warmup`, `steps` or `epochs`.
     rates: see `Optimizer.factors`.
 
   Raises:
-    InputError: a warm-up that is not shorter than the training; `one_cycle` with a warm-up, which it has
-      itself.
+    InputError: the warm-up is not shorter than the training; or `one_cycle`, which has its own warm-up, is
+      given another one.
   """
   if schedule == "one_cycle" and warmup:
-    raise InputError("train.warmup: one_cycle begins with a warm-up of its own; 0, or another train.schedule")
+    raise InputError("train.warmup: one_cycle has its own warm-up; use 0, or another train.schedule")
   if schedule_unit == "epochs" and warmup >= max_epochs > 0 and warmup:
-    raise InputError(f"train.warmup: {warmup} epochs are not below train.max_epochs={max_epochs}")
+    raise InputError(f"train.warmup: {warmup} epochs are not less than train.max_epochs={max_epochs}")
   parts = [optax.clip_by_global_norm(clip_norm)] if clip_norm > 0 else []
   parts.append(SCALINGS[name](momentum))
   if weight_decay:
@@ -120,7 +121,7 @@ def make_optimizer(
 
 
 def decayed(params: Any) -> Any:
-  """Which parameters weight decay is for: matrices and convolution kernels."""
+  """Which parameters have weight decay: matrices and convolution kernels."""
   kernel = lambda path, p: p.ndim >= 2 and not re.search(NOT_DECAYED, path_name(path))
   return jax.tree_util.tree_map_with_path(kernel, params)
 
@@ -128,14 +129,14 @@ def decayed(params: Any) -> Any:
 def make_schedule(
   kind: str, rate: float, max_epochs: int, warmup: float = 0.0, unit: str = "epochs"
 ) -> Callable[[jax.Array, jax.Array], jax.Array]:
-  """A learning rate by step.
+  """Makes a learning rate schedule.
 
-  `constant`; `cosine` (Loshchilov & Hutter 2017) and `linear` fall to 0 at the end of the last epoch;
-  `one_cycle` (Smith & Topin 2019) rises along a cosine from rate/25 within 30 % of the steps, and falls along
-  a cosine to rate/250 000.
+  `constant` stays at `rate`. `cosine` (Loshchilov & Hutter 2017) and `linear` decrease to 0 at the end of the
+  last epoch. `one_cycle` (Smith & Topin 2019) increases from rate/25 in 30 % of the steps, then decreases to
+  rate/250 000, both along a cosine.
 
   Returns:
-    A function of the step and of the number of steps in an epoch, scalars; its result is float32.
+    A function of the step and the number of steps per epoch, which are scalars. Its result is float32.
   """
   if kind not in SCHEDULES:
     raise InputError(f"train.schedule: {kind!r} is not allowed; one of: {', '.join(SCHEDULES)}")
@@ -151,22 +152,23 @@ def make_schedule(
     first = warmup * (steps_per_epoch if unit == "epochs" else 1.0)
     rest = jnp.maximum(max_epochs * steps_per_epoch - first, 1.0)
     share = jnp.clip((step - first) / rest, 0.0, 1.0)
-    full = {"constant": 1.0, "cosine": cosine(share), "linear": 1.0 - share}[kind]
-    rising = jnp.minimum((step + 1.0) / jnp.maximum(first, 1.0), 1.0) if warmup else 1.0
-    return rate * full * rising * jnp.ones(())
+    shapes = {"constant": jnp.ones(()), "cosine": cosine(share), "linear": 1.0 - share}
+    full = shapes[kind]
+    warm = jnp.minimum((step + 1.0) / jnp.maximum(first, 1.0), 1.0) if warmup else jnp.ones(())
+    return rate * full * warm * jnp.ones(())
 
   return schedule
 
 
 @dataclasses.dataclass(frozen=True)
 class Average:
-  """An average of parameters and statistics over a training.
+  """An average of parameters and batch statistics over a training.
 
   Attributes:
-    kind: `ema`, after every step, or `swa`, the plain mean over the ends of the last epochs (Izmailov et al.
-      2018).
-    decay: of `ema`; in the first steps it is (1 + step) / (10 + step) where that is less.
-    first_epoch: the first epoch (from 0) whose end `swa` takes.
+    kind: `ema`, an exponential average over steps; or `swa`, the mean over the ends of the last epochs
+      (Izmailov et al. 2018).
+    decay: decay of `ema`. In the first steps, (1 + step) / (10 + step) is used if it is smaller.
+    first_epoch: the first epoch (from 0) that `swa` includes.
   """
 
   kind: str
@@ -174,21 +176,21 @@ class Average:
   first_epoch: int = 0
 
   def after_step(self, average: Any, new: Any, step: jax.Array) -> Any:
-    """The average after an optimizer step; `step` counts those before it."""
+    """The average after an optimizer step. `step` is the number of earlier steps."""
     if self.kind != "ema":
       return average
     decay = jnp.minimum(self.decay, (1.0 + step) / (10.0 + step))
     return _mixed(average, new, 1.0 - decay)
 
   def after_epoch(self, average: Any, new: Any, epoch: jax.Array) -> Any:
-    """The average at the end of an epoch; `epoch` counts those before it."""
+    """The average at the end of an epoch. `epoch` is the number of earlier epochs."""
     if self.kind != "swa":
       return average
-    # Until the first epoch that counts, the average is the model itself.
+    # Before `first_epoch`, the average is the current model.
     return _mixed(average, new, 1.0 / jnp.maximum(epoch - self.first_epoch + 1.0, 1.0))
 
 
 def _mixed(old: Any, new: Any, share: jax.Array) -> Any:
-  """Old and new values mixed; counters are the new ones."""
+  """Interpolates between old and new values. Integers (counters) are the new ones."""
   mix = lambda o, n: (o + share * (n - o)).astype(o.dtype) if jnp.issubdtype(o.dtype, jnp.floating) else n
   return jax.tree.map(mix, old, new)

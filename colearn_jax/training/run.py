@@ -1,4 +1,7 @@
-"""Training: from a configuration to a work directory, as one straight script."""
+"""The training script: trains and evaluates all runs of a configuration, and writes the work directory.
+
+`run` is the entry point of the command line. `train` handles one method, `fit` one stack of runs.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -31,10 +35,10 @@ from colearn_jax.types import Description, InputError
 
 
 def run(config: ConfigDict, workdir: str | Path) -> Results:
-  """Trains what a configuration says, its baseline beside it, and prints the table; returns the results.
+  """Trains a configuration and its baseline, prints the table, and returns the results.
 
-  Resuming in the work directory of a stopped run ends with the same parameters and results, bit for bit, as
-  an undisturbed run.
+  Calling it again in the work directory of an interrupted run resumes the run. Parameters and results are
+  then the same, bit for bit, as without interruption.
 
   Raises:
     InputError: the configuration does not fit the data, or the work directory holds another run.
@@ -54,32 +58,32 @@ def run(config: ConfigDict, workdir: str | Path) -> Results:
 
 
 def train(config: ConfigDict, workdir: Path) -> Results:
-  """Trains every seed and fold, evaluates, and leaves the work directory complete."""
+  """Trains and evaluates every seed, fold and ablation of one method, and writes all files."""
   began = time.monotonic()
   config_lib.validate(config, begun=(workdir / "config.json").is_file())
   _claim(config, workdir)
 
-  # The data: built if need be, indexed, and cut into runs.
+  # The data: prepared if necessary, indexed, and split into runs.
   dataset = open_dataset(setup.prepare(config), config_lib.series_settings(config))
   modalities = setup.make_modalities(config, dataset)
   index = read_index(dataset)
   runs = setup.make_runs(config, dataset, index)
   _keep_description(workdir, describe(dataset, modalities, index))
 
-  # Methods that have to be trained first, on the same runs.
+  # Methods that must be trained first, in the same runs.
   teachers = {name: schema.with_method(config, name) for name in make_method(config).requires}
   for name, teacher in teachers.items():
     train(teacher, workdir / "teachers" / name)
   frozen = functools.partial(_frozen, workdir, tuple(teachers))
 
-  # The model, its programs, and where its samples are kept.
+  # The model, its programs, and its samples.
   networks = {
     name: setup.make_network(teacher, dataset.task, modalities) for name, teacher in teachers.items()
   }
   recipe = setup.make_recipe(config, dataset.task, modalities, networks)
   samples = setup.make_samples(config, recipe, dataset, modalities, index)
 
-  # Every run that is not over yet: all at once, or one after another.
+  # Training of all unfinished runs: all at once, or one after another.
   stacks = [runs] if config.train.replicas else [[run] for run in runs]
   if len(stacks[0]) % recipe.mesh.shape["replica"]:
     raise InputError(_uneven(config, len(stacks[0]), recipe.mesh.shape["replica"]))
@@ -90,13 +94,18 @@ def train(config: ConfigDict, workdir: Path) -> Results:
       if any(finished[run.name] is None for run in stack):
         finished |= fit(config, samples, stack, workdir, log, frozen, pretrained)
 
-  # Predictions for the test part, with the parameters of the epoch that was kept.
+  # Predictions for the test part, with the kept model.
   predictions = [samples.predict(models.restore(_model(workdir, run)), run.test) for run in runs]
   predictors = recipe.method.predictors(config.data.modalities)
+  scores, of_ablations = evaluate.write(
+    workdir / "predictions", dataset.task, index, runs, predictions, predictors
+  )
   summary = Results(
     dataset=dataset.name,
     task=dataset.task.kind,
     method=config.method,
+    scores=scores,
+    ablations=of_ablations,
     variant=config.loss.get("variant"),
     protocol=config.protocol.name,
     split=config.protocol.split,
@@ -104,7 +113,6 @@ def train(config: ConfigDict, workdir: Path) -> Results:
     seeds=tuple(config.protocol.seeds),
     folds=len({run.fold for run in runs}),
     timing={"seconds": time.monotonic() - began, "runs": finished},
-    **evaluate.write(workdir / "predictions", dataset.task, index, runs, predictions, predictors),
   )
   if processes.first():
     summary.write(workdir / "results.json")
@@ -121,19 +129,19 @@ def fit(
   frozen: Callable[[Run], Tree],
   pretrained: Callable[[], Tree],
 ) -> dict[str, dict]:
-  """Trains a stack of runs, each to its early stop, from their last checkpoint if they have one.
+  """Trains a stack of runs until they finish, starting from their last checkpoint if there is one.
 
   Args:
-    config: of the training.
-    samples: that the runs train on.
-    runs: of the stack.
-    workdir: where checkpoints are.
-    log: of every epoch.
-    frozen: gives a run its teachers' arrays.
-    pretrained: gives what encoders begin with.
+    config: the configuration.
+    samples: the samples to train on.
+    runs: the runs of the stack.
+    workdir: the work directory.
+    log: the log of all epochs.
+    frozen: returns the arrays of a run's teachers.
+    pretrained: returns pretrained variables of the encoders.
 
   Returns:
-    Where each of them ended, by name.
+    For each run by name: seed, fold, ablation, epochs, best epoch, best objective and seconds.
   """
   directory, first, max_epochs = _training(workdir, runs), processes.first(), config.train.max_epochs
   begins = models.latest(directory) < 0
@@ -146,10 +154,10 @@ def fit(
     if manager.latest_step() is not None:
       begun, state = manager.latest_step(), checkpoint.restore(manager, state)
       done = jax.device_get(samples.status(state)["done"])
-      history.resume(done, models.progress(directory)["seconds"])
+      history.resume(done, (models.progress(directory) or {})["seconds"])
 
-    # Metrics are fetched one epoch late, so that the device never waits for the host. The epoch that is begun
-    # after the last one changes nothing: a run that is done stays as it is.
+    # Metrics are fetched one epoch late, so that the device never waits for the host. One more epoch is
+    # started after the last one. It changes nothing, because finished runs are masked out.
     with samples.epochs(runs, state) as train_epoch:
       for epoch in range(begun + 1, max_epochs + 1):
         began = time.monotonic()
@@ -161,13 +169,13 @@ def fit(
           break
         history.pending = epoch, began, terms, samples.status(state)
         if epoch % config.checkpoint.every_epochs == 0:
-          history.fetch()  # what is saved is also logged: a resumed run logs only what comes after
+          history.fetch()  # log before saving: a resumed run logs only epochs after the checkpoint
           if history.over:
             break
           checkpoint.save(manager, epoch, state, {"seconds": history.seconds.tolist()})
       history.fetch()
 
-  # Save the model of each run that is kept, then delete the checkpoints for resuming.
+  # Save the kept model of each run, then delete the checkpoints for resuming.
   status, ended = jax.device_get(samples.status(state)), {}
   for k, run in enumerate(runs):
     ended[run.name] = {"seed": run.seed, "fold": run.fold, "ablation": run.ablation}
@@ -179,26 +187,27 @@ def fit(
 
 
 class _History:
-  """Writes down what each epoch of a stack of runs gave, and knows which runs are still active.
+  """Logs the epochs of a stack of runs, and keeps track of active runs.
 
   Attributes:
-    seconds: that each run has taken.
-    pending: the epoch that was begun last: its number, when it began, its terms, and the runs' status after
+    seconds: training time of each run.
+    pending: the last epoch that was started: its number, start time, terms, and the status of the runs after
       it.
   """
 
   def __init__(self, runs: Sequence[Run], log: Log, progress: Progress):
-    self.seconds, self.pending = np.zeros(len(runs)), None
+    self.seconds = np.zeros(len(runs))
+    self.pending: tuple[int, float, Any, Any] | None = None
     self._runs, self._log, self._progress = runs, log, progress
     self._active, self._fetched = np.ones(len(runs), bool), 0.0
 
   @property
   def over(self) -> bool:
-    """Whether all runs are done."""
+    """Whether all runs are finished."""
     return not self._active.any()
 
   def resume(self, done: np.ndarray, seconds: Sequence[float]) -> None:
-    """Begins where a checkpoint was."""
+    """Sets the state of a checkpoint."""
     self._active, self.seconds = ~done, np.array(seconds)
 
   def fetch(self) -> None:
@@ -214,7 +223,7 @@ class _History:
     terms, status = jax.device_get(arrays)
     took, self._fetched = time.monotonic() - max(began, self._fetched), time.monotonic()
     self.seconds = self.seconds + took * self._active
-    active = [(k, self._runs[k]) for k in np.flatnonzero(self._active)]
+    active = [(k, run) for k, run in enumerate(self._runs) if self._active[k]]
     for k, run in active:
       scalars = {f"{part}/{name}": float(v[k]) for part in terms for name, v in terms[part].items()}
       for part in ("train", "validation"):
@@ -234,19 +243,19 @@ class _History:
 
 
 def _frozen(workdir: Path, teachers: Sequence[str], run: Run) -> Tree:
-  """The arrays of a run's teachers, which an ablation shares with the configuration itself."""
+  """The arrays of a run's teachers. Ablations use the same teachers as the configuration itself."""
   own = f"seed{run.seed}_fold{run.fold}"
   read = lambda name: models.restore(workdir / "teachers" / name / "checkpoints" / own)
   return {name: {part: read(name)[part] for part in ("params", "stats")} for name in teachers}
 
 
 def _model(workdir: Path, run: Run) -> Path:
-  """Where a run's finished model is."""
+  """Directory of a run's finished model."""
   return workdir / "checkpoints" / run.name
 
 
 def _training(workdir: Path, runs: Sequence[Run]) -> Path:
-  """Where the checkpoints of a stack are while it is trained."""
+  """Directory of the checkpoints of a stack during training."""
   return workdir / "training" / ("stack" if len(runs) > 1 else runs[0].name)
 
 
@@ -255,8 +264,8 @@ def _title(runs: Sequence[Run]) -> str:
 
 
 def _positions(workdir: Path, stacks: Sequence[Sequence[Run]], finished: Mapping) -> dict[str, float]:
-  """The last epoch of each run whose log is kept: all of a run that ended, else up to its checkpoint."""
-  out = {}
+  """The last epoch of each run whose log lines are kept: that of its checkpoint; all, if it is finished."""
+  out: dict[str, float] = {}
   for runs in stacks:
     saved = models.latest(_training(workdir, runs))
     out |= {run.name: saved if finished[run.name] is None else float("inf") for run in runs}
@@ -265,34 +274,34 @@ def _positions(workdir: Path, stacks: Sequence[Sequence[Run]], finished: Mapping
 
 def _uneven(config: ConfigDict, runs: int, replicas: int) -> str:
   if not config.train.replicas:
-    return f"mesh.replica: {replicas} is of no use to runs one after another; train.replicas=True"
+    return f"mesh.replica: {replicas} needs runs that are trained at the same time; train.replicas=True"
   sizes = ", ".join(str(n) for n in range(1, runs + 1) if runs % n == 0)
-  return f"mesh.replica: {runs} runs do not divide over {replicas} replicas; {sizes} would"
+  return f"mesh.replica: {runs} runs cannot be divided over {replicas} replicas; one of: {sizes}"
 
 
 def _use_compilation_cache(cache: str, workdir: Path) -> None:
-  """Turns on the cache of compiled programs, unless JAX was told of one already."""
-  if cache != "off" and not jax.config.jax_compilation_cache_dir:
+  """Turns on the cache of compiled programs, unless JAX already has one."""
+  if cache != "off" and not jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
     directory = workdir.parent / ".jax_cache" if cache == "auto" else Path(cache).expanduser()
     jax.config.update("jax_compilation_cache_dir", str(directory))
 
 
 def _locked(workdir: Path) -> contextlib.AbstractContextManager:
-  """Holds the work directory's lock; the first process does it for all."""
+  """Locks the work directory. The first process does this for all."""
   if not processes.first():
     return contextlib.nullcontext()
-  return files.lock(workdir / ".lock", busy=f"another run is at work in {workdir}")
+  return files.lock(workdir / ".lock", busy=f"another process is training in {workdir}")
 
 
 def _keep_description(workdir: Path, described: Description) -> None:
-  """Writes dataset.json, or checks that the samples are still those that the run was begun with."""
+  """Writes dataset.json, or checks that the samples are the same as when the run was started."""
   path = workdir / "dataset.json"
   if path.exists():
     begun = Description.from_json(files.read_json(path))
     if begun.samples not in (None, described.samples):
       raise InputError(
-        f"{workdir} was begun with other samples than data set {described.name} has now: "
-        "put them back, or take another workdir"
+        f"{workdir} was started with other samples than data set {described.name} has now: "
+        "restore them, or use another workdir"
       )
   processes.wait("samples")
   if processes.first():
@@ -300,13 +309,13 @@ def _keep_description(workdir: Path, described: Description) -> None:
 
 
 def _claim(config: ConfigDict, workdir: Path) -> None:
-  """Writes config.json, or checks that the one there is of the same run."""
+  """Writes config.json, or checks that an existing one has the same values."""
   path, wanted = workdir / "config.json", config_lib.to_json(config)
   if path.exists():
     if differences := config_lib.differences(files.read_json(path), wanted):
       raise InputError(
         f"{workdir} holds a run with another configuration ({'; '.join(differences)}): "
-        "take another workdir, or these values"
+        "use another workdir, or its values"
       )
   processes.wait("configuration")
   if processes.first() and not path.exists():

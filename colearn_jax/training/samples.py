@@ -1,8 +1,9 @@
-"""What both places of samples share, the device and the disk: how a stack of runs begins."""
+"""The common part of `OnDevice` and `Streamed`: the initial state of a stack of runs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -24,13 +25,13 @@ class SamplesOf:
   """The samples of a data set for the runs of one recipe.
 
   Args:
-    recipe: of the runs.
-    modalities: that samples have, a context among them.
-    index: of all samples.
+    recipe: the recipe of the runs.
+    modalities: the sensors, and the context if there is one.
+    index: index of all samples.
     class_weights: see `statistics.task_constants`.
-    weights: of each run's loss terms.
-    arrays: of each run, see `Method.arrays`.
-    normalisation: of the inputs.
+    weights: returns the loss weights of a run.
+    arrays: returns the arrays of a run, see `Method.arrays`.
+    normalisation: normalisation of the inputs.
   """
 
   def __init__(
@@ -48,26 +49,28 @@ class SamplesOf:
     self._labels, self._class_weights = labels(index), class_weights
     self._weights, self._arrays, self._normalisation = weights, arrays, normalisation
     self._whole = sharding.whole(recipe.mesh)
-    self._init, self._placed, self._programs = None, None, {}
+    self._init: Callable | None = None
+    self._placed: Any = None  # placement of a stack of states on the devices
+    self._programs: dict[Any, Callable] = {}
     pick = lambda stack, at: jax.tree.map(lambda leaf: leaf[at], stack)
-    self.pick = jax.jit(pick, out_shardings=self._whole)  # one run of a stack, on every device
+    self.pick = jax.jit(pick, out_shardings=self._whole)  # takes one run out of a stack
     status = lambda state: {
       "done": state.stop.done,
       "epoch": state.epoch,
       "best_epoch": state.best.epoch,
       "best_objective": state.best.objective,
     }
-    self.status = jax.jit(status, out_shardings=self._whole)  # copies, for an epoch donates the state
+    self.status = jax.jit(status, out_shardings=self._whole)  # copied, because an epoch donates the state
 
   def init(
     self, runs: Sequence[Run], *, frozen: Sequence[Tree] | None = None, pretrained: Tree | None = None
   ) -> TrainState:
-    """The states of these runs before their first step, each as if it were alone.
+    """Makes the states of these runs before their first step. They do not depend on each other.
 
     Args:
-      runs: of the stack.
-      frozen: for each run its teachers' arrays, see `TrainState`.
-      pretrained: see `state.init`; the same for all runs.
+      runs: the runs of the stack.
+      frozen: for each run the arrays of its teachers, see `TrainState`.
+      pretrained: see `state.init`. The same for all runs.
     """
 
     def begin(seed, fold, values, frozen, pretrained):
@@ -83,13 +86,13 @@ class SamplesOf:
       stack(frozen) if frozen else {},
       pretrained or {},
     )
-    if self._init is None:  # with all of this training's programs, made once for however many stacks
+    if self._init is None:  # compiled once and reused for all stacks
       self._placed = sharding.of_stack(self.recipe.mesh, jax.eval_shape(one, *arguments))
       self._init = jax.jit(one, out_shardings=self._placed)
     return self._init(*jax.device_put(arguments, self._whole))
 
   def _values(self, run: Run) -> Tree:
-    """What a run decides, see `TrainState`."""
+    """The arrays of a run, see `TrainState.values`."""
     labelled = run.train[self.index.labelled[run.train]]
     task = self.recipe.network.architecture.task
     found = {} if self._normalisation.how == "fixed" else self._moments(run.train)

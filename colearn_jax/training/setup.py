@@ -1,4 +1,4 @@
-"""From a configuration to the parts of a training: prepared data, runs, recipe and samples."""
+"""Makes the parts of a training from a configuration: prepared data, runs, recipe and samples."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ from colearn_jax.weights import imagenet
 
 
 def prepare(config: ConfigDict) -> Path:
-  """The directory of the prepared data set, which the first process builds if it is not there."""
+  """The directory of the prepared data set. The first process builds it if necessary."""
   data_dir = config.data.data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
   make = functools.partial(build.build, config.data.name, data_dir, manual_dir=config.data.manual_dir or None)
   prepared = make() if processes.first() else None
   processes.wait("data")
-  return prepared or make()  # for the other processes it is there by now
+  return prepared or make()  # the other processes find the finished data set
 
 
 def make_modalities(config: ConfigDict, dataset: Dataset) -> list[Modality]:
-  """The sensors of a configuration, and behind them the context, if there is one."""
+  """The sensors of a configuration, followed by the context if there is one."""
   sensors = [dataset.modality(name) for name in config.data.modalities]
   if not config.data.context:
     return sensors
@@ -47,7 +47,7 @@ def make_modalities(config: ConfigDict, dataset: Dataset) -> list[Modality]:
 
 
 def make_runs(config: ConfigDict, dataset: Dataset, index: Index) -> list[Run]:
-  """The runs that the protocol asks for, for the configuration itself and for each ablation.
+  """Makes the runs of the protocol, for the configuration itself and for each ablation.
 
   Raises:
     InputError: the data set has no such group or split, or is too small for the folds.
@@ -61,7 +61,7 @@ def make_runs(config: ConfigDict, dataset: Dataset, index: Index) -> list[Run]:
     config.protocol.seeds,
     dataset.parts,
     labelled=index.labelled,
-    # Samples without a label are for the terms that need none; without those terms they would only cost time.
+    # Samples without a label are used only if a loss term needs no labels.
     unsupervised=make_method(config).uses_unlabelled,
     folds=config.protocol.folds if config.protocol.split == "kfold" else None,
     groups=index.groups[group_by] if group_by else None,
@@ -76,16 +76,16 @@ def make_recipe(
   modalities: Sequence[Modality],
   teachers: Mapping[str, Network] | None = None,
 ) -> Recipe:
-  """The training that a configuration describes.
+  """Makes the recipe of a training.
 
   Args:
-    config: of the training.
-    task: of the data set.
-    modalities: of the samples, a context among them.
-    teachers: the networks of the methods that this one requires.
+    config: the configuration.
+    task: task of the data set.
+    modalities: the sensors, and the context if there is one.
+    teachers: networks of the methods that this method requires, by name.
 
   Raises:
-    InputError: the batch does not divide over devices or microbatches.
+    InputError: the batch cannot be divided evenly over devices or microbatches.
   """
   train, size, parts = config.train, config.train.batch_size, config.train.microbatches
   if size % parts:
@@ -119,8 +119,9 @@ def make_recipe(
 
 
 def load_pretrained(network: Network) -> Tree:
-  """Variables of encoders whose settings name a file of `weights`, for `state.init`."""
-  sensors, out = network.architecture, {"params": {}, "stats": {}}
+  """Reads the pretrained variables of encoders with the argument `weights`, for `state.init`."""
+  sensors = network.architecture
+  out: Tree = {"params": {}, "stats": {}}
   model = nnx.eval_shape(lambda: network.method.build(sensors, rngs=nnx.Rngs(0)))
   params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
   for sensor, shape in sensors.shapes.items():
@@ -134,7 +135,7 @@ def load_pretrained(network: Network) -> Tree:
 def make_samples(
   config: ConfigDict, recipe: Recipe, dataset: Dataset, modalities: Sequence[Modality], index: Index
 ) -> OnDevice | Streamed:
-  """Keeps the samples on the device if they fit there, else streams them from the disk."""
+  """Copies the samples to the device if they fit there, else streams them from disk."""
   wanted = [term for term in recipe.method.terms if getattr(recipe.method, term) > 0]
   reader = make_reader(dataset, modalities)
   small = table_bytes(reader) <= config.data.device_bytes
@@ -164,7 +165,7 @@ def make_samples(
     return OnDevice(recipe, modalities, table, index, **options)
   if config.train.replicas:
     raise InputError(
-      "train.replicas: runs beside each other need their samples on the device; "
+      "train.replicas: runs that are trained together need their samples on the device; "
       "data.placement=device, or train.replicas=False"
     )
   return Streamed(recipe, modalities, dataset, index, workers=config.data.workers, **options)

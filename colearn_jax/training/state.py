@@ -1,4 +1,4 @@
-"""What is fixed before a training is compiled (`Recipe`), and what changes while it runs (`TrainState`)."""
+"""The fixed settings of a training (`Recipe`), and the state that changes at every step (`TrainState`)."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ Tree = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-  """Everything about a training that is fixed before it is compiled.
+  """The settings of a training that are compiled into its programs.
 
   Attributes:
-    network: that is trained.
-    teachers: trained networks by name, whose outputs the method's loss reads.
+    network: the network to train.
+    teachers: trained networks by name. The loss of the method reads their outputs.
     optimizer: see `optimizer.make_optimizer`.
-    average: of the weights, if any; it is validated, kept and predicted with.
-    augment: what happens to the inputs of a train step, if anything.
-    batch_size: B, samples in the global batch.
-    microbatches: parts in which a batch goes through the model, one after another.
-    max_epochs: after which the training ends.
-    patience: epochs without an improvement by `min_delta` after which it ends; 0 for never.
-    min_delta: in the unit of the validation objective.
-    keep_last: whether the last epoch's model is kept instead of the best one's.
-    mesh: of the devices, see `parallel.sharding`.
+    average: the weight average, if any. It is validated, kept and used for prediction.
+    augment: augmentation of the inputs in train steps, if any.
+    batch_size: B, number of samples in the global batch.
+    microbatches: number of parts of a batch that are computed one after another.
+    max_epochs: largest number of epochs.
+    patience: number of epochs without an improvement by `min_delta` after which training stops; 0 for never.
+    min_delta: smallest improvement, in the unit of the validation objective.
+    keep_last: whether to keep the model of the last epoch instead of the best epoch.
+    mesh: the mesh of devices, see `parallel.sharding`.
   """
 
   network: Network
@@ -60,13 +60,13 @@ class Recipe:
 
   @property
   def blocks(self) -> int:
-    """Equal blocks of rows of a training batch: 1, or one for each sensor of a method that is not paired."""
+    """Number of equal blocks of a training batch: 1, or the number of sensors if the method is not paired."""
     return 1 if self.method.paired else len(self.network.architecture.shapes)
 
 
 @flax.struct.dataclass
 class Stop:
-  """Early stopping: the objective to improve on by min_delta, and for how many epochs it has not been."""
+  """State of early stopping: the objective to improve by min_delta, and epochs since the last improvement."""
 
   reference: jax.Array
   wait: jax.Array
@@ -75,7 +75,7 @@ class Stop:
 
 @flax.struct.dataclass
 class Best:
-  """The model that is kept: that of the epoch with the lowest validation objective (or of the last epoch)."""
+  """The kept model, from the epoch with the lowest validation objective (or from the last epoch)."""
 
   objective: jax.Array
   epoch: jax.Array
@@ -88,19 +88,19 @@ class TrainState:
   """Complete state of one run. Saving and restoring it resumes the run bit for bit.
 
   Attributes:
-    step: optimizer steps so far.
-    epoch: finished epochs.
+    step: number of optimizer steps so far.
+    epoch: number of finished epochs.
     params: trained parameters.
     stats: running batch statistics.
-    average: `params` and `stats` averaged over steps or epochs, {} without an average.
-    frozen: by name the `params` and `stats` of each teacher.
-    opt_state: of the optimizer.
-    key: of the run, see `nn.random`.
+    average: averages of `params` and `stats` over steps or epochs; {} without a weight average.
+    frozen: `params` and `stats` of each teacher, by name.
+    opt_state: state of the optimizer.
+    key: random key of the run, see `nn.random`.
     values: arrays that differ between runs but not between steps: `inputs`, each sensor's `offset` and
       `scale`; `task`, constants of the task's loss; `weights` of the loss terms; `arrays`, see
       `Method.arrays`; `steps_per_epoch`.
     stop: early stopping.
-    best: the model that is kept.
+    best: the kept model.
   """
 
   step: jax.Array
@@ -119,21 +119,22 @@ class TrainState:
 def init(
   recipe: Recipe, key: jax.Array, values: Tree, *, frozen: Tree | None = None, pretrained: Tree | None = None
 ) -> TrainState:
-  """The state before the first step.
+  """Makes the state before the first step.
 
   Args:
-    recipe: of the training.
-    key: of the run; every random value comes from it.
+    recipe: the recipe of the training.
+    key: random key of the run. All random values are derived from it.
     values: see `TrainState`.
     frozen: see `TrainState`.
-    pretrained: `params` and `stats` that replace drawn ones, by the same nested names.
+    pretrained: nested dict of `params` and `stats` that replace the random initial values.
   """
   rngs = nnx.Rngs(params=random.stream(key, "init"))
   model = recipe.method.build(recipe.network.architecture, rngs=rngs)
-  _, params, stats = nnx.split(model, nnx.Param, nnx.BatchStat)
-  drawn = {"params": nnx.to_pure_dict(params), "stats": nnx.to_pure_dict(stats)}
-  params, stats = _replaced(drawn, pretrained or {}).values()
-  # Typed as the steps return them: a weak type here would compile everything twice.
+  _, *arrays = nnx.split(model, nnx.Param, nnx.BatchStat)
+  drawn = dict(zip(("params", "stats"), map(nnx.to_pure_dict, arrays)))
+  replaced = _replaced(drawn, pretrained or {})
+  params, stats = replaced["params"], replaced["stats"]
+  # These have the types that steps return. A weak type would cause a second compilation.
   zero, inf = jnp.zeros((), jnp.int32), jnp.full((), jnp.inf, jnp.float32)
   return TrainState(
     step=zero,
@@ -150,14 +151,14 @@ def init(
   )
 
 
-def _replaced(tree: Tree | jax.Array, given: Tree | jax.Array) -> Tree | jax.Array:
-  """The tree with the leaves that are given in place of its own."""
+def _replaced(tree: Any, given: Any) -> Any:
+  """Replaces leaves of a tree by those that are given."""
   if not isinstance(tree, dict):
     return jnp.asarray(given, tree.dtype)
   return tree | {name: _replaced(tree[name], part) for name, part in given.items()}
 
 
 def finished_model(state: TrainState) -> Tree:
-  """What predicting needs of a run, or of a stack of runs."""
+  """The part of a state that prediction needs, of one run or of a stack of runs."""
   values = {name: state.values[name] for name in ("inputs", "task")}
   return {"params": state.best.params, "stats": state.best.stats, "values": values}

@@ -1,12 +1,13 @@
-"""One step of training and of evaluation on a batch: pure functions, to be jitted and vmapped.
+"""One train step, evaluation step or prediction step on a batch. Pure functions, to be jitted and vmapped.
 
 A batch of samples is `{"inputs": {m: [B *shape] raw, NaN = missing}, "present": {m: [B]}, "target": [B K]
-or [B], "labelled": [B], "row": [B]}`. `present` is 1.0 where the sample has the sensor, `labelled` where it
-has a target. Rows of padding are present nowhere and have the row number -1.
+or [B], "labelled": [B], "row": [B]}`. `present` is 1.0 if the sample has the sensor, `labelled` is 1.0 if it
+has a target. Padding has no sensors, and the row number -1.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -23,7 +24,7 @@ Terms = dict[str, jax.Array]
 
 
 def train_step(recipe: Recipe, state: TrainState, batch: Tree) -> tuple[TrainState, Terms]:
-  """One step of the optimizer on one global batch; returns the new state and every term of the objective."""
+  """Makes one optimizer step on a global batch. Returns the new state and all terms of the objective."""
   if recipe.augment is not None:
     key = random.stream(state.key, "augment", state.step)
     batch = batch | {"inputs": recipe.augment(key, batch["inputs"], state.values["inputs"])}
@@ -40,16 +41,18 @@ def train_step(recipe: Recipe, state: TrainState, batch: Tree) -> tuple[TrainSta
   stats, average = recipe.optimizer.moving(stats, state.stats), state.average
   if recipe.average is not None:
     average = recipe.average.after_step(average, {"params": params, "stats": stats}, state.step)
-  new = state.replace(step=state.step + 1, params=params, stats=stats, opt_state=opt_state, average=average)
+  changed = {"params": params, "stats": stats, "opt_state": opt_state, "average": average}
+  new = dataclasses.replace(state, step=state.step + 1, **changed)
   return new, terms | {"learning_rate": rate}
 
 
 def _in_training(recipe: Recipe, params: Tree, state: TrainState, given: Batch) -> tuple[Tree, Any]:
-  """New running statistics, and the outputs for a whole batch, which goes through the model in microbatches.
+  """Runs the model on a batch in microbatches. Returns new running statistics, and the outputs of the batch.
 
-  The loss is that of the whole batch in any case: of each microbatch only the outputs are kept, and the rest
-  is computed again in the backward pass (Gao et al. 2021, arXiv 2101.06983). So microbatches change what
-  BatchNorm sees, one microbatch at a time, and which values dropout takes, and nothing else.
+  The loss is always computed on the whole batch: only the outputs of each microbatch are stored, and the
+    activations
+  are recomputed in the backward pass (Gao et al. 2021, arXiv 2101.06983). Microbatches therefore change only
+  BatchNorm, which normalises each microbatch separately, and the random masks of dropout.
   """
 
   def forward(stats, part):
@@ -69,7 +72,7 @@ def _in_training(recipe: Recipe, params: Tree, state: TrainState, given: Batch) 
   count = recipe.microbatches
   if count == 1:
     return forward(state.stats, (given.inputs, given.present, 0))
-  # Every part takes a share of every device's rows.
+  # Each microbatch contains rows of every device.
   split = lambda x: jnp.moveaxis(x.reshape(-1, count, *x.shape[1:]), 1, 0)
   join = lambda x: jnp.moveaxis(x, 0, 1).reshape(-1, *x.shape[2:])
   parts = jax.tree.map(split, (given.inputs, given.present))
@@ -78,9 +81,9 @@ def _in_training(recipe: Recipe, params: Tree, state: TrainState, given: Batch) 
 
 
 def eval_step(recipe: Recipe, state: TrainState, batch: Tree) -> Terms:
-  """Every term of the objective on one batch, without dropout, with running statistics.
+  """Computes all terms of the objective on one batch, without dropout, with running statistics.
 
-  Where weights are averaged, it is the average that is evaluated.
+  With a weight average, the average is evaluated.
   """
   given = _given(recipe, state, batch)
   evaluated = state.average or {"params": state.params, "stats": state.stats}
@@ -92,10 +95,10 @@ def eval_step(recipe: Recipe, state: TrainState, batch: Tree) -> Terms:
 def predict_step(
   recipe: Recipe, model: Tree, inputs: dict[str, jax.Array], present: dict[str, jax.Array]
 ) -> Predictions:
-  """What every head of a finished model predicts, see `methods.predict.predict`.
+  """Predicts with every head of a finished model, see `methods.predict.predict`.
 
   Args:
-    recipe: of the training.
+    recipe: the recipe of the training.
     model: see `state.finished_model`.
     inputs: raw `[B *shape]` by sensor.
     present: `[B]` by sensor.
@@ -106,7 +109,7 @@ def predict_step(
 
 
 def _given(recipe: Recipe, state: TrainState, batch: Tree) -> Batch:
-  """The batch as methods see it: normalised, and with what the teachers make of it."""
+  """Converts a batch for the method: normalises it, and adds the outputs of the teachers."""
   inputs, teachers = normalise(batch["inputs"], state.values["inputs"]), {}
   for name, network in recipe.teachers.items():
     model = network.model(**state.frozen[name])
@@ -131,5 +134,5 @@ def _progress(recipe: Recipe, state: TrainState) -> jax.Array:
 
 
 def present_rows(batch: Tree) -> jax.Array:
-  """How many rows of a batch hold any sensor: the weight of the batch's terms in an epoch's mean."""
+  """Number of rows with at least one sensor: the weight of the batch in means over an epoch."""
   return functools.reduce(jnp.maximum, batch["present"].values()).sum()

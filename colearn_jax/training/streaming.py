@@ -1,4 +1,4 @@
-"""Samples that do not fit on the device: batches are read from the disk while the device computes."""
+"""Training on samples that do not fit in the device's memory: batches are read from disk during training."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from colearn_jax.data.reader import Index, make_reader
 from colearn_jax.data.splits import Run
 from colearn_jax.nn import random
 from colearn_jax.parallel import sharding
-from colearn_jax.training import epoch as epochs
-from colearn_jax.training.epoch import only, stacked
+from colearn_jax.training.epoch import average_epoch, batched, end_epoch, keep_where, only, stacked
 from colearn_jax.training.samples import Epoch, SamplesOf
 from colearn_jax.training.state import Recipe, TrainState, Tree
 from colearn_jax.training.step import eval_step, predict_step, present_rows, train_step
@@ -27,14 +26,14 @@ from colearn_jax.types import InputError, Modality
 
 
 class Streamed(SamplesOf):
-  """Samples are read from the disk when they are needed, by every process its share.
+  """Samples that are read from disk when they are needed. Every process reads its part of each batch.
 
   Args:
-    recipe: of the runs.
-    modalities: that samples have, a context among them.
-    dataset: that is read.
-    index: of all samples.
-    workers: processes that read, beside threads.
+    recipe: the recipe of the runs.
+    modalities: the sensors, and the context if there is one.
+    dataset: the data set to read.
+    index: index of all samples.
+    workers: number of reader processes; 0 for threads only.
     **options: see `SamplesOf`.
   """
 
@@ -52,7 +51,7 @@ class Streamed(SamplesOf):
     if recipe.mesh.shape["replica"] > 1:
       raise InputError("mesh.replica: a stream trains one run at a time; 1, or data.placement=device")
     self._dataset = dataset
-    self._batches = {
+    self._batches: dict[str, Any] = {
       "reader": make_reader(dataset, modalities),
       "labels": self._labels,
       "sharding": sharding.by_example(recipe.mesh),
@@ -67,9 +66,9 @@ class Streamed(SamplesOf):
 
   @contextlib.contextmanager
   def epochs(self, runs: Sequence[Run], state: TrainState) -> Iterator[Epoch]:
-    """A function that trains this one run for one epoch; it goes on where the state is."""
+    """Yields a function that trains this one run for one epoch, starting at the epoch of `state`."""
     (run,) = runs
-    rows = epochs.batched(run.train, self.recipe.batch_size)
+    rows = batched(run.train, self.recipe.batch_size)
     if not self._programs:
       jit = lambda program, donated, *outputs: jax.jit(
         functools.partial(program, self.recipe),
@@ -87,9 +86,10 @@ class Streamed(SamplesOf):
 
     def epoch(state):
       done, checked = self.status(state)["done"], False
-      trained, seen, begun = None, None, collections.deque()
+      trained, seen = None, None
+      begun: collections.deque[jax.Array] = collections.deque()
       for batch in itertools.islice(iterator, len(rows)):
-        # A run that was done before this epoch: its steps change nothing, and need not be read to the end.
+        # If the run was finished before this epoch, its steps change nothing, and reading stops here.
         if not checked and done.is_ready():
           checked = True
           if jax.device_get(done).all():
@@ -110,14 +110,14 @@ class Streamed(SamplesOf):
       iterator.close()
 
   def _zeros(self, step, state: TrainState, batch: Tree) -> Tree:
-    """Sums of no terms, on the devices."""
+    """Sums of terms over batches, at 0, on the devices."""
     shapes = jax.eval_shape(lambda state, batch: step(self.recipe, only(state), batch), state, batch)
     terms = shapes[1] if isinstance(shapes, tuple) else shapes
     sums = {name: np.zeros((), np.float32) for name in terms}
     return jax.device_put({"sums": sums, "count": np.zeros((), np.float32)}, self._whole)
 
   def predict(self, model: Tree, rows: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
-    """What every head predicts for these rows, `{head: {predictor: [n C]}}`; `model` is on the host."""
+    """Predictions of every head for these rows, `{head: {predictor: [n C]}}`. `model` is on the host."""
     model = jax.device_put(model, self._whole)
     batches = stream.eval_batches(rows=rows, size=self.recipe.batch_size, **self._batches)
     got = [jax.device_get(self._predict(model, batch["inputs"], batch["present"])) for batch in batches]
@@ -125,7 +125,7 @@ class Streamed(SamplesOf):
 
 
 def _wait(begun: collections.deque, token: jax.Array) -> None:
-  """Lets the device be two batches behind and no more: batches that wait for it take its memory."""
+  """Waits until the device is at most two batches behind, because queued batches use its memory."""
   begun.append(token)
   if len(begun) > 2:
     jax.block_until_ready(begun.popleft())
@@ -134,7 +134,7 @@ def _wait(begun: collections.deque, token: jax.Array) -> None:
 def _add(totals: Tree, terms: dict, batch: Tree) -> Tree:
   count = present_rows(batch)
   sums = {name: totals["sums"][name] + value * count for name, value in terms.items()}
-  if "learning_rate" in terms:  # of the last step
+  if "learning_rate" in terms:  # that of the last step
     sums["learning_rate"] = terms["learning_rate"]
   return {"sums": sums, "count": totals["count"] + count}
 
@@ -142,7 +142,7 @@ def _add(totals: Tree, terms: dict, batch: Tree) -> Tree:
 def _train(recipe, state, totals, batch):
   old = only(state)
   new, terms = train_step(recipe, old, batch)
-  new = epochs.keep_where(old.stop.done, old, new)
+  new = keep_where(old.stop.done, old, new)
   return stacked(new), _add(totals, terms, batch), terms["objective"]
 
 
@@ -153,7 +153,7 @@ def _validate(recipe, state, totals, batch):
 
 def _average(recipe, state):
   old = only(state)
-  return stacked(epochs.keep_where(old.stop.done, old, epochs.average_epoch(recipe, old)))
+  return stacked(keep_where(old.stop.done, old, average_epoch(recipe, old)))
 
 
 def _end(recipe, state, train, validation):
@@ -162,5 +162,5 @@ def _end(recipe, state, train, validation):
     for name, value in totals["sums"].items()
   }
   terms, old = {"train": mean(train), "validation": mean(validation)}, only(state)
-  new = epochs.end_epoch(recipe, old, terms["validation"]["objective"])
-  return stacked(epochs.keep_where(old.stop.done, old, new)), stacked(terms)
+  new = end_epoch(recipe, old, terms["validation"]["objective"])
+  return stacked(keep_where(old.stop.done, old, new)), stacked(terms)

@@ -1,1 +1,1 @@
-"""Files of weights trained elsewhere: PyTorch, safetensors, ImageNet."""
+"""Reads pretrained weights from PyTorch and safetensors files, without PyTorch."""

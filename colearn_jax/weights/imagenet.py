@@ -1,12 +1,14 @@
 """Reads pretrained weights of ResNets from PyTorch and safetensors files.
 
-The tensors have the names that torchvision and timm use. PyTorch is not needed, and no code of a file is run.
+The tensors must have the names of torchvision and timm. PyTorch is not needed, and no code in the file is
+run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -21,23 +23,23 @@ CLASSIFIER = ("fc.weight", "fc.bias")  # not part of the encoder, ignored
 COUNTER = "num_batches_tracked"  # missing in files of PyTorch before 0.4.1
 
 
-def load(settings: Mapping[str, object], shape: tuple[int, ...]) -> dict[str, dict]:
+def load(settings: Mapping[str, Any], shape: tuple[int, ...]) -> dict[str, dict]:
   """Reads the pretrained values of an encoder's backbone, if its settings name a file (`weights`).
 
-  The file has to hold all variables of the backbone and nothing else but a classifier, which is ignored.
-  The first convolution is ignored too if it has another number of bands than the sensor. It then keeps its
-  random values.
+  The file must contain all variables of the backbone. It may also contain a classifier, which is ignored. If
+  the first convolution has another number of bands than the sensor, it is ignored too, and the encoder's
+  keeps its random values.
 
   Args:
-    settings: of the encoder, see `encoders.make_encoder`.
-    shape: of one sample, (H, W, C).
+    settings: settings of the encoder, see `encoders.make_encoder`.
+    shape: shape of one sample, (H, W, C).
 
   Returns:
     `params` and `stats` of the backbone as nested dicts of NumPy arrays. Variables that keep their random
     values are left out. {} if the settings name no file.
 
   Raises:
-    InputError: the file cannot be read, is of a ResNet of another depth, or does not fit.
+    InputError: the file cannot be read, has a ResNet of another depth, or does not fit.
   """
   if not settings.get("weights"):
     return {}

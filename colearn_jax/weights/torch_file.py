@@ -1,8 +1,8 @@
 """Reads files of `torch.save` without PyTorch, and without running code from the file.
 
-Such a file is a zip archive with a pickle of the structure and the bytes of each tensor's storage. A pickle
-is a program for a stack machine. The machine below implements only the operations for containers, numbers,
-text, tensors and arrays. It cannot call anything else.
+Such a file is a zip archive. It contains a pickle with the structure, and the bytes of each tensor's storage.
+A pickle is a program for a stack machine. The machine below implements only the operations for containers,
+numbers, text, tensors and arrays. It cannot call anything else.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import pickletools
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -36,11 +37,11 @@ LEGACY_HEADER = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # first bytes of 
 def read(path: str | Path) -> object:
   """Reads the content of a file of `torch.save`, with tensors as arrays and all mappings as plain dicts.
 
-  Arrays are read-only and share memory where the tensors did. The type bfloat16 is that of `ml_dtypes`.
+  Arrays are read-only. They share memory if the tensors did. bfloat16 is the type of `ml_dtypes`.
 
   Raises:
-    InputError: it is no such file, it is damaged, or it holds anything but tensors, arrays, numbers, text and
-      containers of these. The message names the first thing that is not allowed.
+    InputError: the file has another format, is damaged, or contains anything but tensors, arrays, numbers,
+      text and containers of these. The message names the first such object.
   """
   path = Path(path)
   try:
@@ -266,7 +267,7 @@ PUSH: dict[str, Callable] = {
   "EMPTY_TUPLE": lambda _: (),
   "EMPTY_SET": lambda _: set(),
 }
-STEP: dict[str, Callable[[_Machine, object], None]] = {
+STEP: dict[str, Callable[[_Machine, Any], None]] = {
   "MARK": _Machine.mark,
   "TUPLE": lambda m, _: m.tuple(None),
   "TUPLE1": lambda m, _: m.tuple(1),

@@ -1,1 +1,1 @@
-"""Compares our programs with golden cases of the released PyTorch program, array by array."""
+"""Compares this implementation with golden cases of the released PyTorch program, array by array."""

@@ -3,8 +3,8 @@
 import os
 import sys
 
-# Each program runs only a few times, so that compiling takes most of the time. Code with fewer
-# optimisations does the same arithmetic and compiles in a third of the time.
+# Each program runs only a few times, so compiling takes most of the time. With fewer optimisations, the
+# arithmetic is the same, and compiling takes a third of the time.
 os.environ.setdefault(
   "XLA_FLAGS",
   "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"

@@ -1,16 +1,21 @@
-"""Compares our programs with golden cases of the PyTorch program: `python -m tests.golden_replay FOLDER`.
+"""Compares our results with golden cases of the PyTorch program: `python -m tests.golden_replay FOLDER`.
 
-A case is `<case>.npz` with `<case>.json`: one encoder, one loss, a whole model, or some steps of training.
-`replay` computes its arrays. This module compares every array, and prints which ones are left out and why.
-The exit status is 1 if a difference exceeds its tolerance, or if an array was neither read nor compared.
+A case consists of `<case>.npz` and `<case>.json`. It contains one encoder, one loss, a whole model, or some
+steps of training. `replay` computes its arrays. This module compares every array, and prints which ones are
+left out and why. The exit status is 1 if a difference exceeds its tolerance, or if an array was neither read
+nor compared.
 
-How rounding is told from mistakes: float32 arrays are first compared with our float32, within `TOLERANCES`.
-A right program can fail this, because single values jump where rounding moves the input of a ReLU across
-zero. So our own float64 then serves as the exact result. An array passes if it is at most `MARGIN` times as
-far from it as our float32 is, and our float32 must not be more than `MARGIN` times as far from it as the
-case's. Errors of a family are judged by the median over its arrays, because an array of few values can be
-exact by chance. For the last parameters of a training, a case also states the size of its own rounding
-error (`SPREAD`), which is allowed too.
+Rounding errors are distinguished from mistakes as follows. First, float32 arrays are compared with our
+float32 results, within `TOLERANCES`. A correct program can fail this comparison, because values jump if
+rounding moves the input of a ReLU across zero. Then our float64 results are used as the exact values, and two
+conditions must hold:
+
+- The error of the case is at most `MARGIN` times the error of our float32 results.
+- The error of our float32 results is at most `MARGIN` times the error of the case.
+
+Errors of a family are judged by the median over its arrays, because arrays with few values can be exact by
+chance. For the final parameters of a training, a case also states the size of its own rounding error
+(`SPREAD`), which is allowed too.
 """
 
 from __future__ import annotations
@@ -42,16 +47,16 @@ GROUPS = {
   "traj": "trajectory",
   "final": "trajectory",
 }  # by family
-# Allowed size of gradients that are exactly zero without rounding: absolute, and relative to the greatest
+# Allowed size of gradients that would be exactly zero without rounding: absolute, and relative to the largest
 # one.
 NOISE, RELATIVE_NOISE = 5e-6, 5e-7
-SPREAD = "final_diff_float32_float64_above_2e-6"  # key of a case: rounding errors of its last parameters
-MARGIN = 20.0  # allowed ratio of the rounding errors of two right float32 programs
+SPREAD = "final_diff_float32_float64_above_2e-6"  # key of a case: rounding errors of its final parameters
+MARGIN = 20.0  # allowed ratio of the rounding errors of two correct float32 programs
 
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-  """One comparison: group in `TOLERANCES`, key of the array, difference, and allowed difference."""
+  """The result of one comparison: group in `TOLERANCES`, key of the array, difference, allowed difference."""
 
   group: str
   key: str
@@ -60,7 +65,7 @@ class Difference:
 
   @property
   def ok(self) -> bool:
-    """Whether it is within its tolerance (NaN is not)."""
+    """Whether the difference is within the tolerance. NaN is not."""
     return self.size <= self.allowed
 
 
@@ -141,21 +146,21 @@ def _rounding(case: Case, key: str, single: Arrays, double: Arrays, tolerance: f
 
 
 def _zero_gradients(case: Case) -> dict[str, float]:
-  """Returns the allowed sizes of gradients that are exactly zero without rounding."""
+  """Returns the allowed size of gradients that would be exactly zero without rounding."""
   noise = max(NOISE, RELATIVE_NOISE * _greatest(case.family("grad").values()))
   return {f"grad/{key}": noise for key in case.spec.get("null_gradient_params", ())}
 
 
 def _random_walks(case: Case) -> dict[str, float]:
-  """Returns the allowed differences of last parameters that only rounding moves.
+  """Returns the allowed differences of final parameters that change only by rounding.
 
-  If a gradient is zero but for rounding, Adam still makes steps of about the learning rate. So these
-  parameters, and the running means that depend on them, can differ by the length of all steps. `final64`
-  compares them closely.
+  If a gradient is zero except for rounding, Adam still makes steps of about the learning rate. These
+  parameters, and the running means that depend on them, can therefore differ by the sum of all steps.
+  `final64` compares them closely.
   """
   walk = 2.0 * case["optimizer"]["lr"] * case["optimizer"]["steps"]
-  behind = [key for key in case.spec.get(SPREAD, {}) if key.endswith("running_mean")]
-  return {f"final/{key}": walk for key in [*case.spec.get("null_gradient_params", ()), *behind]}
+  means = [key for key in case.spec.get(SPREAD, {}) if key.endswith("running_mean")]
+  return {f"final/{key}": walk for key in [*case.spec.get("null_gradient_params", ()), *means]}
 
 
 def _precisions(case: Case, double: Callable[[], Arrays]) -> list[Difference]:
@@ -187,28 +192,28 @@ def _precisions(case: Case, double: Callable[[], Arrays]) -> list[Difference]:
 
 
 def left_out(case: Case) -> dict[str, str]:
-  """Returns inputs that no array of the case depends on, so that no comparison checks them, with the reasons.
+  """Returns inputs that no array of the case depends on, with the reasons. No comparison checks them.
 
-  In cases of training, the last value of every parameter is compared, except for those of the unused head.
+  In cases of training, the final value of every parameter is compared, except those of the unused head.
   """
   unread = [key for key in case.family("param") if key.startswith(f"{UNUSED_HEAD}.")]
-  reasons = {f"param/{key}": "is of a head that nothing reads" for key in unread}
+  reasons = {f"param/{key}": "belongs to a head that no output depends on" for key in unread}
   if case["kind"] not in ("module", "model"):
     return reasons
   for key in case.family("param"):
     if key.endswith("attention_heads.fc1_k.bias"):
-      reasons[f"param/{key}"] = "adds the same to all scores of a query, and the softmax takes it away"
+      reasons[f"param/{key}"] = "adds a constant to all scores of a query, which the softmax cancels"
     elif key.endswith("in_proj_bias"):
-      reasons[f"param/{key}"] = "adds, in its middle third, the same to all scores of a query"
+      reasons[f"param/{key}"] = "adds, in its middle third, a constant to all scores of a query"
   others = {key: count for key, count in silent(case).items() if f"param/{key}" not in reasons}
   if others:
     values = f"{sum(others.values())} values in {len(others)} arrays of param/"
-    reasons[values] = "change nothing, as those behind a ReLU that is off for every sample"
+    reasons[values] = "change no output, such as those after a ReLU that is zero for every sample"
   return reasons
 
 
 def _siblings(folder: Path, names: Iterable[str]) -> list[str]:
-  """Returns the inputs and parameters that differ between the two variants of a model; they must not."""
+  """Returns inputs and parameters that differ between the two variants of a model. They must be equal."""
   odd = []
   for name in names:
     pair = [folder / f"{name}_{variant}.npz" for variant in ("paper", "released")]
@@ -219,7 +224,7 @@ def _siblings(folder: Path, names: Iterable[str]) -> list[str]:
 
 
 def _line(name: str, found: list[Difference]) -> str:
-  """Formats a case's line: for each group the greatest difference, or the worst one over its tolerance."""
+  """Formats the line of a case: for each group the largest difference, or the worst violation."""
   parts = []
   for group, tolerance in TOLERANCES.items():
     own = [d for d in found if d.group == group]
@@ -235,7 +240,7 @@ def _line(name: str, found: list[Difference]) -> str:
 def main(argv: list[str]) -> int:
   """Replays every case of a folder; returns the exit status."""
   if len(argv) != 2 or not Path(argv[1]).is_dir():
-    print("usage: python -m tests.golden_replay FOLDER, where FOLDER holds cases", file=sys.stderr)
+    print("usage: python -m tests.golden_replay FOLDER, where FOLDER contains cases", file=sys.stderr)
     return 2
   folder = Path(argv[1])
   names = sorted({path.stem for path in folder.iterdir() if path.suffix in (".json", ".npz")})
@@ -259,7 +264,7 @@ def main(argv: list[str]) -> int:
     print(f"{'passed' if ok else 'FAILED'} {_line(name, found)}{more}", flush=True)
   for (key, reason), cases in reasons.items():
     print(f"left out: {key} {reason} (in {', '.join(cases)})")
-  print("left out: of the .json files seeds, versions and dropout rates, of which nothing is computed")
+  print("left out: seeds, versions and dropout rates in the .json files, because no array depends on them")
   both = [n.removesuffix("_paper") for n in names if n.endswith("_paper") and f"{n[:-6]}_released" in names]
   for odd in _siblings(folder, both):
     failed += 1

@@ -1,4 +1,4 @@
-"""Golden cases: outputs of the released PyTorch program, `<case>.npz` with `<case>.json`."""
+"""Reads golden cases: settings and outputs of the PyTorch program, `<case>.json` and `<case>.npz`."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ Arrays = dict[str, np.ndarray]
 
 
 class Case:
-  """The settings and arrays of a case, and which of its inputs a replay has read.
+  """The settings and arrays of a case. It records which inputs a replay has read.
 
   Attributes:
-    name: of its files, without suffix.
+    name: name of the files, without suffix.
     spec: content of the JSON file.
-    arrays: by key, `<family>/<name>`.
+    arrays: arrays by key, `<family>/<name>`.
     read: keys of the inputs that a replay has read.
   """
 
   def __init__(self, path: Path):
-    """Reads `path`, the JSON file, and the arrays beside it.
+    """Reads the JSON file `path`, and the `.npz` file of the same name.
 
     Raises:
-      InputError: a file is missing, or the arrays are not those that the JSON file lists.
+      InputError: a file is missing, or the arrays differ from the list in the JSON file.
     """
     self.name = path.stem
     try:

@@ -1,4 +1,4 @@
-"""What our model and our train step give for a golden case, for `replay`."""
+"""Runs our model and our train step on a golden case, for `replay`."""
 
 from __future__ import annotations
 
@@ -45,20 +45,20 @@ OUTPUTS = {
 
 
 def cast(tree: dict, dtype) -> dict:
-  """A tree with its floating point arrays in a type."""
+  """Converts the floating point arrays of a tree to a dtype."""
   floats = lambda a: jnp.issubdtype(a.dtype, jnp.floating)
-  # By NumPy: JAX would compile a program for each shape.
+  # Converted by NumPy, because JAX would compile a program for each shape.
   return jax.tree.map(lambda a: jnp.asarray(np.asarray(a, dtype) if floats(a) else a), tree)
 
 
 def split(module: nnx.Module, dtype) -> tuple[nnx.GraphDef, dict, dict]:
-  """A module's structure, parameters and batch statistics, these in a type."""
+  """Splits a module into its structure, parameters and batch statistics, converted to a dtype."""
   graphdef, params, stats = nnx.split(module, nnx.Param, nnx.BatchStat)
   return graphdef, cast(nnx.to_pure_dict(params), dtype), cast(nnx.to_pure_dict(stats), dtype)
 
 
 def tables(case: Case) -> Arrays:
-  """Position tables that no state dict holds; they are one longer than the series, for the class token."""
+  """Position tables, which are in no state dict. They are one longer than the series, for the class token."""
   tables = {}
   for key, table in case.family("const").items():
     if key.endswith("pos_encoder.position_encoding"):
@@ -70,13 +70,13 @@ def tables(case: Case) -> Arrays:
 
 
 def read_target(case: Case, kind: str, dtype) -> jax.Array:
-  """A case's target as `losses.task_loss` wants it."""
+  """The target of a case, for `objectives.task.task_loss`."""
   target = case.given("target")
   return jnp.asarray(target.reshape(-1)) if kind == "multiclass" else jnp.asarray(target, dtype)
 
 
 def task_constants(case: Case, loss: Mapping, kind: str, outputs: int, dtype) -> dict[str, jax.Array]:
-  """What `losses.task_loss` wants, of a loss's settings and a case's inputs."""
+  """The constants of `objectives.task.task_loss`, from the settings of a loss and the inputs of a case."""
   each = lambda value: jnp.full(outputs, value, dtype)
   if kind == "multiclass":
     weighted = "in/class_weight" in case.arrays
@@ -85,10 +85,10 @@ def task_constants(case: Case, loss: Mapping, kind: str, outputs: int, dtype) ->
 
 
 class Programs(NamedTuple):
-  """What is compiled for a model.
+  """The compiled functions of a model.
 
-  Both functions take a state and a batch. `evaluate` gives outputs and terms of the objective by their
-  names in the case; `train` the outputs of training, the state after a step, and the terms of that step.
+  Both functions take a state and a batch. `evaluate` returns outputs and loss terms by their names in the
+  case. `train` returns the outputs in training mode, the state after a step, and the loss terms of that step.
   """
 
   recipe: Recipe
@@ -98,7 +98,7 @@ class Programs(NamedTuple):
 
 @functools.cache
 def _programs(settings: str, dtype) -> Programs:
-  """The programs of a case's settings: once for all cases that differ in their arrays alone."""
+  """Compiles the programs for the settings of a case. Cases with the same settings share them."""
   spec = json.loads(settings)
   made, given = spec["constructor"], spec.get("optimizer")
   kind = KINDS.get(made["loss"]["name"])
@@ -107,7 +107,7 @@ def _programs(settings: str, dtype) -> Programs:
   if given:
     betas = dict(zip(("b1", "b2"), given["betas"]))
     transform, rate = optax.scale_by_adam(**betas, eps=given["eps"]), given["lr"]
-  else:  # does not move, and its state is the gradients
+  else:  # parameters do not change, and the optimizer state is the gradients
     zeros = lambda grads: jax.tree.map(jnp.zeros_like, grads)
     transform = optax.GradientTransformation(lambda p: p, lambda grads, _, params: (zeros(grads), grads))
     rate = 0.0
@@ -146,7 +146,7 @@ def _programs(settings: str, dtype) -> Programs:
 
 
 def begin(case: Case, dtype) -> tuple[Programs, TrainState, dict]:
-  """A case's programs, its model before the first step, and its one batch."""
+  """Returns the programs of a case, the state before the first step, and the batch."""
   settings = {key: case.spec[key] for key in ("constructor", "variant", "optimizer") if key in case.spec}
   programs = _programs(json.dumps(settings, sort_keys=True), dtype)
   made, order = case["constructor"], case["modality_order"]
@@ -192,10 +192,10 @@ def begin(case: Case, dtype) -> tuple[Programs, TrainState, dict]:
 
 
 def _terms(recipe: Recipe, state: TrainState, batch: dict, outputs: mdico.Outputs, terms: dict) -> dict:
-  """Our terms of the objective by their names in the case.
+  """Our loss terms by their names in the case.
 
-  A pair's contrastive term is the same both ways. A term that is switched off contributes nothing; its
-  parts are not of the step, and are computed beside it.
+  The contrastive term of a pair is symmetric, so it has two names. Terms with weight 0 are not computed by
+  the step; their parts are computed here.
   """
   parts, task, method = terms, recipe.network.architecture.task, recipe.method
   if state.values["weights"].keys() != set(method.terms):
@@ -217,7 +217,7 @@ def _terms(recipe: Recipe, state: TrainState, batch: dict, outputs: mdico.Output
 
 
 def name_outputs(kind: str, outputs: mdico.Outputs) -> dict[str, jax.Array]:
-  """Our outputs by their names in the case."""
+  """Renames our outputs to their names in the case."""
   families = {there: getattr(outputs, here) for there, here in OUTPUTS.items()}
   families["prediction_softmax" if kind == "multiclass" else "prediction_sigmoid"] = {
     m: activate(kind, logits) for m, logits in outputs.prediction.items()
@@ -226,7 +226,7 @@ def name_outputs(kind: str, outputs: mdico.Outputs) -> dict[str, jax.Array]:
 
 
 def replay_model(case: Case, dtype) -> dict[str, Arrays]:
-  """A model in evaluation and in one step of training, by family."""
+  """Computes the arrays of a model in evaluation and in one train step, by family."""
   programs, state, batch = begin(case, dtype)
   out, eval_terms = programs.evaluate(state, batch)
   train_out, after, terms = programs.train(state, batch)
@@ -242,7 +242,7 @@ def replay_model(case: Case, dtype) -> dict[str, Arrays]:
 
 
 def replay_trajectory(case: Case, dtype) -> dict[str, Arrays]:
-  """Some steps of training, by family."""
+  """Computes the arrays of several train steps, by family."""
   given, made = case["optimizer"], case["constructor"]
   for setting in ("lr", "steps"):
     case.agree(setting, given[setting], made.get(setting, given[setting]))
@@ -258,8 +258,8 @@ def replay_trajectory(case: Case, dtype) -> dict[str, Arrays]:
     "final": names.state_dict(programs.recipe.network.model(state.params, state.stats)),
     "const": tables(case),
   }
-  # What rounding moves in the final parameters moves the predictions too. So these are compared with what the
-  # case's own final parameters give: that must agree, and it reads every one of them.
+  # Rounding errors of the final parameters change the predictions too. The case's predictions are therefore
+  # compared with ours for the case's own final parameters, which also checks that each of them is read.
   for suffix in ("", "64"):
     model = programs.recipe.network.model(state.params, state.stats)
     names.fill(model, case.family("final") | case.family(f"final{suffix}"))
