@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
   from colearn_jax.config import load as load_config
-  from colearn_jax.deploy.model import load_model
+  from colearn_jax.deploy.load import load_model
   from colearn_jax.training.run import run as train
   from colearn_jax.types import InputError, Modality, Task
 
@@ -29,7 +29,7 @@ _PUBLIC = {
   "Modality": ("colearn_jax.types", "Modality"),
   "Task": ("colearn_jax.types", "Task"),
   "load_config": ("colearn_jax.config", "load"),
-  "load_model": ("colearn_jax.deploy.model", "load_model"),
+  "load_model": ("colearn_jax.deploy.load", "load_model"),
   "train": ("colearn_jax.training.run", "run"),
 }
 

@@ -15,7 +15,8 @@ from flax import nnx
 from colearn_jax import config, export, methods
 from colearn_jax.deploy import model as deploy
 from colearn_jax.deploy.export import save_model
-from colearn_jax.deploy.model import Model, load_model
+from colearn_jax.deploy.load import load_model
+from colearn_jax.deploy.model import Model
 from colearn_jax.deploy.predictor import flat, one_sensor
 from colearn_jax.evaluation.results import Results, Scores
 from colearn_jax.methods.architecture import Architecture
@@ -271,7 +272,7 @@ from importlib.metadata import packages_distributions
 # What jax and numpy need; colearn_jax itself is checked module by module.
 allowed = {"numpy", "jax", "jaxlib", "ml_dtypes", "opt_einsum", "scipy", "flatbuffers", "colearn_jax"}
 installed = set(packages_distributions()) - allowed
-own = {"colearn_jax", "colearn_jax.types", "colearn_jax.deploy", "colearn_jax.deploy.model"}
+own = {"colearn_jax", "colearn_jax.types"} | {f"colearn_jax.deploy{room}" for room in ("", ".load", ".model")}
 
 class Blocked(importlib.abc.MetaPathFinder):
   def find_spec(self, name, path=None, target=None):
@@ -280,7 +281,7 @@ class Blocked(importlib.abc.MetaPathFinder):
 
 sys.meta_path.insert(0, Blocked())
 import numpy as np
-from colearn_jax.deploy.model import load_model
+from colearn_jax.deploy.load import load_model
 model = load_model(sys.argv[1])
 np.save(sys.argv[3], model.predict(np.load(sys.argv[2])))
 for name in ("flax", "optax", "tensorflow_datasets", "grain", "sklearn", "orbax", "ml_collections"):
@@ -289,7 +290,7 @@ for name in ("flax", "optax", "tensorflow_datasets", "grain", "sklearn", "orbax"
 
 
 def predict_bare(folder, x, tmp_path):
-  """Predictions of a process that can import numpy, jax, flatbuffers and two modules of the package."""
+  """Predictions of a process that can import numpy, jax, flatbuffers and three modules of the package."""
   np.save(tmp_path / "x.npy", x)
   command = [sys.executable, "-c", textwrap.dedent(BARE), folder, tmp_path / "x.npy", tmp_path / "y.npy"]
   done = subprocess.run(list(map(str, command)), capture_output=True, text=True)

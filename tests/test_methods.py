@@ -12,7 +12,7 @@ from flax import nnx
 from colearn_jax import config, methods
 from colearn_jax.data import dataset as data
 from colearn_jax.data import reader as readers
-from colearn_jax.deploy.model import load_model
+from colearn_jax.deploy.load import load_model
 from colearn_jax.evaluation.results import Results
 from colearn_jax.methods.base import Batch
 from colearn_jax.parallel import sharding

@@ -8,7 +8,7 @@ import pytest
 from colearn_jax.datasets.folder.dummy import write_dummy
 
 from colearn_jax import config
-from colearn_jax.deploy.model import load_model
+from colearn_jax.deploy.load import load_model
 from colearn_jax.encoders import resnet
 from colearn_jax.evaluation.results import Results
 from colearn_jax.parallel import sharding

@@ -36,10 +36,9 @@ def test_public_names_are_the_objects_that_they_stand_for():
 
 
 def test_load_model_is_public():
-  pytest.importorskip("colearn_jax.deploy.model")
-  from colearn_jax.deploy import model
+  from colearn_jax.deploy import load
 
-  assert colearn_jax.load_model is model.load_model
+  assert colearn_jax.load_model is load.load_model
 
 
 def test_type_checkers_see_the_names_that_are_loaded_lazily():

@@ -8,7 +8,7 @@ import yaml
 
 from colearn_jax import config as config_lib
 from colearn_jax import schema
-from colearn_jax.deploy.model import load_model
+from colearn_jax.deploy.load import load_model
 from colearn_jax.evaluation.results import Results
 from colearn_jax.interop import released, yaml_settings
 from colearn_jax.interop.state_dict import UNUSED_HEAD

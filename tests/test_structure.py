@@ -50,7 +50,7 @@ ROOMS = {
 TRAINING_ONLY = ("colearn_jax.training", "tensorflow_datasets", "grain")
 # These it does not import itself; reading a work directory loads them.
 NOT_IN_DEPLOY = ("optax", "orbax")
-# `deploy.model` predicts from an exported folder where of other packages only these are installed.
+# `deploy.load` and `deploy.model` predict from an exported folder where of other packages only these are installed.
 FOR_PREDICTION = {"jax", "numpy", "flatbuffers"}
 
 
@@ -131,14 +131,10 @@ def wrong_loads(known: dict[str, Path]) -> list[str]:
     out += [f"{module} loads {name}, by {by}" for name, by in loaded.items() if inside(name, TRAINING_ONLY)]
     own = imports(known[module], known)
     out += [f"{module} imports {name}" for name in own if inside(name, NOT_IN_DEPLOY)]
-  if "colearn_jax.deploy.model" in known:
-    allowed = FOR_PREDICTION | {"colearn_jax"} | set(sys.stdlib_module_names)
-    loaded = loads("colearn_jax.deploy.model", known)
-    out += [
-      f"deploy.model loads {name}, by {by}"
-      for name, by in loaded.items()
-      if name.split(".")[0] not in allowed
-    ]
+  allowed = FOR_PREDICTION | {"colearn_jax"} | set(sys.stdlib_module_names)
+  for module in {"colearn_jax.deploy.load", "colearn_jax.deploy.model"} & set(known):
+    loaded = loads(module, known)
+    out += [f"{module} loads {n}, by {by}" for n, by in loaded.items() if n.split(".")[0] not in allowed]
   return out
 
 

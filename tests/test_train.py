@@ -16,7 +16,7 @@ from colearn_jax.datasets.lfmc.dummy import write_dummy
 from colearn_jax import config, methods
 from colearn_jax.data import reader as readers
 from colearn_jax.data.dataset import open_dataset
-from colearn_jax.deploy.model import load_model
+from colearn_jax.deploy.load import load_model
 from colearn_jax.evaluation.results import Results
 from colearn_jax.methods.individual import Individual
 from colearn_jax.parallel import sharding

@@ -13,7 +13,7 @@ from colearn_jax import config
 from colearn_jax.data import fixed_length, stream
 from colearn_jax.data import reader as readers
 from colearn_jax.data.dataset import open_dataset
-from colearn_jax.deploy.model import load_model
+from colearn_jax.deploy.load import load_model
 from colearn_jax.parallel import sharding
 from colearn_jax.storage.files import read_json
 from colearn_jax.training import log

@@ -1,5 +1,5 @@
 """Models of one sensor for prediction: load them from a work directory, export them to a folder.
 
-This package does not import the training code. `model.load_model` reads exported folders with jax, numpy and
+This package does not import the training code. `load.load_model` reads exported folders with jax, numpy and
 flatbuffers alone.
 """

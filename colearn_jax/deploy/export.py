@@ -4,7 +4,7 @@
     weights.npz    the arrays of each run, named `<run>/<name>`
     function.jax   the prediction function (weights, raw values) as StableHLO (jax.export), for any batch size
 
-`deploy.model.load_model` reads the folder.
+`deploy.load.load_model` reads the folder.
 """
 
 from __future__ import annotations
