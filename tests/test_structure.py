@@ -50,7 +50,8 @@ ROOMS = {
 TRAINING_ONLY = ("colearn_jax.training", "tensorflow_datasets", "grain")
 # These it does not import itself; reading a work directory loads them.
 NOT_IN_DEPLOY = ("optax", "orbax")
-# `deploy.load` and `deploy.model` predict from an exported folder where of other packages only these are installed.
+# `deploy.load` and `deploy.model` predict from an exported folder where of other packages only these are
+# installed.
 FOR_PREDICTION = {"jax", "numpy", "flatbuffers"}
 
 
