@@ -48,8 +48,8 @@ def make_features() -> tfds.features.FeaturesDict:
 class Reader:
   """Reads the files of a sample, see `data_builders.shards.Reader`.
 
-  It has a module of its own, because worker processes import it by name. `tfds build` gives the builder's module
-  a name that only its own process knows.
+  It has a module of its own, because worker processes import it by name. `tfds build` gives the builder's
+  module a name that only its own process knows.
   """
 
   images: Folder

@@ -1,8 +1,8 @@
 """TFDS builder of TreeSatAI-Time-Series, forest tiles with an aerial image and satellite series.
 
-`files.py` finds the source files and lists the samples. `reader.py` reads a sample, and `arrays.py` decodes its
-image and series. `shards.py` of the parent folder writes samples in parallel. README.md in this folder describes
-the data.
+`files.py` finds the source files and lists the samples. `reader.py` reads a sample, `arrays.py` decodes its
+image and series. `shards.py` of the parent folder writes samples in parallel. README.md in this folder
+describes the data.
 """
 
 from __future__ import annotations
