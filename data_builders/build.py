@@ -190,7 +190,7 @@ def build(
               workers=workers,
               unreadable=unreadable,
             )
-            made = builder(data_dir=root, config=form, file_format="array_record")
+            made = builder(data_dir=root, config=form)
             # TFDS writes beside the prepared directory and renames at the end.
             made.download_and_prepare(download_config=config)
       except OSError as error:

@@ -196,8 +196,11 @@ def write_splits(
     The number of samples in each split; and for the samples that were left out the reason, by id.
 
   Raises:
-    InputError: a sample cannot be read and `unreadable` is not `skip`, or a split has no readable sample.
+    InputError: a sample cannot be read and `unreadable` is not `skip`, a split has no readable sample, or the
+      builder was asked for another format than `array_record`.
   """
+  if (wanted := builder.info.file_format) != tfds.core.FileFormat.ARRAY_RECORD:
+    raise InputError(f"{builder.name} is written as array_record only, not as {wanted.value}")
   # Not in the directory that TFDS prepares: it is removed after an interruption.
   partial = Path(builder.data_path).parent / f"partial-{builder.version}"
   partial.mkdir(exist_ok=True)

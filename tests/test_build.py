@@ -1,7 +1,10 @@
 import pytest
+import tensorflow_datasets as tfds
 from colearn_jax.datasets import build
 from colearn_jax.datasets.folder.dummy import write_dummy
+from colearn_jax.datasets.lfmc.dummy import write_dummy as write_lfmc
 
+from colearn_jax.data.dataset import open_dataset
 from colearn_jax.storage.files import lock, replacing
 from colearn_jax.types import InputError, Task
 
@@ -23,6 +26,31 @@ def test_a_data_set_is_described_as_its_builder_makes_it(name, tmp_path):
   for view, facts in metadata["views"].items():
     assert got.views[view] == {k: v for k, v in facts.items() if k != "description"}
   assert build.describe(name, manual_dir) is got  # once in a process
+
+
+def test_a_directory_of_the_users_own_is_refused_where_tfds_makes_the_builder(tmp_path):
+  write_dummy(tmp_path / "own")
+  builder, _ = build.find("folder", tmp_path / "own")
+  with pytest.raises(InputError, match="python -m colearn_jax.datasets.build folder --data_dir"):
+    builder(data_dir=tmp_path)
+
+
+def test_a_format_without_access_to_single_samples_is_refused(tmp_path):
+  write_lfmc(tmp_path / "training_features.csv")
+  path = build.build("lfmc", tmp_path, manual_dir=tmp_path)
+  assert tfds.builder_from_directory(path).info.file_format.value == "array_record"
+  info = path / "dataset_info.json"
+  info.write_text(info.read_text().replace('"array_record"', '"tfrecord"'))
+  with pytest.raises(InputError, match=f"tfds convert_format --dataset_version_dir={path} --out_file_format"):
+    open_dataset(path)
+
+
+def test_files_that_a_builder_writes_itself_have_one_format(tmp_path):
+  write_dummy(tmp_path / "own")
+  builder, form = build.find("folder", tmp_path / "own")
+  made = builder(data_dir=tmp_path, config=form, file_format="tfrecord")
+  with pytest.raises(InputError, match="folder is written as array_record only, not as tfrecord"):
+    made.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
 
 
 def test_lines_of_builders_reach_stderr_and_those_of_tfds_do_not(capsys):

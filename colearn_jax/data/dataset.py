@@ -113,9 +113,15 @@ def open_dataset(path: str | Path, series: Settings = Settings()) -> Dataset:  #
     series: how series of different lengths are brought to one length.
 
   Raises:
-    InputError: the settings name a series that the data set does not have.
+    InputError: the settings name a series that the data set does not have, or the format of its files gives
+      no access to single samples.
   """
   info = tfds.builder_from_directory(path).info
+  if not info.available_file_formats() & tfds.core.FileFormat.with_random_access():
+    raise InputError(
+      f"{path} holds {info.file_format.value} files, training reads array_record: convert them with `tfds "
+      f"convert_format --dataset_version_dir={path} --out_file_format=array_record` (with colearn_jax[tfds])"
+    )
   metadata, features = info.metadata, info.features
   # In the order of the metadata, because TFDS does not keep the order of features.
   shapes = {name: tuple(features["views"][name].shape) for name in metadata["views"]}

@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import tensorflow_datasets as tfds
-from colearn_jax.datasets.place import here
+from colearn_jax.datasets.common import ArrayRecords, here
 from tqdm import tqdm
 
 from colearn_jax.types import InputError
@@ -283,7 +283,7 @@ def to_views(array: np.ndarray) -> dict[str, np.ndarray]:
   return {name: view.astype(np.float32) for name, view in views.items()}
 
 
-class Builder(tfds.core.GeneratorBasedBuilder):
+class Builder(ArrayRecords, tfds.core.GeneratorBasedBuilder):
   """Labelled places all over the world with twelve months of satellite and weather data."""
 
   pkg_dir_path, code_path = here(__file__)

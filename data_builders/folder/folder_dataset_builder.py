@@ -11,6 +11,7 @@ import sys
 import numpy as np
 import tensorflow_datasets as tfds
 from colearn_jax.datasets import shards
+from colearn_jax.datasets.common import ArrayRecords, here
 from colearn_jax.datasets.folder import rasters, table, views
 from colearn_jax.datasets.folder.folder import (
   HOW_TO_GIVE_IT,
@@ -22,12 +23,14 @@ from colearn_jax.datasets.folder.folder import (
 from colearn_jax.datasets.folder.report import report
 from colearn_jax.datasets.folder.survey import View
 from colearn_jax.datasets.folder.table import Sample
-from colearn_jax.datasets.place import here
 from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
 
 from colearn_jax.types import InputError
 
 SHARD = 128  # samples in a file
+HOW_TO_BUILD_IT = (
+  "build it with `python -m colearn_jax.datasets.build folder --data_dir=DIR --manual_dir=YOUR_DIRECTORY`"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,7 +169,7 @@ class Config(tfds.core.BuilderConfig):
     self.sources = dict(folder.sources)
 
 
-class Builder(FileReaderBuilder):
+class Builder(ArrayRecords, FileReaderBuilder):
   """A directory of samples that are described by a table and seen by any number of sensors."""
 
   pkg_dir_path, code_path = here(__file__)
@@ -207,6 +210,8 @@ class Builder(FileReaderBuilder):
     }
 
   def _create_builder_config(self, builder_config, version):
+    if not isinstance(builder_config, Config):
+      raise InputError(f"TFDS cannot find a directory of your own by itself: {HOW_TO_BUILD_IT}")
     return builder_config  # TFDS would warn that it is not one of the class
 
   def _reader(self) -> Reader:

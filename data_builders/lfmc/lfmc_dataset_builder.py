@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import requests
 import tensorflow_datasets as tfds
-from colearn_jax.datasets.place import here
+from colearn_jax.datasets.common import ArrayRecords, here
 from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
 from tensorflow_datasets.core.download.util import DownloadError
 
@@ -172,7 +172,7 @@ def read_samples(path) -> dict:
   }
 
 
-class Builder(tfds.core.GeneratorBasedBuilder):
+class Builder(ArrayRecords, tfds.core.GeneratorBasedBuilder):
   """Live fuel moisture content, with the radar and optical data of the four months before."""
 
   pkg_dir_path, code_path = here(__file__)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import tensorflow_datasets as tfds
-from colearn_jax.datasets.place import here
+from colearn_jax.datasets.common import ArrayRecords, here
 from colearn_jax.datasets.synthetic import simulator
 
 from colearn_jax.types import InputError
@@ -22,7 +22,7 @@ VIEWS = {
 SPLITS = {"train": (0, 30), "validation": (30, 36), "test": (36, 50)}
 
 
-class Builder(tfds.core.GeneratorBasedBuilder):
+class Builder(ArrayRecords, tfds.core.GeneratorBasedBuilder):
   """5000 simulated fields of 6 crops, observed by Sentinel-1, Sentinel-2 and a weather station."""
 
   pkg_dir_path, code_path = here(__file__)

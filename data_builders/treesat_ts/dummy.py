@@ -174,4 +174,4 @@ def _write_series(
 
 
 def _date(year: int, day: int) -> str:
-  return (np.datetime64(f"{year}-01-01") + int(day)).item().strftime("%Y%m%d")
+  return (np.datetime64(f"{year}-01-01") + np.timedelta64(int(day), "D")).item().strftime("%Y%m%d")

@@ -13,6 +13,7 @@ from colearn_jax.datasets.build import build
 from colearn_jax.datasets.treesat_ts import arrays, files
 from colearn_jax.datasets.treesat_ts import treesat_ts_dataset_builder as treesat
 from colearn_jax.datasets.treesat_ts.dummy import STEPS, published_names, random_names, write_dummy
+from colearn_jax.datasets.treesat_ts.reader import Reader
 
 from colearn_jax.data.dataset import open_dataset
 from colearn_jax.data.fixed_length import Settings
@@ -186,7 +187,7 @@ def test_places_become_longitude_and_latitude(copy, crs):
   for sample in (first, second):
     np.testing.assert_allclose([sample.longitude, sample.latitude], [9, 52], atol=1e-6)
   assert np.isnan([third.longitude, third.latitude]).all()
-  example = treesat.Reader(files.find_images(copy), files.find_series(copy)).read(third)
+  example = Reader(files.find_images(copy), files.find_series(copy)).read(third)
   assert example["groups"]["block"] == "unknown" and np.isnan(example["coordinates"]).all()
 
 

@@ -1,0 +1,32 @@
+"""What all builders need: the folder of their own files, and the format that they write."""
+
+from __future__ import annotations
+
+from etils import epath
+
+
+def here(file: str) -> tuple[epath.Path, epath.Path]:
+  """The class attributes `pkg_dir_path` and `code_path` of a TFDS builder, from its module's `__file__`.
+
+  TFDS needs to know the folder of a builder's own files (README, citations, checksums). It would guess it
+  from the name of the module. The guess is wrong here, because the package `colearn_jax.datasets` is the
+  folder `data_builders` of the repository.
+  """
+  path = epath.Path(file)
+  return path.parent, path
+
+
+class ArrayRecords:
+  """A first base of TFDS builders, whose default format is `array_record` instead of TFDS's `tfrecord`.
+
+  Training reads samples in any order, which `tfrecord` does not allow. `tfds build` asks for a format only if
+  its user does, with `--file_format`.
+  """
+
+  def __init__(self, *, file_format=None, **kwargs):
+    super().__init__(file_format=file_format, **kwargs)
+    self._requested = file_format
+
+  def download_and_prepare(self, *, file_format=None, **kwargs):
+    """See `tfds.core.DatasetBuilder.download_and_prepare`."""
+    super().download_and_prepare(file_format=file_format or self._requested or "array_record", **kwargs)
