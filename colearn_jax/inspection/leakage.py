@@ -15,7 +15,7 @@ from colearn_jax.data.splits import Run
 from colearn_jax.inspection.scan import Steps
 
 SHIFTS = 3  # steps by which windows may be shifted
-TOLERANCE = 1e-3  # of the bands' deviation, within which values count as equal
+TOLERANCE = 1e-4  # of the bands' deviation, within which values count as equal
 DIMENSIONS = 8  # projections by which whole windows are compared
 
 
@@ -26,7 +26,7 @@ def near_duplicates(
 
   The window is all steps, or all but the first one to three of one sample and the last of the other. Both
   samples lack the same values in it. It holds so many values that a match by chance is unlikely: with n
-  training samples, at least (log10 n + 2) / 3. Windows are compared by random projections, which differ by
+  training samples, at least (log10 n + 2) / 4. Windows are compared by random projections, which differ by
   less than `TOLERANCE` where the values do.
 
   Args:
@@ -40,9 +40,10 @@ def near_duplicates(
   """
   found, length = np.zeros(len(held_out), bool), steps.sketch.shape[1]
   codes = None if groups is None else np.unique(groups, return_inverse=True)[1]
+  least = (np.log10(max(len(train), 1)) + 2) / -np.log10(TOLERANCE)
   for shift in range(-SHIFTS, SHIFTS + 1):
     window = length - abs(shift)
-    if window < 1 or window * steps.values < (np.log10(max(len(train), 1)) + 2) / 3:
+    if window < 1 or window * steps.values < least:
       continue
     early, late = slice(0, window), slice(length - window, length)
     ours, theirs = (late, early) if shift > 0 else (early, late)

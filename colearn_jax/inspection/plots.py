@@ -139,7 +139,7 @@ def _series(plt: Any, m: Modality, x: np.ndarray, labels: np.ndarray, order: Seq
   for k, (ax, band) in enumerate(zip(axes, shown)):
     for number, name in enumerate(classes):
       own = x[labels == name][..., k]
-      for line in own[:SERIES]:
+      for line in own[:: -(-len(own) // SERIES) or 1]:
         ax.plot(steps, line, color=f"C{number}", alpha=0.25, linewidth=0.7)
       with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # steps without a value
@@ -147,6 +147,7 @@ def _series(plt: Any, m: Modality, x: np.ndarray, labels: np.ndarray, order: Seq
       ax.plot(steps, mean, ".-", color=f"C{number}", linewidth=2, label=name or "unlabelled")
     ax.set_title(band, fontsize=9)
     ax.tick_params(labelsize=7)
+    ax.xaxis.get_major_locator().set_params(integer=True)
   handles, names = axes[0].get_legend_handles_labels()
   figure.legend(handles, names, loc="outside lower center", ncols=min(len(names), 6), fontsize=8)
   figure.suptitle(

@@ -54,6 +54,7 @@ def tree(
   """
   places, dates = scan.coordinates, [] if scan.dates is None else [day for day in scan.dates if day]
   known = places is not None and ~np.isnan(places).any(1)
+  by_run = {run.name: _run(dataset.task, index, scan, run) for run in runs}
   return {
     "name": dataset.name,
     "number": len(dataset),
@@ -64,7 +65,8 @@ def tree(
     "coordinates": [places[known].min(0).tolist(), places[known].max(0).tolist()] if np.any(known) else None,
     "modalities": {m.name: modality(m, described, scan, len(dataset)) for m in modalities},
     "groups": {name: _groups(dataset.task, index, of) for name, of in index.groups.items()},
-    "runs": {run.name: _run(dataset.task, index, scan, run) for run in runs},
+    "runs": by_run,
+    "near_duplicates": _total([run["leakage"]["near_duplicates"] for run in by_run.values()]),
     "equal_samples": _equal_samples(index, scan, runs),
     "samples": samples(dataset, modalities, index, rows),
   }
@@ -173,6 +175,17 @@ def _run(task: Task, index: Index, scan: Scan, run: Run) -> dict:
   }
 
 
+def _total(runs: Sequence[Mapping[str, Mapping]]) -> dict:
+  """The near-duplicates of all runs together, by sensor."""
+  add = lambda counts: {name: sum(one[name] for one in counts) for name in counts[0]}
+  out = {}
+  for sensor in runs[0]:
+    own = [run[sensor] for run in runs]
+    out[sensor] = add([{"samples": one["samples"], "found": one["found"]} for one in own])
+    out[sensor]["same_group"] = add([one["same_group"] for one in own])
+  return out
+
+
 def _equal_samples(index: Index, scan: Scan, runs: Sequence[Run]) -> dict:
   """Sets of equal samples that stand in different parts, with their parts in the first such run."""
   sets = equal_samples(scan.digests, runs)
@@ -208,8 +221,10 @@ def text(found: Mapping) -> str:
     sizes = [f"{part} {own['samples']}, {own['labelled']}" for part, own in run["parts"].items()]
     same = " (the test part also stops the training)" if run["test_stops_training"] else ""
     lines.append(f"  {name}: {'; '.join(sizes)}{same}")
-    lines += [f"    {part}: {_short(own['targets'])}" for part, own in run["parts"].items()]
-  lines += ["", "leakage from the training part to the test part:", *_leaks(found["runs"])]
+    shown = {part: own for part, own in run["parts"].items() if not (same and part == "validation")}
+    lines += [f"    {part}: {_short(own['targets'])}" for part, own in shown.items()]
+  lines += ["", "test samples that share a window of steps with a training sample, exactly or nearly:"]
+  lines += _leaks(found["runs"], found["near_duplicates"])
   equal = found["equal_samples"]
   lines.append(f"  {equal['number']} sets of samples with equal inputs stand in different parts")
   for one in equal["listed"][:5]:
@@ -258,17 +273,19 @@ def _modality(name: str, m: Mapping) -> list[str]:
   return lines + [f"  the same values: {', '.join(names)}" for names in m["equal_bands"]]
 
 
-def _leaks(runs: Mapping[str, Mapping]) -> list[str]:
-  lines = []
+def _leaks(runs: Mapping[str, Mapping], totals: Mapping[str, Mapping]) -> list[str]:
+  lines = [f"  {sensor}: {_near(near)} in all runs" for sensor, near in totals.items()]
   for name, run in runs.items():
     own = run["leakage"]
-    lines.append(f"  {name}: {own['equal']} test samples are equal to a training sample")
-    for sensor, near in own["near_duplicates"].items():
-      share = lambda number, near=near: f"{number / max(near['samples'], 1):.1%}"
-      groups = [f"{share(number)} in the same {group}" for group, number in near["same_group"].items()]
-      counted = f"{near['found']} of {near['samples']} ({', '.join([share(near['found']), *groups])})"
-      lines.append(f"    {sensor}: {counted} share a window of steps with a training sample")
+    lines.append(f"  {name}: {own['equal']} test samples equal a training sample")
+    lines += [f"    {sensor}: {_near(near)}" for sensor, near in own["near_duplicates"].items()]
     for group, names in own["straddling"].items():
       more = f", e.g. {', '.join(names[:3])}" if names else ""
       lines.append(f"    {len(names)} groups of {group} stand in both{more}")
   return lines
+
+
+def _near(near: Mapping) -> str:
+  share = lambda number: f"{number / max(near['samples'], 1):.1%}"
+  groups = [f"{share(number)} of the same {group}" for group, number in near["same_group"].items()]
+  return f"{near['found']} of {near['samples']} ({', '.join([share(near['found']), *groups])})"
