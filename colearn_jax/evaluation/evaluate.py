@@ -32,8 +32,8 @@ def evaluate(
 ) -> Scores:
   """Scores every predictor, the ensemble of all one-sensor predictors, and every further head.
 
-  A predictor is scored on the labelled samples that have all its sensors. Their number is the score `samples`.
-  Runs without such a test sample are left out of the statistics.
+  A predictor is scored on the labelled samples that have all its sensors. Their number is the score
+  `samples`. Runs without such a test sample are left out of the statistics.
 
   Args:
     task: task of the data set.

@@ -185,8 +185,8 @@ def write_predictions(
 
   The first columns are `id,seed,fold`. Regression adds `target_<name>` and `prediction_<name>`. Binary and
   multiclass add `target` and `prediction` (class names; empty if the probabilities are NaN) and
-  `probability_<class>`. Multilabel adds `target_<name>` and `probability_<name>`. Targets of unlabelled samples
-  (-1, or NaN) are empty. Floats are written with the fewest digits that reproduce the number exactly.
+  `probability_<class>`. Multilabel adds `target_<name>` and `probability_<name>`. Targets of unlabelled
+  samples (-1, or NaN) are empty. Floats are written with the fewest digits that reproduce the number exactly.
 
   Args:
     path: the file.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import grain
 import numpy as np
@@ -14,7 +14,7 @@ from colearn_jax.data.reader import READ, Source, Table, make_reader
 from colearn_jax.data.statistics import Moments, merge, moments
 from colearn_jax.types import CONTEXT, Modality
 
-PIECE_BYTES = 2**22  # of the samples that are looked at together
+PIECE_BYTES = 2**21  # of the samples that are looked at together
 EXAMPLES, EXAMPLE_BYTES = 512, 2**25  # samples that are kept whole, for the plots
 PROJECTIONS = 4  # numbers that stand for one step of a sample
 
@@ -94,14 +94,13 @@ def scan(dataset: Dataset, modalities: Sequence[Modality], dated: Sequence[str])
       "present": present,
       "steps": {name: sketch(inputs[name]) for name, sketch in sketches.items()},
       "digests": _sample_digests(inputs, present),
-      "facts": [source[row] for row in rows] if source else [],
+      **_facts([source[row] for row in rows] if source else [], views),
     }
 
   per_piece = min(max(PIECE_BYTES // max(reader.nbytes, 1), 1), 256)
   pieces = np.array_split(np.arange(size), -(-size // per_piece))
   found = list(grain.MapDataset.source(pieces).map(look).to_iter_dataset(READ))  # without the values
   joined = lambda of: np.concatenate([of(piece) for piece in found])
-  known = [fact for piece in found for fact in piece["facts"]]
   total = found[0]["moments"]
   for piece in found[1:]:
     total = {name: merge(total[name], piece["moments"][name]) for name in total}
@@ -118,9 +117,9 @@ def scan(dataset: Dataset, modalities: Sequence[Modality], dated: Sequence[str])
       for name, sketch in sketches.items()
     },
     digests=joined(lambda piece: piece["digests"]),
-    days={view: _range(fact["dates"][view] for fact in known) for view in views},
-    dates=np.array([fact["date"].decode() for fact in known]) if dataset.dated else None,
-    coordinates=np.stack([fact["coordinates"] for fact in known]) if dataset.located else None,
+    days={view: _iso([end for piece in found for end in piece["days"][view]]) for view in views},
+    dates=joined(lambda piece: piece["dates"]) if dataset.dated else None,
+    coordinates=joined(lambda piece: piece["coordinates"]) if dataset.located else None,
     rows=rows,
     examples=examples,
   )
@@ -201,10 +200,17 @@ def _equal(bands: Sequence[str], pieces: Sequence[list[bytes]]) -> list[tuple[st
   return [tuple(names) for names in same.values() if len(names) > 1]
 
 
-def _range(days: Iterable[np.ndarray]) -> tuple[str, str] | None:
-  """The first and the last of these days since 1970-01-01, ISO."""
-  ends = [(own.min(), own.max()) for own in map(np.asarray, days) if own.size]
-  if not ends:
-    return None
+def _facts(samples: Sequence[dict], views: Sequence[str]) -> dict:
+  """Dates and coordinates of samples, and the first and last day of each view in each sample that has one."""
+  days = {view: [np.asarray(sample["dates"][view]) for sample in samples] for view in views}
+  return {
+    "days": {view: [end for d in own if d.size for end in (d.min(), d.max())] for view, own in days.items()},
+    "dates": np.array([sample["date"].decode() for sample in samples if "date" in sample]),
+    "coordinates": np.array([sample["coordinates"] for sample in samples if "coordinates" in sample]),
+  }
+
+
+def _iso(days: Sequence[int]) -> tuple[str, str] | None:
+  """The first and the last of these days since 1970-01-01."""
   iso = lambda day: str(np.datetime64(int(day), "D"))
-  return iso(min(first for first, _ in ends)), iso(max(last for _, last in ends))
+  return (iso(min(days)), iso(max(days))) if days else None
