@@ -126,7 +126,7 @@ def _check_official(protocol: str, labelled: Mapping[str, np.ndarray]) -> None:
       instead = "; or protocol.name=clean" if name == "test" else ""
       raise InputError(
         f"protocol.split: no sample of the split {name!r} has a label, which "
-        f"{'training' if name == 'train' else 'stopping the training'} needs; label some of it, move "
+        f"{'training' if name == 'train' else 'early stopping'} needs; label some of it, move "
         f"labelled samples into it, or protocol.split=kfold{instead}"
       )
 
