@@ -76,7 +76,8 @@ def parse(
     if key not in known and not key.startswith("model.encoders."):
       raise InputError(unknown(key, known))
     assign(config, known, key, _value(key, text, known))
-  config_lib.validate(config, begun=bool(workdir) and (Path(workdir).expanduser() / "config.json").is_file())
+  begun = workdir is not None and (Path(workdir).expanduser() / "config.json").is_file()
+  config_lib.validate(config, begun=begun)
   if values is flags.FLAGS and values["verbosity"].using_default_value:  # -v shows the logs of libraries
     values["verbosity"].value = logging.WARNING
     if not sys.warnoptions:

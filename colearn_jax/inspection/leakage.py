@@ -125,8 +125,8 @@ def leakage(
   for name, own in steps.items():
     train, test = (rows[present[name][rows] > 0] for rows in (run.train, run.test))
     count = lambda of=None, own=own, train=train, test=test: int(near_duplicates(own, train, test, of).sum())
-    near[name] = {"samples": len(test), "found": count()}
-    near[name]["same_group"] = {group: count(of) for group, of in groups.items()}
+    same = {group: count(of) for group, of in groups.items()}
+    near[name] = {"samples": len(test), "found": count(), "same_group": same}
   return {
     "equal": int(equal.sum()),
     "straddling": {group: straddling(of, run) for group, of in groups.items()},

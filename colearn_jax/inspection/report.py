@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -53,7 +53,7 @@ def tree(
     rows: of the samples whose values are included.
   """
   places, dates = scan.coordinates, [] if scan.dates is None else [day for day in scan.dates if day]
-  known = places is not None and ~np.isnan(places).any(1)
+  known = np.empty((0, 2)) if places is None else places[~np.isnan(places).any(1)]
   by_run = {run.name: _run(dataset.task, index, scan, run) for run in runs}
   return {
     "name": dataset.name,
@@ -62,7 +62,7 @@ def tree(
     "task": dataset.task.to_json(),
     "targets": targets(dataset.task, index.target[index.labelled]),
     "dates": [min(dates), max(dates)] if dates else None,
-    "coordinates": [places[known].min(0).tolist(), places[known].max(0).tolist()] if np.any(known) else None,
+    "coordinates": [known.min(0).tolist(), known.max(0).tolist()] if len(known) else None,
     "modalities": {m.name: modality(m, described, scan, len(dataset)) for m in modalities},
     "groups": {name: _groups(dataset.task, index, of) for name, of in index.groups.items()},
     "runs": by_run,
@@ -75,7 +75,7 @@ def tree(
 def targets(task: Task, target: np.ndarray) -> dict:
   """The number of samples of each class or label; of a regression mean, deviation, least and greatest."""
   if task.kind == "regression":
-    figures = {"mean": np.mean, "deviation": np.std, "least": np.min, "greatest": np.max}
+    figures: dict[str, Callable] = {"mean": np.mean, "deviation": np.std, "least": np.min, "greatest": np.max}
     of = lambda column: (
       {name: float(figure(column)) for name, figure in figures.items()} if len(column) else {}
     )
@@ -110,7 +110,7 @@ def modality(m: Modality, described: Mapping[str, Mapping], scan: Scan, size: in
     "equal_bands": [list(names) for names in scan.equal_bands[m.name]],
     "descriptions": {view: described[view].get("description", "") for view in views},
     "units": {view: described[view]["unit"] for view in views if described[view].get("unit")},
-    "days": {view: scan.days[view] and list(scan.days[view]) for view in views if view in scan.days},
+    "days": {view: list(scan.days[view] or ()) or None for view in views if view in scan.days},
   }
   return out if m.name == CONTEXT else out | {"absent": int((scan.present[m.name] == 0).sum())}
 
@@ -137,7 +137,11 @@ def samples(dataset: Dataset, modalities: Sequence[Modality], index: Index, rows
 def _nested(x: np.ndarray) -> object:
   """An array as nested lists, None for what is not finite."""
   x = np.asarray(x)
-  return np.where(np.isfinite(x), x.astype(object), None).tolist() if x.dtype.kind == "f" else x.tolist()
+  if x.dtype.kind != "f":
+    return x.tolist()
+  out = x.astype(object)
+  out[~np.isfinite(x)] = None
+  return out.tolist()
 
 
 def _label(task: Task, target: np.ndarray) -> object:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import grain
 import numpy as np
@@ -78,7 +79,7 @@ def scan(dataset: Dataset, modalities: Sequence[Modality], dated: Sequence[str])
   examples = _stack([reader(row) for row in rows])
   sensors = [m for m in modalities if m.name != CONTEXT]
   views = [view for m in sensors for view in m.views if view in dataset.ragged and view in dated]
-  facts = {"date": None} if dataset.dated else {}
+  facts: dict[str, Any] = {"date": None} if dataset.dated else {}
   facts |= {"coordinates": None} if dataset.located else {}
   facts |= {"dates": dict.fromkeys(views)} if views else {}
   source = Source(dataset, facts) if facts else None
