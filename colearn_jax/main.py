@@ -39,12 +39,16 @@ def define(values: flags.FlagValues = flags.FLAGS) -> None:
   flags.DEFINE_integer("process", None, f"Number of this process, from 0, {many}", flag_values=values)
 
 
-def parse(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> Command:
+def parse(
+  argv: Sequence[str], values: flags.FlagValues = flags.FLAGS, about: str | None = __doc__
+) -> Command:
   """Parses and checks a command line. With `--help`, prints the help and exits.
 
   Args:
     argv: the program's name and its arguments.
-    values: the flags of `define`. Their values are set.
+    values: the flags of the command, e.g. those of `define`. Their values are set. `--workdir` is required if
+      it is one of them.
+    about: the first lines of the help.
 
   Raises:
     InputError: a flag, a key or a value is not allowed.
@@ -52,7 +56,7 @@ def parse(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> Comman
   try:
     words = flags.FLAGS.read_flags_from_files(list(argv[1:]))
     if any(word in ("--help", "-help", "-h", "--helpfull", "--helpshort") for word in words):
-      print(help_text(values))
+      print(help_text(values, about))
       sys.exit(0)
     specs, given, others = split(words)
     rest = values([argv[0], *others])[1:]
@@ -63,7 +67,8 @@ def parse(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> Comman
   if not specs or not specs[-1]:
     raise InputError(NO_CONFIG)
   _check_early(given)
-  if not values.workdir:
+  workdir = values.workdir if "workdir" in values else None
+  if "workdir" in values and not workdir:
     raise InputError("--workdir is missing; the directory of the run")
   config = config_lib.read(specs[-1])
   known = config_lib.settings_of(config)
@@ -71,7 +76,8 @@ def parse(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> Comman
     if key not in known and not key.startswith("model.encoders."):
       raise InputError(unknown(key, known))
     assign(config, known, key, _value(key, text, known))
-  config_lib.validate(config, begun=(Path(values.workdir).expanduser() / "config.json").is_file())
+  begun = workdir is not None and (Path(workdir).expanduser() / "config.json").is_file()
+  config_lib.validate(config, begun=begun)
   if values is flags.FLAGS and values["verbosity"].using_default_value:  # -v shows the logs of libraries
     values["verbosity"].value = logging.WARNING
     if not sys.warnoptions:
@@ -135,11 +141,11 @@ def _value(key: str, text: str | bool, known: Mapping[str, schema.Setting]) -> o
   return text if isinstance(text, bool) else from_text(text, known[key])
 
 
-def help_text(values: flags.FlagValues) -> str:
+def help_text(values: flags.FlagValues, about: str | None = __doc__) -> str:
   """The output of `--help`."""
-  own = [f for f in ("workdir", "coordinator", "processes", "process") if f in values]
+  own = [f for f in ("workdir", "coordinator", "processes", "process", "ids", "json", "plots") if f in values]
   lines = [f"  --{name}\n      {values[name].help}" for name in own]
-  return "\n".join([__doc__ or "", "flags:\n", *lines, "", schema_pages.help_text(schema.sections())])
+  return "\n".join([about or "", "flags:\n", *lines, "", schema_pages.help_text(schema.sections())])
 
 
 def main(command: Command) -> None:

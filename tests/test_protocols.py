@@ -5,6 +5,7 @@ from colearn_jax.data import splits
 from colearn_jax.types import InputError
 
 ALL = {"train": np.arange(100)}
+OWN = {"train": np.arange(60), "validation": np.arange(60, 80), "test": np.arange(80, 100)}
 
 
 def test_paper_folds_are_the_published_ones():
@@ -58,11 +59,29 @@ def test_official_splits():
     ({"folds": 101}, "101 folds cannot be cut from 100 samples"),
     ({"folds": 5, "groups": np.repeat("a", 100)}, "5 folds cannot be cut from 1 groups"),
     ({"folds": None}, "has no 'test', only train"),
+    (
+      {"folds": 2, "groups": np.repeat(["north", "south"], 50)},
+      "^seed0_fold0: protocol.name=clean cannot hold out a validation part .0.1. from 1 labelled groups",
+    ),
+    ({"folds": 2, "labelled": np.arange(100) < 3}, "^seed0_fold0: .* from 1 labelled samples"),
+    ({"folds": None, "parts": OWN, "labelled": np.arange(100) >= 60}, "no sample of the split 'train' has a"),
+    (
+      {"folds": None, "parts": OWN, "labelled": np.arange(100) < 60},
+      "no sample of the split 'validation' has",
+    ),
   ],
 )
 def test_what_cannot_be_cut_is_refused(arguments, message):
   with pytest.raises(InputError, match=message):
-    splits.runs("clean", (0,), ALL, **arguments)
+    splits.runs("clean", (0,), **({"parts": ALL} | arguments))
+
+
+def test_a_test_split_without_labels_cannot_stop_the_training():
+  parts, labelled = {"train": np.arange(60), "test": np.arange(60, 100)}, np.arange(100) < 60
+  with pytest.raises(InputError, match="split 'test' has a label, .* or protocol.name=clean"):
+    splits.runs("paper", (0,), parts, folds=None, labelled=labelled)
+  (run,) = splits.runs("clean", (0,), parts, folds=None, labelled=labelled)
+  assert len(run.test) == 40 and labelled[run.validation].all()
 
 
 def test_samples_without_a_label_only_train_and_never_beside_their_group():
@@ -79,4 +98,5 @@ def test_samples_without_a_label_only_train_and_never_beside_their_group():
   (own,) = splits.runs(
     "paper", (0,), {"train": np.arange(60), "test": np.arange(60, 100)}, folds=None, labelled=labelled
   )
-  assert len(own.train) == 60 and labelled[own.test].all() and len(own.test) == 30
+  assert len(own.train) == 60 and labelled[own.validation].all() and len(own.validation) == 30
+  assert len(own.test) == 40  # those without a label are predicted

@@ -29,6 +29,7 @@ ROOMS = {
   "methods": "types rules parallel nn objectives encoders",
   "data": "types rules storage parallel nn",
   "evaluation": "types storage parallel data",
+  "inspection": "types data",
   "datasets": "types rules storage parallel",
   "schema_pages": "rules",
   "schema": "types rules nn encoders methods data schema_pages",
@@ -45,6 +46,7 @@ ROOMS = {
   ),
   "export": "types deploy",
   "main": "types schema_pages schema values config parallel training",
+  "inspect": "types storage data inspection config training main",
 }
 # Of these `deploy` loads nothing, neither at import nor in its functions.
 TRAINING_ONLY = ("colearn_jax.training", "tensorflow_datasets", "grain")

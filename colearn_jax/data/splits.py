@@ -12,6 +12,7 @@ If groups are given (e.g. the sites of LFMC), folds and held-out validation part
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -52,7 +53,8 @@ def runs(
 ) -> list[Run]:
   """All runs of a protocol, ordered by seed, then by fold.
 
-  Only labelled samples are split. Samples without a label are added to the training part of every run, except
+  Only labelled samples are split; the data set's own test split is used whole, as its unlabelled samples are
+  predicted. Other samples without a label are added to the training part of every run, except
   those whose group is in the run's validation or test part, and those in the data set's own validation or
   test split if that split is used.
 
@@ -69,7 +71,8 @@ def runs(
     unsupervised: whether samples without a label are used in training.
 
   Raises:
-    InputError: there are fewer samples or groups than folds, or a required split is missing.
+    InputError: there are fewer samples or groups than the protocol needs, a required split is missing, or a
+      part that needs labels has none.
   """
   if folds is None:
     if missing := [name for name in ("train", "test") if name not in parts]:
@@ -78,7 +81,9 @@ def runs(
         f"it has no {missing[0]!r}, only {', '.join(sorted(parts))}"
       )
     own = parts if labelled is None else {name: rows[labelled[rows]] for name, rows in parts.items()}
+    _check_official(protocol, own)
     out = [_official(protocol, seed, own, groups, validation_fraction) for seed in seeds]
+    out = [dataclasses.replace(run, test=parts["test"]) for run in out]
     return [_add_unlabelled(run, parts["train"], labelled, groups) for run in out] if unsupervised else out
   every = rows = np.sort(np.concatenate(list(parts.values())))
   if labelled is not None:
@@ -93,7 +98,7 @@ def runs(
       rest = np.concatenate([t for i, t in enumerate(tests) if i != fold])
       train, validation = (rest, test)
       if protocol == "clean":
-        train, validation = _hold_out(rest, groups, validation_fraction, seed)
+        train, validation = _hold_out(rest, groups, validation_fraction, seed, f"seed{seed}_fold{fold}")
       out.append(Run(seed, fold, train, validation, test))
   return [_add_unlabelled(run, every, labelled, groups) for run in out] if unsupervised else out
 
@@ -110,6 +115,22 @@ def _add_unlabelled(
   return dataclasses.replace(run, train=np.concatenate([run.train, more]))
 
 
+def _check_official(protocol: str, labelled: Mapping[str, np.ndarray]) -> None:
+  """Raises InputError if a split that has to have labels has none; `labelled` gives the rows with one."""
+  needed = [
+    "train",
+    *(["validation"] if "validation" in labelled else ["test"] if protocol == "paper" else []),
+  ]
+  for name in needed:
+    if not len(labelled[name]):
+      instead = "; or protocol.name=clean" if name == "test" else ""
+      raise InputError(
+        f"protocol.split: no sample of the split {name!r} has a label, which "
+        f"{'training' if name == 'train' else 'early stopping'} needs; label some of it, move "
+        f"labelled samples into it, or protocol.split=kfold{instead}"
+      )
+
+
 def _official(
   protocol: str, seed: int, parts: Mapping[str, np.ndarray], groups: np.ndarray | None, fraction: float
 ) -> Run:
@@ -118,7 +139,7 @@ def _official(
     return Run(seed, 0, parts["train"], parts["validation"], parts["test"])
   if protocol == "paper":
     return Run(seed, 0, parts["train"], parts["test"], parts["test"])
-  train, validation = _hold_out(parts["train"], groups, fraction, seed)
+  train, validation = _hold_out(parts["train"], groups, fraction, seed, f"seed{seed}_fold0")
   return Run(seed, 0, train, validation, parts["test"])
 
 
@@ -131,9 +152,19 @@ def _folds(rows: np.ndarray, folds: int, groups: np.ndarray | None, seed: int) -
 
 
 def _hold_out(
-  rows: np.ndarray, groups: np.ndarray | None, fraction: float, seed: int
+  rows: np.ndarray, groups: np.ndarray | None, fraction: float, seed: int, run: str
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Splits rows into the ones that are kept and the ones that are held out; never splits a group."""
+  """Splits rows into the ones that are kept and the ones that are held out; never splits a group.
+
+  Raises:
+    InputError: there is too little for two parts; the message names the run.
+  """
+  units, unit = (len(rows), "samples") if groups is None else (len(np.unique(groups[rows])), "groups")
+  if units < 2 or (groups is not None and math.ceil(fraction * units) >= units):
+    raise InputError(
+      f"{run}: protocol.name=clean cannot hold out a validation part ({fraction:g}) from {units} labelled "
+      f"{unit} that are left for training; more folds, more {unit}, or protocol.name=paper"
+    )
   if groups is None:
     shuffled = np.random.RandomState(seed).permutation(rows)
     count = min(max(1, round(fraction * len(rows))), len(rows) - 1)

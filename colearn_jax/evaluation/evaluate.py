@@ -32,8 +32,8 @@ def evaluate(
 ) -> Scores:
   """Scores every predictor, the ensemble of all one-sensor predictors, and every further head.
 
-  A predictor is scored on the samples that have all its sensors. Their number is the score `samples`. Runs
-  without such a test sample are left out of the statistics.
+  A predictor is scored on the labelled samples that have all its sensors. Their number is the score
+  `samples`. Runs without such a test sample are left out of the statistics.
 
   Args:
     task: task of the data set.
@@ -101,7 +101,8 @@ def _summary(task: Task, predictions: Sequence[np.ndarray], targets: Sequence[np
   """Statistics over the runs. In a run without a sample that has the sensors, all scores are undefined."""
   scores = []
   for prediction, target in zip(predictions, targets, strict=True):
-    seen = ~np.isnan(prediction).all(1)
+    known = target >= 0 if target.ndim == 1 else np.isfinite(target).all(1)
+    seen = known & ~np.isnan(prediction).all(1)
     one = metrics.scores(task, prediction[seen], target[seen]) if seen.any() else None
     scores.append(one and {**one, "samples": int(seen.sum())})
   if not (known := [one for one in scores if one is not None]):

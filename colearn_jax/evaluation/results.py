@@ -185,8 +185,8 @@ def write_predictions(
 
   The first columns are `id,seed,fold`. Regression adds `target_<name>` and `prediction_<name>`. Binary and
   multiclass add `target` and `prediction` (class names; empty if the probabilities are NaN) and
-  `probability_<class>`. Multilabel adds `target_<name>` and `probability_<name>`. Floats are written with the
-  fewest digits that reproduce the number exactly.
+  `probability_<class>`. Multilabel adds `target_<name>` and `probability_<name>`. Targets of unlabelled
+  samples (-1, or NaN) are empty. Floats are written with the fewest digits that reproduce the number exactly.
 
   Args:
     path: the file.
@@ -211,10 +211,15 @@ def write_predictions(
   columns += [np.broadcast_to(seeds, n).astype(str), np.broadcast_to(folds, n).astype(str)]
   if task.one_class:
     header += ["target", "prediction"]
-    columns += [names[target], np.where(np.isnan(prediction).any(1), "", names[prediction.argmax(1)])]
+    columns += [
+      np.where(target < 0, "", names[target]),
+      np.where(np.isnan(prediction).any(1), "", names[prediction.argmax(1)]),
+    ]
   else:
     header += [f"target_{name}" for name in names]
-    columns += list((target if task.kind == "regression" else target.astype(np.int64)).astype(str).T)
+    known = np.isfinite(target)
+    written = target if task.kind == "regression" else np.where(known, target, 0).astype(np.int64)
+    columns += list(np.where(known, written.astype(str), "").T)
   header += [f"{'prediction' if task.kind == 'regression' else 'probability'}_{name}" for name in names]
   columns += list(prediction.astype(str).T)
   with replacing(path) as file:

@@ -87,6 +87,7 @@ def train(config: ConfigDict, workdir: Path) -> Results:
   if len(stacks[0]) % recipe.mesh.shape["replica"]:
     raise InputError(_uneven(config, len(stacks[0]), recipe.mesh.shape["replica"]))
   finished = {run.name: models.progress(_model(workdir, run)) for run in runs}
+  samples.check([run for run in runs if finished[run.name] is None])
   pretrained = functools.cache(lambda: setup.load_pretrained(recipe.network))  # read once, if at all
   with Log(workdir, _positions(workdir, stacks, finished), enabled=processes.first()) as log:
     for stack in stacks:

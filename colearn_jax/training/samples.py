@@ -14,7 +14,7 @@ from colearn_jax.data.splits import Run
 from colearn_jax.nn import random
 from colearn_jax.parallel import sharding
 from colearn_jax.training.state import Recipe, TrainState, Tree, init
-from colearn_jax.types import Modality
+from colearn_jax.types import InputError, Modality
 
 Epoch = Callable[[TrainState], tuple[TrainState, dict]]
 Weights = Callable[[Run], Mapping[str, float]]
@@ -52,6 +52,7 @@ class SamplesOf:
     self._init: Callable | None = None
     self._placed: Any = None  # placement of a stack of states on the devices
     self._programs: dict[Any, Callable] = {}
+    self._known: dict[tuple[int, int], dict[str, statistics.Moments]] = {}
     pick = lambda stack, at: jax.tree.map(lambda leaf: leaf[at], stack)
     self.pick = jax.jit(pick, out_shardings=self._whole)  # takes one run out of a stack
     status = lambda state: {
@@ -91,11 +92,38 @@ class SamplesOf:
       self._init = jax.jit(one, out_shardings=self._placed)
     return self._init(*jax.device_put(arguments, self._whole))
 
+  def check(self, runs: Sequence[Run]) -> None:
+    """Checks that each sensor and band has a value in the training part of these runs.
+
+    Fixed constants of normalisation need no values, so nothing is read and nothing is checked.
+
+    Raises:
+      InputError: one has none; the message names the run.
+    """
+    for run in runs if self._normalisation.how != "fixed" else ():
+      found = self._found(run)
+      for m in self.modalities:
+        try:
+          self._normalisation.constants(m, found[m.name])
+        except InputError as error:
+          absent = not found[m.name].count.any()
+          line = f"no sample of the training part has modality {m.name}" if absent else str(error)
+          raise InputError(
+            f"{run.name}: {line}; leave it out, or cut other parts: protocol.folds, protocol.group_by, "
+            "protocol.seeds, or the data set's own splits"
+          ) from None
+
+  def _found(self, run: Run) -> dict[str, statistics.Moments]:
+    """The moments of a run's training part, which its ablations share."""
+    if (key := (run.seed, run.fold)) not in self._known:
+      self._known[key] = self._moments(run.train)
+    return self._known[key]
+
   def _values(self, run: Run) -> Tree:
     """The arrays of a run, see `TrainState.values`."""
     labelled = run.train[self.index.labelled[run.train]]
     task = self.recipe.network.architecture.task
-    found = {} if self._normalisation.how == "fixed" else self._moments(run.train)
+    found = {} if self._normalisation.how == "fixed" else self._found(run)
     return {
       "inputs": {m.name: self._normalisation.constants(m, found.get(m.name)) for m in self.modalities},
       "task": statistics.task_constants(task, self.index.target[labelled], self._class_weights),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -46,16 +47,27 @@ def make_modalities(config: ConfigDict, dataset: Dataset) -> list[Modality]:
   return [*sensors, context_modality(dataset, config.data.context, config.data.fourier)]
 
 
+@functools.cache  # a method's teachers and its baseline use the same splits
+def _mention_once(line: str) -> None:
+  print(line, file=sys.stderr)
+
+
 def make_runs(config: ConfigDict, dataset: Dataset, index: Index) -> list[Run]:
   """Makes the runs of the protocol, for the configuration itself and for each ablation.
 
   Raises:
-    InputError: the data set has no such group or split, or is too small for the folds.
+    InputError: the data set has no such group or split, is too small for the folds, or lacks labels.
   """
   group_by = config.protocol.group_by
   if group_by and group_by not in dataset.groups:
     have = ", ".join(dataset.groups) or "none"
     raise InputError(f"protocol.group_by: {dataset.name} has no group {group_by!r}, have: {have}")
+  own = [name for name, rows in dataset.parts.items() if len(rows)]
+  if config.protocol.split == "kfold" and len(own) > 1 and processes.first():
+    _mention_once(
+      f"the splits of {dataset.name} ({', '.join(own)}) are not used: protocol.split=kfold cuts folds "
+      "from all its samples; protocol.split=official uses them"
+    )
   runs = splits.runs(
     config.protocol.name,
     config.protocol.seeds,

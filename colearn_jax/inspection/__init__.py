@@ -1,0 +1,1 @@
+"""What a training would read: figures of its samples, leakage between its parts, and plots."""

@@ -1,0 +1,207 @@
+"""Plots of the samples: histograms, series, tiles and a map. Needs matplotlib."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from colearn_jax.data.dataset import Dataset
+from colearn_jax.data.reader import Index
+from colearn_jax.inspection.scan import Scan
+from colearn_jax.types import CONTEXT, InputError, Modality, Task
+
+BANDS, CLASSES, SERIES, TILES = 16, 6, 8, 8  # that one figure shows at most
+
+
+def library() -> Any:
+  """The module `matplotlib.pyplot`, which draws to files alone.
+
+  Raises:
+    InputError: it is not installed.
+  """
+  try:
+    importlib.import_module("matplotlib").use("agg")
+    return importlib.import_module("matplotlib.pyplot")
+  except ImportError:
+    raise InputError("--plots needs matplotlib: pip install 'colearn_jax[plot]'") from None
+
+
+def write(
+  plt: Any, directory: Path, dataset: Dataset, modalities: Sequence[Modality], index: Index, scan: Scan
+) -> list[Path]:
+  """Writes the plots of the samples that a scan kept whole, and a map of all.
+
+  Args:
+    plt: what `library` returns.
+    directory: is made.
+    dataset: that was read.
+    modalities: that were read.
+    index: of all samples.
+    scan: of all samples.
+
+  Returns:
+    The files: `histograms_<m>.png`, `series_<m>.png`, `tiles_<m>.png` and `map.png`.
+  """
+  directory.mkdir(parents=True, exist_ok=True)
+  task, written = dataset.task, []
+  labels = _classes(task, index.target)
+
+  def save(figure, name: str) -> None:
+    written.append(directory / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', name)}.png")
+    with warnings.catch_warnings():
+      warnings.simplefilter("ignore")  # letters that the font lacks
+      figure.savefig(written[-1], dpi=110)
+    plt.close(figure)
+
+  for m in modalities:
+    x = scan.examples["inputs"][m.name]
+    there = scan.examples["present"][m.name] > 0 if m.name != CONTEXT else np.ones(len(x), bool)
+    x, names = x[there].astype(np.float32), [label[scan.rows[there]] for label in (labels, index.ids)]
+    if not len(x):
+      continue
+    save(_histograms(plt, m, x), f"histograms_{m.name}")
+    if len(m.shape) in (2, 4):
+      means = np.stack([_mean_of_pixels(one) for one in x])
+      save(_series(plt, m, means, names[0], _order(task)), f"series_{m.name}")
+    if len(m.shape) in (3, 4):
+      save(_tiles(plt, m, x, *names), f"tiles_{m.name}")
+  if scan.coordinates is not None and np.isfinite(scan.coordinates).all(1).any():
+    save(_map(plt, task, scan.coordinates, index, labels), "map")
+  return written
+
+
+def _order(task: Task) -> list[str]:
+  """The classes, or the quarters of a target."""
+  return list(task.outputs) if task.kind != "regression" else [f"quarter {k}" for k in (1, 2, 3, 4)]
+
+
+def _classes(task: Task, target: np.ndarray) -> np.ndarray:
+  """The class of each sample: its first label, or the quarter of the first target; empty if unlabelled."""
+  names = np.array([*_order(task), ""], object)
+  if task.one_class:
+    return names[target]
+  known = np.isfinite(target).all(1)
+  if task.kind == "multilabel":
+    return np.where(known & (target > 0).any(1), names[np.argmax(target > 0, axis=1)], "")
+  limits = np.quantile(target[known, 0], [0.25, 0.5, 0.75]) if known.any() else np.zeros(3)
+  return np.where(known, names[np.searchsorted(limits, target[:, 0]).clip(0, 3)], "")
+
+
+def _grid(plt: Any, number: int, columns: int = 4, width: float = 3.0, height: float = 2.2):
+  """A figure of so many axes; those that are left over are hidden."""
+  columns = min(columns, number)
+  lines = -(-number // columns)
+  figure, axes = plt.subplots(
+    lines,
+    columns,
+    figsize=(max(width * columns, 5), height * lines + 0.5),
+    squeeze=False,
+    layout="constrained",
+  )
+  for ax in axes.flat[number:]:
+    ax.set_visible(False)
+  return figure, axes.flat[:number]
+
+
+def _histograms(plt: Any, m: Modality, x: np.ndarray):
+  shown = m.bands[:BANDS]
+  figure, axes = _grid(plt, len(shown))
+  for k, (ax, band) in enumerate(zip(axes, shown)):
+    values = x[..., k][np.isfinite(x[..., k])]
+    ax.hist(values, bins=50) if len(values) else ax.text(0.5, 0.5, "no value", ha="center")
+    ax.set_title(band, fontsize=9)
+    ax.tick_params(labelsize=7)
+  more = f", first {len(shown)} of {len(m.bands)} bands" if len(shown) < len(m.bands) else ""
+  figure.suptitle(f"{m.name}: values of {len(x)} samples{more}", fontsize=10)
+  return figure
+
+
+def _mean_of_pixels(x: np.ndarray) -> np.ndarray:
+  """`[T C]` of one sample, missing values left out."""
+  x = x.reshape(len(x), -1, x.shape[-1])
+  seen = np.isfinite(x)
+  count = seen.sum(1)
+  return np.where(count > 0, np.where(seen, x, 0).sum(1) / np.maximum(count, 1), np.nan)
+
+
+def _series(plt: Any, m: Modality, x: np.ndarray, labels: np.ndarray, order: Sequence[str]):
+  """Each band's series, thin for single samples and thick for the mean of a class."""
+  classes = [name for name in order if (labels == name).any()][:CLASSES] or [""]
+  shown = m.bands[:BANDS]
+  figure, axes = _grid(plt, len(shown))
+  steps = np.arange(1, x.shape[1] + 1)
+  for k, (ax, band) in enumerate(zip(axes, shown)):
+    for number, name in enumerate(classes):
+      own = x[labels == name][..., k]
+      for line in own[:: -(-len(own) // SERIES) or 1]:
+        ax.plot(steps, line, color=f"C{number}", alpha=0.25, linewidth=0.7)
+      with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # steps without a value
+        mean = np.nanmean(own, axis=0)
+      ax.plot(steps, mean, ".-", color=f"C{number}", linewidth=2, label=name or "unlabelled")
+    ax.set_title(band, fontsize=9)
+    ax.tick_params(labelsize=7)
+    ax.xaxis.get_major_locator().set_params(integer=True)
+  handles, names = axes[0].get_legend_handles_labels()
+  figure.legend(handles, names, loc="outside lower center", ncols=min(len(names), 6), fontsize=8)
+  figure.suptitle(
+    f"{m.name}: mean of each class over {len(x)} samples (thick), examples (thin); steps", fontsize=10
+  )
+  return figure
+
+
+def _tiles(plt: Any, m: Modality, x: np.ndarray, labels: np.ndarray, ids: np.ndarray):
+  """The first bands of some samples as an image; of a series the step with the most values."""
+  figure, axes = _grid(plt, min(TILES, len(x)), width=2.6, height=2.8)
+  chosen = np.unique(np.linspace(0, len(x) - 1, len(axes)).astype(int))
+  bands = m.bands[:3] if len(m.bands) >= 3 else m.bands[:1]
+  pick = [_image(x[i])[..., : len(bands)] for i in chosen]
+  every = np.concatenate([image.reshape(-1, len(bands)) for image in pick])
+  with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # a band without a value
+    low, high = np.nanpercentile(every, [2, 98], axis=0)
+  for ax, image, i in zip(axes, pick, chosen):
+    scaled = np.clip((image - low) / np.where(high > low, high - low, 1), 0, 1)
+    ax.set_facecolor("magenta")  # where values are missing
+    shown = np.concatenate([np.nan_to_num(scaled), np.isfinite(scaled).all(-1, keepdims=True)], -1)
+    ax.imshow(
+      shown if len(bands) == 3 else np.where(shown[..., 1], shown[..., 0], np.nan), interpolation="nearest"
+    )
+    ax.set_title(f"{ids[i]}: {labels[i] or 'unlabelled'}", fontsize=8)
+    ax.set_xticks([])
+    ax.set_yticks([])
+  figure.suptitle(f"{m.name}: {', '.join(bands)} (magenta: missing)", fontsize=10)
+  return figure
+
+
+def _image(x: np.ndarray) -> np.ndarray:
+  """A sample `[H W C]`, or of `[T H W C]` the step with the most values."""
+  return x if x.ndim == 3 else x[int(np.isfinite(x).sum((1, 2, 3)).argmax())]
+
+
+def _map(plt: Any, task: Task, places: np.ndarray, index: Index, labels: np.ndarray):
+  figure, ax = plt.subplots(figsize=(7, 6), layout="constrained")
+  known = np.isfinite(places).all(1)
+  longitude, latitude = places[:, 1], places[:, 0]
+  if task.kind == "regression":
+    labelled = known & index.labelled
+    ax.scatter(longitude[known & ~labelled], latitude[known & ~labelled], s=6, color="lightgrey")
+    target = index.target[labelled, 0]
+    ends = np.percentile(target, [2, 98]) if len(target) else (0, 1)
+    points = ax.scatter(longitude[labelled], latitude[labelled], s=6, c=target, vmin=ends[0], vmax=ends[1])
+    figure.colorbar(points, label=f"{task.outputs[0]} {task.unit}".strip())
+  else:
+    for name in [*[name for name in _order(task) if (labels == name).any()], ""]:
+      own = known & (labels == name)
+      if own.any():
+        ax.scatter(longitude[own], latitude[own], s=6, label=name or "unlabelled")
+    ax.legend(fontsize=7, markerscale=2)
+  ax.set_aspect(1 / max(np.cos(np.radians(latitude[known].mean())), 0.1))
+  ax.set(xlabel="longitude", ylabel="latitude", title=f"{known.sum()} samples")
+  return figure
