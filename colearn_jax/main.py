@@ -79,7 +79,7 @@ def parse(
   begun = workdir is not None and (Path(workdir).expanduser() / "config.json").is_file()
   config_lib.validate(config, begun=begun)
   if values is flags.FLAGS and values["verbosity"].using_default_value:  # -v shows the logs of libraries
-    values["verbosity"].value = logging.WARNING
+    values.verbosity = logging.WARNING  # type: ignore[assignment]  # absl's flags are not typed
     if not sys.warnoptions:
       warnings.simplefilter("ignore")
   return Command(config.lock(), values)

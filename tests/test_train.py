@@ -211,8 +211,11 @@ def test_killed_at_any_moment_it_ends_the_same(lfmc, tmp_path):
   }
   start = functools.partial(subprocess.Popen, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
   whole, killed = tmp_path / "whole", tmp_path / "killed"
-  process = start([*command, f"--workdir={whole}"])
+  with open(tmp_path / "told", "w") as told:
+    process = start([*command, f"--workdir={whole}"], stderr=told)
   assert process.wait(300) == 0
+  said = (tmp_path / "told").read_text().splitlines()
+  assert said and all(line.startswith("seed10_fold") for line in said), "logs of libraries are shown"
   log_file = killed / "metrics.jsonl"
   lines = lambda: log_file.read_text().count("\n") if log_file.exists() else 0
   kills = 0
