@@ -137,7 +137,10 @@ def test_processes_read_what_threads_read(folders, one_device):
       {"data.modalities": "S1asc_S1des,aerial"},
       "S1asc_S1des cannot join views that differ before the last axis",
     ),
-    ({"data.normalisation": "fixed"}, "data.fixed: {} is not allowed; .* needs an offset and a scale of S2"),
+    (
+      {"data.normalisation": "fixed"},
+      "data.fixed: {} is not allowed; .* an offset and a scale of S2 are needed",
+    ),
     (
       {"data.normalisation": "fixed", "data.modalities": "S1asc", "data.fixed": {"S1asc": HALF}},
       r"data.fixed.S1asc.offset: \[1\] is not allowed; a number, or one for each of: VV, VH",
