@@ -197,8 +197,8 @@ def test_a_replica_is_the_run_alone(arrangement):
   assert len(set(ends)) > 1, "all stop at once: nothing is frozen"
   for k, (want, want_logs) in enumerate(alone()):
     mine = functools.partial(jax.tree.map, lambda v, k=k: v[k])
-    # Some steps of a contrastive loss at τ = 0.1 turn rounding into hundredths. A wrong row, statistic or mask
-    # makes tenths, and shows in the first epoch.
+    # Some steps of a contrastive loss at τ = 0.1 turn rounding into hundredths. A wrong row, statistic or
+    # mask makes tenths, and shows in the first epoch.
     close([mine(log) for log in logs[:3]], want_logs[:3], 2e-3)
     close([mine(log) for log in logs[3:]], want_logs[3:], 5e-2)
     stop, _, epoch, best_epoch = want
