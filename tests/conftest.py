@@ -5,7 +5,9 @@ import tempfile
 os.environ.setdefault(
   "XLA_FLAGS",
   "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-  " --xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters",
+  " --xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters"
+  # Eight simulated devices share few cores: one that waits for the others is not to end the process.
+  " --xla_cpu_collective_call_terminate_timeout_seconds=600",
 )
 
 import jax
