@@ -12,15 +12,18 @@ import runpy
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict
 
 from colearn_jax import schema
-from colearn_jax.data import fixed_length
+from colearn_jax.data import fixed_length, grouping
 from colearn_jax.rules import Setting
 from colearn_jax.types import InputError, join_views, resolve_views
 from colearn_jax.values import assign, check, refuse, unknown
+
+if TYPE_CHECKING:
+  from colearn_jax.datasets.build import Described
 
 
 def load(spec: str, overrides: Mapping[str, object] | None = None) -> ConfigDict:
@@ -155,9 +158,7 @@ def _check_data(config: ConfigDict, begun: bool) -> None:
     described = build.describe(name, config.data.manual_dir)
   except InputError as error:
     raise InputError(f"data.manual_dir: {error}") from None
-  group_by, groups = config.protocol.group_by, described.groups
-  if group_by not in ("", *groups):
-    refuse("protocol.group_by", group_by, f"nothing, or a group of {name}: {', '.join(groups)}")
+  _check_protocol(config, described)
   for given in config.data.context:
     if given not in described.context:
       refuse("data.context", given, f"names that {name} has: {', '.join(described.context) or 'none'}")
@@ -177,6 +178,29 @@ def _check_data(config: ConfigDict, begun: bool) -> None:
       for view in joined:
         _check_fixed(config.data.fixed.to_dict(), view, views[view]["bands"])
     _check_encoder(config, modality, shape, begun)
+
+
+def _check_protocol(config: ConfigDict, described: Described) -> None:
+  """Checks that the data set has what the protocol's rules need."""
+  own, name = config.protocol, config.data.name
+  features, groups = grouping.names(own.group_by), described.groups
+  have = grouping.available(groups, dated=described.dated, located=described.located, block_km=own.block_km)
+  for feature in features:
+    if feature not in have or features.count(feature) > 1:
+      more = " (block needs protocol.block_km)" if feature == grouping.BLOCK else ""
+      allowed = f"nothing, or a group of {name}: {', '.join(have)}{more}; several different ones as in a,b"
+      refuse("protocol.group_by", feature, allowed)
+  if own.block_km and grouping.BLOCK not in features:
+    refuse("protocol.block_km", own.block_km, "0, or block among the features of protocol.group_by")
+  if own.split == "kfold":
+    grouping.parts_of_features(own.folds, features)
+  for key, needs, has in (
+    ("block_km", "coordinates", described.located),
+    ("buffer_km", "coordinates", described.located),
+    ("purge", "a date", described.dated),
+  ):
+    if own[key] and not has:
+      refuse(f"protocol.{key}", own[key], f"0, for samples of {name} do not have {needs}")
 
 
 def _check_fixed(fixed: Mapping[str, Mapping], view: str, bands: Sequence[str]) -> None:

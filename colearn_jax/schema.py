@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from colearn_jax.data.grouping import EACH, parse_folds
 from colearn_jax.rules import (
   POSITIVE,
   SHARE,
@@ -54,6 +55,17 @@ def _is_constants(value: object) -> bool:
   if not is_group(value) or set(value) != {"offset", "scale"}:
     return False
   return all(all(map(_finite, _bands(value[k]))) for k in value) and 0 not in _bands(value["scale"])
+
+
+def _is_folds(value: object) -> bool:
+  """Whether the value is a number of folds, `each`, or several of them."""
+  if not (is_integer(value) or isinstance(value, str | tuple)):
+    return False
+  try:
+    parsed = parse_folds(value)
+  except ValueError:
+    return False
+  return len(parsed) > 0 and all(one == EACH or isinstance(one, int) and one >= 2 for one in parsed)
 
 
 def _is_ablation(name: object, weights: object) -> bool:
@@ -161,7 +173,12 @@ SCHEMA: dict[str, Setting] = {
     choice("kfold", "official"),
     "Cross-validation over all samples (kfold), or the data set's official split (official).",
   ),
-  "protocol.folds": Setting(10, integer(2), "Number of folds, with protocol.split=kfold."),
+  "protocol.folds": Setting(
+    10,
+    Rule(_is_folds, "an integer >= 2, each, or one of them for each feature of group_by, as in 5,each"),
+    "Number of folds, with protocol.split=kfold. each: every group is left out in turn. For several features "
+    "of protocol.group_by the number of parts of each; every combination of parts is a fold.",
+  ),
   "protocol.seeds": Setting(
     (10,),
     each(
@@ -174,12 +191,36 @@ SCHEMA: dict[str, Setting] = {
   "protocol.group_by": Setting(
     "",
     TEXT,
-    "Group of the data set, such as site. Samples of one group stay in the same fold. Empty: no groups.",
+    "Feature by which folds are cut: a group of the data set, such as site; year, month or season of the "
+    "sample's date; or block (see protocol.block_km). The parts of a run have no group in common; with "
+    "several features, as in site,year, no group of any of them. Empty: no groups.",
+  ),
+  "protocol.block_km": Setting(
+    0.0, _NOT_NEGATIVE, "Side of the grid cells of protocol.group_by=block, in km. Each seed shifts the grid."
+  ),
+  "protocol.purge": Setting(
+    0,
+    integer(0, "a number of days"),
+    "Smallest time between samples of different parts, in days. Training samples that are nearer to a "
+    "held-out one are left out.",
+  ),
+  "protocol.buffer_km": Setting(
+    0.0,
+    _NOT_NEGATIVE,
+    "Smallest distance between samples of different parts, in km. Training samples that are nearer to a "
+    "held-out one are left out.",
+  ),
+  "protocol.min_samples": Setting(
+    1,
+    integer(1, "a number of samples"),
+    "Smallest number of labelled samples in a test fold and in a validation part. Smaller folds are not "
+    "tested; their samples only train.",
   ),
   "protocol.validation_fraction": Setting(
     0.1,
     number(lambda v: 0 < v < 1, "between 0 and 1"),
-    "With protocol.name=clean, fraction of the training samples that becomes the validation part.",
+    "With protocol.name=clean, fraction of the training samples that becomes the validation part; with "
+    "protocol.group_by, fraction of the groups of each feature.",
   ),
   "model.emb_dim": Setting(
     128,

@@ -35,7 +35,7 @@ def assign(config: ConfigDict, known: Mapping[str, Setting], key: str, value: ob
   Raises:
     InputError: there is no such key, or the value is not allowed.
   """
-  with config.unlocked():
+  with config.unlocked(), config.ignore_type():  # the rule checks types: protocol.folds has two
     if modality := key.removeprefix("model.encoders.") if key.startswith("model.encoders.") else "":
       whole = dict(config.model.encoders.items()) | {modality: value}
       key, value = "model.encoders", whole

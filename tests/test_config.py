@@ -183,7 +183,7 @@ def test_the_baseline_of_a_baseline_is_not_trained():
   [
     (
       "lfmc:nonsense",
-      "'nonsense' is not allowed; separated by commas: released, individual, clean, encoder=NAME",
+      "'nonsense' is not allowed; separated by commas: released, individual, clean, year, encoder=NAME",
     ),
     ("lfmc:encoder=", "'encoder=' is not allowed"),
     ("lfmc:released,released", "'released' is given twice"),
@@ -326,6 +326,22 @@ def test_auto_reads_sensors_of_every_shape_and_is_the_default_of_folder():
   config_lib.load("lfmc:encoder=auto", {"data.modalities": ("S1", "DEM")})
 
 
+@pytest.mark.parametrize("folds", [5, "each", "5,each", "5,4"])
+def test_folds_are_a_number_or_each_or_one_of_them_for_each_feature(folds):
+  features = "site,year" if "," in str(folds) else "site"
+  config = config_lib.load("lfmc", {"protocol.group_by": features, "protocol.folds": folds})
+  again = config_lib.restore(config_lib.to_json(config))
+  config_lib.validate(again)
+  assert again.protocol.folds == config.protocol.folds == folds
+
+
+def test_rules_in_time_need_samples_with_dates():
+  with pytest.raises(
+    InputError, match="purge: 3 is not allowed; 0, for samples of synthetic do not have a d"
+  ):
+    config_lib.load("synthetic", {"protocol.purge": 3})
+
+
 # What is told of mistakes.
 
 
@@ -341,6 +357,11 @@ def test_auto_reads_sensors_of_every_shape_and_is_the_default_of_folder():
     ("data.context", "date,S1", "data.context: 'S1' is not allowed; names that lfmc has: date, "),
     ("data.normalisation", "fixed", "data.fixed: {} is not allowed; with data.normalisation=fixed"),
     ("protocol.group_by", "region", "'region' is not allowed; nothing, or a group of lfmc: site"),
+    ("protocol.group_by", "site,site", "lfmc: site, year, month, season; several different ones as in a,b"),
+    ("protocol.group_by", "block", "month, season (block needs protocol.block_km); several different ones"),
+    ("protocol.block_km", "50", "50.0 is not allowed; 0, or block among the features of protocol.group_by"),
+    ("protocol.folds", "5,all", "'5,all' is not allowed; an integer >= 2, each, or one of them for each"),
+    ("protocol.folds", "5,each", "2 numbers for 0 features in protocol.group_by"),
     ("protocol.seeds", "(1,", "protocol.seeds: '(1,' is not allowed; one or more different integers"),
     ("model.encoder.seq_len", "12", "tempcnn: seq_len=12, but data of shape (4, 3) have 4"),
     ("model.encoders.S1", "gru", "model.encoders: 'S1' is not allowed; a configured modality: S1_S1Ind"),

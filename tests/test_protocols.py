@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from colearn_jax.data import splits
+from colearn_jax.data import grouping, splits
+from colearn_jax.data.apart import Apart
 from colearn_jax.types import InputError
 
 ALL = {"train": np.arange(100)}
@@ -28,7 +29,8 @@ def test_seeds_repeat_with_other_folds():
 @pytest.mark.parametrize("grouped", [False, True])
 def test_clean_parts_are_disjoint_and_keep_groups(grouped):
   groups = np.random.default_rng(0).integers(0, 20, 100).astype(str) if grouped else None
-  runs = splits.runs("clean", (0,), ALL, folds=5, groups=groups, validation_fraction=0.2)
+  apart = Apart({"site": groups} if grouped else {})
+  runs = splits.runs("clean", (0,), ALL, folds=5, apart=apart, validation_fraction=0.2)
   assert sorted(np.concatenate([r.test for r in runs])) == list(range(100))
   for run in runs:
     parts = [run.train, run.validation, run.test]
@@ -57,10 +59,13 @@ def test_official_splits():
   ("arguments", "message"),
   [
     ({"folds": 101}, "101 folds cannot be cut from 100 samples"),
-    ({"folds": 5, "groups": np.repeat("a", 100)}, "5 folds cannot be cut from 1 groups"),
+    (
+      {"folds": 5, "apart": Apart({"site": np.repeat("a", 100)})},
+      "5 folds cannot be cut from 1 groups of site",
+    ),
     ({"folds": None}, "has no 'test', only train"),
     (
-      {"folds": 2, "groups": np.repeat(["north", "south"], 50)},
+      {"folds": 2, "apart": Apart({"side": np.repeat(["north", "south"], 50)})},
       "^seed0_fold0: protocol.name=clean cannot hold out a validation part .0.1. from 1 labelled groups",
     ),
     ({"folds": 2, "labelled": np.arange(100) < 3}, "^seed0_fold0: .* from 1 labelled samples"),
@@ -86,7 +91,7 @@ def test_a_test_split_without_labels_cannot_stop_the_training():
 
 def test_samples_without_a_label_only_train_and_never_beside_their_group():
   labelled, groups = np.arange(100) % 4 > 0, np.repeat(np.arange(20), 5).astype(str)
-  for run in splits.runs("clean", (0,), ALL, folds=5, groups=groups, labelled=labelled):
+  for run in splits.runs("clean", (0,), ALL, folds=5, apart=Apart({"site": groups}), labelled=labelled):
     assert labelled[run.validation].all() and labelled[run.test].all()
     free = set(groups[~labelled]) - set(groups[run.validation]) - set(groups[run.test])
     assert free and free == set(groups[run.train][~labelled[run.train]])
@@ -100,3 +105,163 @@ def test_samples_without_a_label_only_train_and_never_beside_their_group():
   )
   assert len(own.train) == 60 and labelled[own.validation].all() and len(own.validation) == 30
   assert len(own.test) == 40  # those without a label are predicted
+
+
+def table(seed, samples=240):
+  """Samples of 20 sites in 5 years, some without a label: their groups, dates, places and labels."""
+  rng = np.random.default_rng(seed)
+  site = rng.integers(0, 20, samples)
+  dates = np.datetime64("2015-01-01") + rng.integers(0, 5 * 365, samples)
+  places = np.stack([rng.uniform(-40, 60, 20), rng.uniform(-180, 180, 20)], axis=1)[site]
+  return np.array([f"site{k}" for k in site]), dates, places, rng.random(samples) < 0.8
+
+
+def kilometres(a, b):
+  """Haversine distances between all places of two sets."""
+  a, b = np.radians(a)[:, None], np.radians(b)[None]
+  h = np.sin((a - b)[..., 0] / 2) ** 2
+  h += np.cos(a[..., 0]) * np.cos(b[..., 0]) * np.sin((a - b)[..., 1] / 2) ** 2
+  return 2 * 6371.0088 * np.arcsin(np.sqrt(h))
+
+
+PROTOCOLS = {  # protocol.group_by, protocol.folds and the other rules
+  "year": ("year", "each", {"purge": 40}),
+  "site and year": ("site,year", "4,each", {"purge": 20}),
+  "two numbers": ("season,site", (2, 5), {}),
+  "blocks": ("block", 4, {"buffer_km": 900.0}),
+  "site, blocks and time": ("site,block", (3, 2), {"buffer_km": 300.0, "purge": 1}),
+}
+
+
+@pytest.mark.parametrize("name", splits.PROTOCOLS)
+@pytest.mark.parametrize("case", PROTOCOLS)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_parts_keep_every_rule_for_all_pairs(seed, case, name):
+  group_by, folds, rules = PROTOCOLS[case]
+  site, dates, places, labelled = table(seed)
+  groups = grouping.features(group_by, {"site": site}, dates=dates, places=places, block_km=2000, seed=seed)
+  apart = Apart(groups, dates=dates, places=places, **rules)
+  every = {"train": np.arange(len(site))}
+  runs = splits.runs(
+    name, (seed,), every, folds=folds, apart=apart, labelled=labelled, validation_fraction=0.15
+  )
+  assert sorted(np.concatenate([run.test for run in runs])) == np.flatnonzero(labelled).tolist()
+  assert [run.fold for run in runs] == list(range(len(runs)))
+  unlabelled = 0
+  for run in runs:
+    pairs = [(run.train, run.test)]
+    if name == "clean":
+      pairs += [(run.train, run.validation), (run.validation, run.test)]
+    for a, b in pairs:
+      assert len(a) and len(b) and not set(a) & set(b)
+      for of in groups.values():
+        assert not set(of[a]) & set(of[b])
+      if "purge" in rules:
+        gap = np.abs((dates[a][:, None] - dates[b][None]).astype(int))
+        assert gap.min() >= rules["purge"]
+      if "buffer_km" in rules:
+        assert kilometres(places[a], places[b]).min() >= rules["buffer_km"]
+    held = np.concatenate([run.validation, run.test])
+    assert labelled[held].all()
+    # No sample is left out without a reason: each one outside breaks a rule beside a held-out sample.
+    outside = np.setdiff1d(np.arange(len(site)), np.concatenate([run.train, held]))
+    broken = np.zeros(len(outside), bool)
+    for of in groups.values():
+      broken |= np.isin(of[outside], of[held])
+    if "purge" in rules:
+      gap = np.abs((dates[outside][:, None] - dates[held][None]).astype(int))
+      broken |= (gap < rules["purge"]).any(1)
+    if "buffer_km" in rules:
+      broken |= (kilometres(places[outside], places[held]) < rules["buffer_km"]).any(1)
+    assert broken.all()
+    unlabelled += (~labelled[run.train]).sum()
+  assert unlabelled
+
+
+def test_each_leaves_one_group_out_and_small_folds_only_train():
+  years = np.repeat(["2015", "2016", "2017", "2018", "2019"], [30, 30, 20, 15, 5])
+  make = lambda name, least: splits.runs(
+    name, (0, 1), ALL, folds="each", apart=Apart({"year": years}), min_samples=least
+  )
+  assert [set(years[run.test]) for run in make("paper", 1)] == 2 * [{year} for year in np.unique(years)]
+  some = make("paper", 15)
+  assert [set(years[run.test]) for run in some] == 2 * [{year} for year in np.unique(years)[:4]]
+  assert all("2019" in years[run.train] for run in some)
+  assert [run.name for run in some[:4]] == [f"seed0_fold{k}" for k in range(4)]
+  validation = [len(run.validation) for run in make("clean", 15)]
+  assert min(validation) >= 15 > min(len(run.validation) for run in make("clean", 1))
+
+
+def test_rules_hold_beside_official_splits():
+  dates = np.datetime64("2020-01-01") + np.arange(100)
+  (run,) = splits.runs("clean", (0,), OWN, folds=None, apart=Apart(dates=dates, purge=30))
+  np.testing.assert_array_equal(run.train, np.arange(31))
+  np.testing.assert_array_equal(run.validation, OWN["validation"])
+
+
+def test_calendar_parts_of_dates():
+  days = ["2015-12-31", "2016-01-01", "2016-05-31", "2016-06-01", "2016-11-30", "1969-12-01"]
+  make = lambda name, own=(): grouping.features(
+    name, dict(own), dates=np.array(days, "datetime64[D]"), places=None, block_km=0, seed=0
+  )
+  assert make("year")["year"].tolist() == ["2015", "2016", "2016", "2016", "2016", "1969"]
+  assert make("month")["month"].tolist() == ["12", "01", "05", "06", "11", "12"]
+  assert make("season")["season"].tolist() == ["DJF", "DJF", "MAM", "JJA", "SON", "DJF"]
+  own = np.array(list("abcdef"))
+  assert list(make("site, year", {"site": own})) == ["site", "year"]
+  assert make("year", {"year": own})["year"] is own  # the data set's own group comes first
+  with pytest.raises(InputError, match="no group 'block', have: site, year, month, season"):
+    make("block", {"site": own})
+
+
+def test_blocks_have_equal_areas_and_move_with_the_seed():
+  rng = np.random.default_rng(0)
+  places = np.stack([np.degrees(np.arcsin(rng.uniform(-1, 1, 40_000))), rng.uniform(-180, 180, 40_000)], 1)
+  cells = grouping.blocks(places, 1000, seed=3)
+  _, counts = np.unique(cells, return_counts=True)
+  whole = 4 * np.pi * 6371.0088**2 / 1000**2
+  assert whole < len(counts) < 1.2 * whole
+  assert np.median(counts) == pytest.approx(40_000 / whole, rel=0.1)
+  most = max(
+    kilometres(places[cells == cell], places[cells == cell]).max() for cell in np.unique(cells)[::40]
+  )
+  assert 1000 < most < 1.7 * 1000
+  assert (grouping.blocks(places, 1000, seed=3) == cells).all()
+  same = lambda a: (a[:-1] == a[1:]).sum()
+  near = np.array([[40.0, -100.0], [40.0, -99.0]])
+  assert len({same(grouping.blocks(near, 200, seed)) for seed in range(20)}) == 2
+
+
+@pytest.mark.parametrize(
+  ("folds", "rules", "message"),
+  [
+    ("each", Apart(), "'each' leaves one group out at a time and needs protocol.group_by"),
+    ((2, 3), Apart(), "2 numbers for 0 features in protocol.group_by"),
+    ("each", Apart({"year": np.repeat("2015", 100)}), "'each' needs two groups of year, there is one"),
+    (
+      5,
+      Apart(purge=30, dates=np.repeat(np.datetime64("2020-01-01"), 100)),
+      "^seed0_fold0: no labelled sample is left for training; of 80 outside of the held-out part, 80 are "
+      "nearer in time than protocol.purge=30 days",
+    ),
+  ],
+)
+def test_rules_that_leave_nothing_are_refused(folds, rules, message):
+  with pytest.raises(InputError, match=message):
+    splits.runs("paper", (0,), ALL, folds=folds, apart=rules)
+
+
+def test_small_folds_and_small_validation_parts_are_refused():
+  with pytest.raises(InputError, match="protocol.min_samples: no fold has 26 labelled samples"):
+    splits.runs("paper", (0,), ALL, folds=4, min_samples=26)
+  apart = Apart({"site": np.repeat(np.arange(50), 2).astype(str)})
+  with pytest.raises(InputError, match="^seed0_fold0: .* a validation part of protocol.min_samples=49 "):
+    splits.runs("clean", (0,), ALL, folds=2, apart=apart, min_samples=49)
+
+
+def test_a_rule_needs_the_dates_and_places_of_all_samples():
+  dates = np.array(["2020-01-01", ""], "datetime64[D]")
+  with pytest.raises(InputError, match="^protocol.purge: 1 of 2 samples have no date"):
+    grouping.known(dates, "date", "protocol.purge")
+  with pytest.raises(InputError, match="^protocol.buffer_km: the samples of this data set have no coord"):
+    grouping.known(None, "coordinates", "protocol.buffer_km")

@@ -47,11 +47,12 @@ def configuration(values):
   """A configuration with these values by dotted key, and the defaults of their method and encoder."""
   encoder = values.get("model.encoder.model_type", schema.ENCODER)
   config = schema.defaults(encoder, values["method"])
-  for key, value in values.items():
-    *groups, name = key.split(".")
-    inner = functools.reduce(lambda node, part: node[part], groups, config)
-    if name in inner:  # another encoder lacks some of the small sizes
-      inner[name] = schema.group(value) if rules.is_group(value) else value
+  with config.ignore_type():  # protocol.folds is a number or text
+    for key, value in values.items():
+      *groups, name = key.split(".")
+      inner = functools.reduce(lambda node, part: node[part], groups, config)
+      if name in inner:  # another encoder lacks some of the small sizes
+        inner[name] = schema.group(value) if rules.is_group(value) else value
   return config.lock()
 
 
@@ -316,6 +317,10 @@ WIRING = {
   "protocol.folds": Key(4, rows),
   "protocol.seeds": Key((1, 2), rows),
   "protocol.group_by": Key("site", rows),
+  "protocol.block_km": Key(500.0, rows, {"protocol.group_by": "block", "protocol.block_km": 2000.0}),
+  "protocol.purge": Key(30, rows, {"protocol.group_by": "year"}),
+  "protocol.buffer_km": Key(90.0, rows),
+  "protocol.min_samples": Key(15, rows, {"protocol.group_by": "year", "protocol.folds": "each"}),
   "protocol.validation_fraction": Key(0.4, rows, {"protocol.name": "clean"}),
   "model.emb_dim": Key(12, program),
   "model.head_layers": Key((5,), program),

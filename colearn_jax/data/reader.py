@@ -1,6 +1,6 @@
 """Reads the samples of a prepared data set.
 
-- `read_index`: ids, targets and groups of all samples, without their inputs.
+- `read_index`: ids, targets, groups, dates and places of all samples, without their inputs.
 - `make_reader`: a function from a row to the inputs of one sample, for streaming.
 - `read_table`: the inputs of all samples in memory.
 """
@@ -64,17 +64,21 @@ def _select(features: tfds.features.FeaturesDict, wanted: Mapping[str, object]) 
 
 @dataclasses.dataclass(frozen=True)
 class Index:
-  """Ids, targets and groups of all samples, without their inputs.
+  """What is known of all samples without their inputs.
 
   Attributes:
     ids: `[N]` str.
     target: float32 `[N K]`, or int32 `[N]` for classes; NaN or -1 for samples without a label.
     groups: the group of each sample by feature, e.g. `site`, `[N]` str each.
+    dates: `[N]` datetime64[D], NaT if unknown; None if the data set has no dates.
+    places: `[N 2]` float64, latitude and longitude in degrees, NaN if unknown; None if the data set has none.
   """
 
   ids: np.ndarray
   target: np.ndarray
   groups: Mapping[str, np.ndarray]
+  dates: np.ndarray | None = None
+  places: np.ndarray | None = None
 
   @property
   def labelled(self) -> np.ndarray:
@@ -96,28 +100,34 @@ def labels(index: Index) -> dict[str, np.ndarray]:
 
 
 def read_index(dataset: Dataset) -> Index:
-  """Reads ids, targets and groups of all samples.
+  """Reads ids, targets, groups, dates and places of all samples.
 
   They are stored in the same records as the inputs, so the first call reads the whole data set. The result is
   cached.
   """
-  query = {"what": "index"}
+  query = {"what": "index", "with": ["dates", "places"]}
   if (found := array_cache.read(dataset.path, query)) is None:
     found = _read_index(dataset)
     array_cache.write(dataset.path, query, found)
-  return Index(found["ids"], found["target"], {g: found[f"groups/{g}"] for g in dataset.groups})
+  groups = {g: found[f"groups/{g}"] for g in dataset.groups}
+  return Index(found["ids"], found["target"], groups, found.get("dates"), found.get("places"))
 
 
 def _read_index(dataset: Dataset) -> dict[str, np.ndarray]:
   """The arrays of `read_index` by name, without the cache."""
-  source = Source(dataset, {"id": None, "target": None, "groups": None})
+  facts = ["date"] * dataset.dated + ["coordinates"] * dataset.located
+  source = Source(dataset, dict.fromkeys(["id", "target", "groups", *facts]))
   dtype = np.int32 if dataset.task.one_class else np.float32
 
   def parts(rows):
     samples = [source[row] for row in rows]
-    groups = {f"groups/{g}": [sample["groups"][g].decode() for sample in samples] for g in dataset.groups}
+    out = {f"groups/{g}": [sample["groups"][g].decode() for sample in samples] for g in dataset.groups}
+    if dataset.dated:
+      out["dates"] = np.array([sample["date"].decode()[:10] for sample in samples], "datetime64[D]")
+    if dataset.located:
+      out["places"] = np.array([sample["coordinates"] for sample in samples], np.float64)
     target = np.stack([np.asarray(sample["target"], dtype) for sample in samples])
-    return {"ids": [sample["id"].decode() for sample in samples], "target": target, **groups}
+    return {"ids": [sample["id"].decode() for sample in samples], "target": target, **out}
 
   every = list(_work_items(len(source)).map(parts).to_iter_dataset(READ))
   return {name: np.concatenate([piece[name] for piece in every]) for name in every[0]}

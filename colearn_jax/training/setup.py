@@ -12,7 +12,8 @@ from pathlib import Path
 from flax import nnx
 from ml_collections import ConfigDict
 
-from colearn_jax.data import splits
+from colearn_jax.data import grouping, splits
+from colearn_jax.data.apart import Apart
 from colearn_jax.data.augment import make_augment
 from colearn_jax.data.dataset import Dataset, context_modality
 from colearn_jax.data.reader import Index, make_reader, read_table, table_bytes
@@ -52,33 +53,59 @@ def _mention_once(line: str) -> None:
   print(line, file=sys.stderr)
 
 
+def make_apart(config: ConfigDict, index: Index, seed: int) -> Apart:
+  """The rules that keep the parts of a seed's runs apart.
+
+  Raises:
+    InputError: the data set has no such group, or a sample lacks the date or the place that a rule needs.
+  """
+  own, dates, places = config.protocol, index.dates, index.places
+  return Apart(
+    groups=grouping.features(
+      own.group_by, index.groups, dates=dates, places=places, block_km=own.block_km, seed=seed
+    ),
+    purge=own.purge,
+    dates=grouping.known(dates, "date", "protocol.purge") if own.purge else None,
+    buffer_km=own.buffer_km,
+    places=grouping.known(places, "coordinates", "protocol.buffer_km") if own.buffer_km else None,
+  )
+
+
 def make_runs(config: ConfigDict, dataset: Dataset, index: Index) -> list[Run]:
   """Makes the runs of the protocol, for the configuration itself and for each ablation.
 
   Raises:
     InputError: the data set has no such group or split, is too small for the folds, or lacks labels.
   """
-  group_by = config.protocol.group_by
-  if group_by and group_by not in dataset.groups:
-    have = ", ".join(dataset.groups) or "none"
-    raise InputError(f"protocol.group_by: {dataset.name} has no group {group_by!r}, have: {have}")
+  protocol, kfold = config.protocol, config.protocol.split == "kfold"
   own = [name for name, rows in dataset.parts.items() if len(rows)]
-  if config.protocol.split == "kfold" and len(own) > 1 and processes.first():
+  if kfold and len(own) > 1 and processes.first():
     _mention_once(
       f"the splits of {dataset.name} ({', '.join(own)}) are not used: protocol.split=kfold cuts folds "
       "from all its samples; protocol.split=official uses them"
     )
-  runs = splits.runs(
-    config.protocol.name,
-    config.protocol.seeds,
-    dataset.parts,
-    labelled=index.labelled,
-    # Samples without a label are used only if a loss term needs no labels.
-    unsupervised=make_method(config).uses_unlabelled,
-    folds=config.protocol.folds if config.protocol.split == "kfold" else None,
-    groups=index.groups[group_by] if group_by else None,
-    validation_fraction=config.protocol.validation_fraction,
-  )
+  # Samples without a label are used only if a loss term needs no labels.
+  unsupervised = make_method(config).uses_unlabelled
+  runs = []
+  for seed in protocol.seeds:
+    runs += splits.runs(
+      protocol.name,
+      (seed,),
+      dataset.parts,
+      labelled=index.labelled,
+      unsupervised=unsupervised,
+      folds=protocol.folds if kfold else None,
+      apart=make_apart(config, index, seed),
+      validation_fraction=protocol.validation_fraction,
+      min_samples=protocol.min_samples,
+    )
+  if kfold and protocol.min_samples > 1 and processes.first():
+    tested = sum(len(run.test) for run in runs if run.seed == runs[0].seed)
+    if left := int(index.labelled.sum()) - tested:
+      _mention_once(
+        f"{left} of {index.labelled.sum()} labelled samples are not tested with seed {runs[0].seed}: their "
+        f"folds have fewer than protocol.min_samples={protocol.min_samples}; they only train"
+      )
   return [dataclasses.replace(run, ablation=ablation) for ablation in ablations(config) for run in runs]
 
 
@@ -153,8 +180,6 @@ def make_samples(
   small = table_bytes(reader) <= config.data.device_bytes
   on_device = config.data.placement == "device" or (config.data.placement == "auto" and small)
   table = read_table(reader) if on_device else None
-  group_by = config.protocol.group_by
-  groups = index.groups[group_by] if group_by else None
   own_arrays = type(recipe.method).arrays is not Method.arrays
 
   def arrays(run: Run) -> dict:
@@ -162,6 +187,8 @@ def make_samples(
       return {}
     if table is None:
       raise InputError(f"method={config.method} needs its samples in memory; data.placement=device")
+    # Of several features, the first one: their blocks would leave little to fit on.
+    groups = next(iter(make_apart(config, index, run.seed).groups.values()), None)
     samples = Samples(table["inputs"], table["present"], index.target, index.labelled, groups, dataset.task)
     return recipe.method.arrays(run.train, samples, run.seed)
 
