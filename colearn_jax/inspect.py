@@ -6,6 +6,7 @@ part and group, each band's figures, and what the parts of a run have in common.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import sys
 from collections.abc import Sequence
@@ -58,6 +59,9 @@ def inspect(config, *, ids: Sequence[str] = (), json: str | None = None, plots: 
   rows = report.find_rows(index, ids)
   every = setup.make_runs(config, dataset, index)
   runs = [run for run in every if (run.seed, run.ablation) == (every[0].seed, every[0].ablation)]
+  # The groups by which folds are cut may be made of dates or places.
+  cut = setup.make_apart(config, index, runs[0].seed).groups
+  index = dataclasses.replace(index, groups={**index.groups, **cut})
   described = tfds.builder_from_directory(dataset.path).info.metadata["views"]
   dated = [view for view, facts in described.items() if facts.get("dated")]
   scanned = scan(dataset, modalities, dated)

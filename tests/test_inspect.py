@@ -155,13 +155,33 @@ def test_windows_match_nearly_with_the_same_gaps_and_not_by_chance():
   sketch[4, 4:] = sketch[0, :1]  # four steps later
   steps, train = Steps(sketch, seen, values=4), np.array([0])
   near = lambda steps, groups=None: leakage.near_duplicates(steps, train, np.arange(1, 6), groups).tolist()
-  assert near(steps) == [True] + [False] * 4
+  assert near(steps) == [True, False, False, True, False]
   assert near(steps, np.array(list("abacdd"))) == [False] * 5
   assert near(steps, np.array(list("aabcdd"))) == [True] + [False] * 4
+  assert near(dataclasses.replace(steps, sketch=sketch[:, ::-1], seen=seen[:, ::-1]))[0]
   few = dataclasses.replace(steps, values=0)
   assert near(few) == [False] * 5
   nothing = dataclasses.replace(steps, seen=np.zeros_like(seen))
   assert near(nothing) == [False] * 5
+
+
+def test_distances_to_training_samples_are_summed_up_over_runs():
+  dates = np.array(["2020-01-01", "2020-01-31", "2020-03-01", "", "2021-01-01"], "datetime64[D]")
+  places = np.array([[40.0, 10.0], [40.0, 10.0], [41.0, 10.0], [41.0, 10.0], [np.nan, np.nan]])
+  runs = [
+    Run(0, k, train=np.setdiff1d(np.arange(5), test), validation=test, test=test)
+    for k, test in enumerate([np.array([0, 2]), np.array([3, 4])])
+  ]
+  found = leakage.of_runs({}, {}, np.zeros(5, np.uint64), {}, runs, dates=dates, places=places)
+  assert found["nearest"]["days"] == {"samples": 4, "found": 3, "least": 30.0, "median": 30.0}
+  assert found["nearest"]["days at the same place"] == {
+    "samples": 4,
+    "found": 1,
+    "least": 30.0,
+    "median": 30.0,
+  }
+  assert found["nearest"]["km"] == {"samples": 4, "found": 3, "least": 0.0, "median": 0.0}
+  assert found["runs"]["seed0_fold1"]["nearest"]["days"]["least"] == 306.0
 
 
 def test_equal_samples_in_one_part_are_not_listed():

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from colearn_jax.data import grouping, splits
-from colearn_jax.data.apart import Apart
+from colearn_jax.data.apart import Apart, nearest_days, nearest_km
 from colearn_jax.types import InputError
 
 ALL = {"train": np.arange(100)}
@@ -265,3 +265,26 @@ def test_a_rule_needs_the_dates_and_places_of_all_samples():
     grouping.known(dates, "date", "protocol.purge")
   with pytest.raises(InputError, match="^protocol.buffer_km: the samples of this data set have no coord"):
     grouping.known(None, "coordinates", "protocol.buffer_km")
+
+
+def test_nearest_distances_are_the_least_of_all_pairs():
+  rng = np.random.default_rng(0)
+  places = np.stack([rng.uniform(-90, 90, 300), rng.uniform(-180, 180, 300)], axis=1)
+  places[100:200] = places[:100] + rng.normal(0, 0.001, (100, 2))
+  places[:3], places[3:6] = np.nan, [[80.0, 179.99], [80.0, -179.99], [90.0, 12.0]]
+  dates = np.datetime64("2000-02-29") + rng.integers(-9000, 9000, 300)
+  dates[6:9] = np.datetime64("NaT")
+  rows, others, code = np.arange(0, 300, 2), np.arange(1, 300, 2), rng.integers(0, 9, 300)
+  expected = np.nan_to_num(kilometres(places[rows], places[others]), nan=np.inf).min(1)
+  np.testing.assert_allclose(nearest_km(places, rows, others), expected, rtol=1e-9, atol=1e-6)
+  number = dates.astype(float)
+  number[np.isnat(dates)] = np.nan
+  gap = np.nan_to_num(np.abs(number[rows][:, None] - number[others][None]), nan=np.inf)
+  np.testing.assert_array_equal(nearest_days(dates, rows, others), gap.min(1))
+  gap[code[rows][:, None] != code[others][None]] = np.inf
+  np.testing.assert_array_equal(nearest_days(dates, rows, others, code), gap.min(1))
+  for nothing in (np.array([], int), np.array([1])):
+    assert np.isinf(nearest_km(places, rows, nothing)).all()
+  assert np.isinf(nearest_days(dates, rows, np.array([7]))).all()
+  apart = Apart(buffer_km=2.0, places=places)
+  assert set(apart.allowed(rows, others)) == set(rows[expected >= 2.0])

@@ -10,24 +10,33 @@ import numpy as np
 EARTH_KM = 6371.0088  # mean radius (IUGG)
 
 
-def nearest_days(dates: np.ndarray, rows: np.ndarray, others: np.ndarray) -> np.ndarray:
-  """Days from each of `rows` to the nearest date of `others`, `[len(rows)]` float64; inf without a date.
+def nearest_days(
+  dates: np.ndarray, rows: np.ndarray, others: np.ndarray, within: np.ndarray | None = None
+) -> np.ndarray:
+  """Days from each of `rows` to the nearest date of `others`, `[len(rows)]` float64; inf if there is none.
 
   Args:
     dates: `[N]` datetime64[D], NaT if unknown.
     rows: rows of the samples.
     others: rows of the samples to which the distance is taken.
+    within: `[N]` int, codes from 0; if given, only samples with the same code count.
   """
-  known = np.unique(dates[others])
-  known = known[~np.isnat(known)].astype(np.int64)
+  codes = np.zeros(len(dates), np.int64) if within is None else within.astype(np.int64)
+  has, others = ~np.isnat(dates[rows]), others[~np.isnat(dates[others])]
   out = np.full(len(rows), np.inf)
-  if not len(known):
+  if not len(others) or not has.any():
     return out
-  has = ~np.isnat(dates[rows])
-  days = dates[rows][has].astype(np.int64)
-  after = np.searchsorted(known, days)
-  before = np.abs(days - known[np.maximum(after - 1, 0)])
-  out[has] = np.minimum(before, np.abs(known[np.minimum(after, len(known) - 1)] - days))
+  days = np.where(np.isnat(dates), 0, dates.astype("datetime64[D]").astype(np.int64))
+  span = np.ptp(days) + 1
+  line = codes * span + days - days.min()  # the codes one after another, each in the order of its days
+  stored = np.unique(line[others])
+  query = line[rows[has]]
+  after = np.searchsorted(stored, query)
+  nearest = np.full(len(query), np.inf)
+  for at in (np.maximum(after - 1, 0), np.minimum(after, len(stored) - 1)):
+    same = stored[at] // span == query // span
+    nearest = np.minimum(nearest, np.where(same, np.abs(stored[at] - query), np.inf))
+  out[has] = nearest
   return out
 
 

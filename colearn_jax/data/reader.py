@@ -121,7 +121,9 @@ def _read_index(dataset: Dataset) -> dict[str, np.ndarray]:
 
   def parts(rows):
     samples = [source[row] for row in rows]
-    out = {f"groups/{g}": [sample["groups"][g].decode() for sample in samples] for g in dataset.groups}
+    out: dict[str, Any] = {
+      f"groups/{g}": [sample["groups"][g].decode() for sample in samples] for g in dataset.groups
+    }
     if dataset.dated:
       out["dates"] = np.array([sample["date"].decode()[:10] for sample in samples], "datetime64[D]")
     if dataset.located:

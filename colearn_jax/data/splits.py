@@ -106,9 +106,9 @@ def runs(
     scored = [i for i, test in enumerate(tests) if len(test) >= min_samples]
     if not scored:
       raise InputError(f"protocol.min_samples: no fold has {min_samples} labelled samples; fewer folds")
-    for fold, own in enumerate(scored):
-      name, test = f"seed{seed}_fold{fold}", tests[own]
-      rest = np.concatenate([t for i, t in enumerate(tests) if i != own])
+    for fold, at in enumerate(scored):
+      name, test = f"seed{seed}_fold{fold}", tests[at]
+      rest = np.concatenate([t for i, t in enumerate(tests) if i != at])
       train = _train(rest, test, apart, name)
       validation = test
       if protocol == "clean":

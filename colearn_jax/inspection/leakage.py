@@ -11,11 +11,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from sklearn.neighbors import KDTree
 
+from colearn_jax.data.apart import nearest_days, nearest_km
 from colearn_jax.data.splits import Run
 from colearn_jax.inspection.scan import Steps
 
-SHIFTS = 3  # steps by which windows may be shifted
+SHIFTS = 12  # steps by which windows may be shifted: a year of months
 TOLERANCE = 1e-4  # of the bands' deviation, within which values count as equal
+PLACE = 0.01  # degrees, about 1 km: samples in one such cell count as at the same place
 DIMENSIONS = 8  # projections by which whole windows are compared
 
 
@@ -24,10 +26,10 @@ def near_duplicates(
 ) -> np.ndarray:
   """Which held-out samples share a window with a training sample, exactly or nearly.
 
-  The window is all steps, or all but the first one to three of one sample and the last of the other. Both
-  samples lack the same values in it. It holds so many values that a match by chance is unlikely: with n
-  training samples, at least (log10 n + 2) / 4. Windows are compared by random projections, which differ by
-  less than `TOLERANCE` where the values do.
+  The window is all steps, or all but the first ones of one sample and as many last ones of the other: with T
+  steps, up to T - 1 of them, and at most `SHIFTS`. Both samples lack the same values in it. It holds so many
+  values that a match by chance is unlikely: with n training samples, at least (log10 n + 2) / 4. Windows are
+  compared by random projections, which differ by less than `TOLERANCE` where the values do.
 
   Args:
     steps: of all samples of a sensor.
@@ -115,6 +117,13 @@ def leakage(
 ) -> dict:
   """What the test part of a run shares with its training part.
 
+  Args:
+    steps: of each sensor, see `Scan`.
+    present: `[N]` for each sensor.
+    digests: `[N]`, see `Scan`.
+    groups: by feature the group of each sample, `[N]`.
+    run: whose parts are compared.
+
   Returns:
     `equal`: the number of test samples whose inputs are equal to those of a training sample; `straddling`:
     the groups in both, by feature; `near_duplicates`: for each sensor the number of test samples that have
@@ -132,3 +141,76 @@ def leakage(
     "straddling": {group: straddling(of, run) for group, of in groups.items()},
     "near_duplicates": near,
   }
+
+
+def of_runs(
+  steps: Mapping[str, Steps],
+  present: Mapping[str, np.ndarray],
+  digests: np.ndarray,
+  groups: Mapping[str, np.ndarray],
+  runs: Sequence[Run],
+  *,
+  dates: np.ndarray | None = None,
+  places: np.ndarray | None = None,
+) -> dict:
+  """What the test parts of runs share with their training parts, and how near they are in time and space.
+
+  Args:
+    steps: of each sensor, see `Scan`.
+    present: `[N]` for each sensor.
+    digests: `[N]`, see `Scan`.
+    groups: by feature the group of each sample, `[N]`.
+    runs: of one seed.
+    dates: `[N]` datetime64[D], NaT if unknown; None if the data set has none.
+    places: `[N 2]`, latitude and longitude in degrees, NaN if unknown; None if the data set has none.
+
+  Returns:
+    `runs`: for each run by name the result of `leakage`, and `nearest` of this run; `near_duplicates`: those
+    of all runs together; `nearest`: of all runs together.
+  """
+  each, gaps = {}, []
+  for run in runs:
+    gaps.append(_gaps(run, dates, places))
+    each[run.name] = leakage(steps, present, digests, groups, run) | {"nearest": _summary(gaps[-1])}
+  together = {name: np.concatenate([gap[name] for gap in gaps]) for name in (gaps[0] if gaps else ())}
+  near = [one["near_duplicates"] for one in each.values()]
+  return {
+    "runs": each,
+    "near_duplicates": {sensor: _total([one[sensor] for one in near]) for sensor in steps},
+    "nearest": _summary(together),
+  }
+
+
+def _total(runs: Sequence[Mapping]) -> dict:
+  """The near-duplicates of a sensor in all runs together."""
+  add = lambda counts: {name: sum(one[name] for one in counts) for name in counts[0]}
+  numbers = add([{name: one[name] for name in ("samples", "found")} for one in runs])
+  return numbers | {"same_group": add([one["same_group"] for one in runs])}
+
+
+def _gaps(run: Run, dates: np.ndarray | None, places: np.ndarray | None) -> dict[str, np.ndarray]:
+  """The distances of each test sample to the nearest training sample, `[len(run.test)]`; inf without one.
+
+  They are `km`, `days`, and `days at the same place`, which counts only training samples there.
+  """
+  out = {}
+  if places is not None:
+    out["km"] = nearest_km(places, run.test, run.train)
+  if dates is not None:
+    out["days"] = nearest_days(dates, run.test, run.train)
+  if dates is not None and places is not None:
+    cells = np.round(np.nan_to_num(places, nan=999.0) / PLACE)
+    known = lambda rows: rows[~np.isnan(places[rows]).any(1)]
+    codes = np.unique(cells, axis=0, return_inverse=True)[1].reshape(-1)
+    out["days at the same place"] = nearest_days(dates, run.test, known(run.train), codes)
+  return out
+
+
+def _summary(gaps: Mapping[str, np.ndarray]) -> dict[str, dict]:
+  """Of each distance: how many samples have one, the least one and the median of those."""
+  out = {}
+  for name, values in gaps.items():
+    has = values[np.isfinite(values)]
+    least, median = (float(np.min(has)), float(np.median(has))) if len(has) else (None, None)
+    out[name] = {"samples": len(values), "found": len(has), "least": least, "median": median}
+  return out

@@ -10,7 +10,7 @@ import numpy as np
 from colearn_jax.data.dataset import Dataset
 from colearn_jax.data.reader import Index, make_reader
 from colearn_jax.data.splits import Run
-from colearn_jax.inspection.leakage import equal_samples, leakage, parts
+from colearn_jax.inspection.leakage import equal_samples, of_runs, parts
 from colearn_jax.inspection.scan import Scan
 from colearn_jax.types import CONTEXT, InputError, Modality, Task
 
@@ -54,7 +54,18 @@ def tree(
   """
   places, dates = scan.coordinates, [] if scan.dates is None else [day for day in scan.dates if day]
   known = np.empty((0, 2)) if places is None else places[~np.isnan(places).any(1)]
-  by_run = {run.name: _run(dataset.task, index, scan, run) for run in runs}
+  shared = of_runs(
+    scan.steps,
+    scan.present,
+    scan.digests,
+    index.groups,
+    runs,
+    dates=index.dates,
+    places=index.places,
+  )
+  by_run = {
+    run.name: _run(dataset.task, index, scan, run) | {"leakage": shared["runs"][run.name]} for run in runs
+  }
   return {
     "name": dataset.name,
     "number": len(dataset),
@@ -66,7 +77,8 @@ def tree(
     "modalities": {m.name: modality(m, described, scan, len(dataset)) for m in modalities},
     "groups": {name: _groups(dataset.task, index, of) for name, of in index.groups.items()},
     "runs": by_run,
-    "near_duplicates": _total([run["leakage"]["near_duplicates"] for run in by_run.values()]),
+    "near_duplicates": shared["near_duplicates"],
+    "nearest": shared["nearest"],
     "equal_samples": _equal_samples(index, scan, runs),
     "samples": samples(dataset, modalities, index, rows),
   }
@@ -172,22 +184,12 @@ def _run(task: Task, index: Index, scan: Scan, run: Run) -> dict:
     "targets": targets(task, index.target[known(rows)]),
     "present": {name: int(flags[rows].sum()) for name, flags in scan.present.items()},
   }
+  nowhere = parts(run, len(index.ids)) == 0
   return {
     "parts": {part: of(getattr(run, part)) for part in PARTS},
     "test_stops_training": bool(np.array_equal(run.validation, run.test)),
-    "leakage": leakage(scan.steps, scan.present, scan.digests, index.groups, run),
+    "left_out": int((nowhere & index.labelled).sum()),
   }
-
-
-def _total(runs: Sequence[Mapping[str, Mapping]]) -> dict:
-  """The near-duplicates of all runs together, by sensor."""
-  add = lambda counts: {name: sum(one[name] for one in counts) for name in counts[0]}
-  out = {}
-  for sensor in runs[0]:
-    own = [run[sensor] for run in runs]
-    out[sensor] = add([{"samples": one["samples"], "found": one["found"]} for one in own])
-    out[sensor]["same_group"] = add([one["same_group"] for one in own])
-  return out
 
 
 def _equal_samples(index: Index, scan: Scan, runs: Sequence[Run]) -> dict:
@@ -224,11 +226,12 @@ def text(found: Mapping) -> str:
   for name, run in found["runs"].items():
     sizes = [f"{part} {own['samples']}, {own['labelled']}" for part, own in run["parts"].items()]
     same = " (the test part also stops the training)" if run["test_stops_training"] else ""
-    lines.append(f"  {name}: {'; '.join(sizes)}{same}")
+    left_out = f"; {run['left_out']} labelled samples in no part" if run["left_out"] else ""
+    lines.append(f"  {name}: {'; '.join(sizes)}{left_out}{same}")
     shown = {part: own for part, own in run["parts"].items() if not (same and part == "validation")}
     lines += [f"    {part}: {_short(own['targets'])}" for part, own in shown.items()]
   lines += ["", "test samples that share a window of steps with a training sample, exactly or nearly:"]
-  lines += _leaks(found["runs"], found["near_duplicates"])
+  lines += _leaks(found["runs"], found["near_duplicates"], found["nearest"])
   equal = found["equal_samples"]
   lines.append(f"  {equal['number']} sets of samples with equal inputs stand in different parts")
   for one in equal["listed"][:5]:
@@ -277,16 +280,31 @@ def _modality(name: str, m: Mapping) -> list[str]:
   return lines + [f"  the same values: {', '.join(names)}" for names in m["equal_bands"]]
 
 
-def _leaks(runs: Mapping[str, Mapping], totals: Mapping[str, Mapping]) -> list[str]:
+def _leaks(runs: Mapping[str, Mapping], totals: Mapping[str, Mapping], nearest: Mapping) -> list[str]:
   lines = [f"  {sensor}: {_near(near)} in all runs" for sensor, near in totals.items()]
+  lines += _nearest("  ", nearest)
   for name, run in runs.items():
     own = run["leakage"]
     lines.append(f"  {name}: {own['equal']} test samples equal a training sample")
     lines += [f"    {sensor}: {_near(near)}" for sensor, near in own["near_duplicates"].items()]
+    lines += _nearest("    ", own["nearest"])
     for group, names in own["straddling"].items():
       more = f", e.g. {', '.join(names[:3])}" if names else ""
       lines.append(f"    {len(names)} groups of {group} stand in both{more}")
   return lines
+
+
+def _nearest(indent: str, nearest: Mapping[str, Mapping]) -> list[str]:
+  out = []
+  for what, own in nearest.items():
+    unit, _, where = what.partition(" ")
+    of = "" if own["found"] == own["samples"] else f"; {own['found']} of {own['samples']} have one"
+    if own["found"]:
+      figures = f"median {own['median']:.4g} {unit}, least {own['least']:.4g} {unit}"
+      out.append(f"{indent}nearest training sample{f' {where}' if where else ''}: {figures}{of}")
+    else:
+      out.append(f"{indent}no training sample{f' {where}' if where else ''}")
+  return out
 
 
 def _near(near: Mapping) -> str:
