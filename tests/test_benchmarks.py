@@ -4,6 +4,7 @@ import importlib
 import pkgutil
 
 import jax
+import numpy as np
 import pytest
 from absl import flags
 
@@ -52,3 +53,15 @@ def test_bytes_of_collectives_are_counted_once_each():
     f = f32[100]{0} add(g, h)
   """
   assert measure.collective_bytes(program) == 4 * 8 * 4 + 2 * 3 * 2 + 5
+
+
+def test_a_lookup_finds_shifted_series_and_never_the_sample_itself():
+  from benchmarks.neighbour_lookup import looked_up
+
+  long = np.random.default_rng(0).normal(size=(6, 2)).astype(np.float32)
+  series = np.stack([long[:4], long[1:5], long[2:], -long[:4]])
+  target = np.array([1.0, 2.0, 4.0, 8.0])
+  found = looked_up(series, target, np.array([0, 1, 3]), np.arange(4))
+  assert np.isnan(found[3]).all() and np.isnan(found[:3, 3]).all()
+  np.testing.assert_array_equal(found[0], [np.nan, np.nan, np.nan, np.nan, 2.0, np.nan, np.nan])
+  np.testing.assert_array_equal(found[2], [np.nan, 1.0, 2.0, np.nan, np.nan, np.nan, np.nan])
