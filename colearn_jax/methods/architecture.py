@@ -12,7 +12,7 @@ from flax import nnx
 
 from colearn_jax.encoders import Encoder, make_encoder
 from colearn_jax.nn import layers
-from colearn_jax.types import Task
+from colearn_jax.types import Modality, Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +26,8 @@ class Architecture:
     emb_dim: D, the number of features that an encoder returns.
     head_layers: widths of the hidden layers of every head.
     context: K, the number of context values in the input of every encoder; 0 for none.
+    place: position of the location's unit vector among the context values, if it is there.
+    modalities: the modality of each sensor, for encoders that know bands (`encoders.BY_BAND`).
     remat: whether the encoders' activations are recomputed in the backward pass, to save memory.
     dtype: data type of the encoders' computation. Layers after the encoders use float32 or wider.
   """
@@ -36,6 +38,8 @@ class Architecture:
   emb_dim: int = 128
   head_layers: tuple[int, ...] = ()
   context: int = 0
+  place: int | None = None
+  modalities: Mapping[str, Modality] = dataclasses.field(default_factory=dict)
   remat: bool = False
   dtype: Any = jnp.float32
 
@@ -66,6 +70,8 @@ class Architecture:
       self.shapes[sensor],
       width or self.emb_dim,
       context=self.context,
+      modality=self.modalities.get(sensor),
+      place=self.place,
       rngs=rngs,
       dtype=self.dtype,
     )

@@ -19,6 +19,7 @@ from colearn_jax.data.reader import Index, make_reader, read_table, table_bytes
 from colearn_jax.data.splits import Run
 from colearn_jax.data.statistics import make_normalisation
 from colearn_jax.datasets import build
+from colearn_jax.methods.architecture import Architecture
 from colearn_jax.methods.base import Method, Network, Samples
 from colearn_jax.methods.configured import ablations, make_method, make_network, weights
 from colearn_jax.parallel import processes, sharding
@@ -27,7 +28,7 @@ from colearn_jax.training.optimizer import Average, make_optimizer
 from colearn_jax.training.state import Recipe, Tree
 from colearn_jax.training.streaming import Streamed
 from colearn_jax.types import InputError, Modality, Task
-from colearn_jax.weights import imagenet
+from colearn_jax.weights import pretrained
 
 
 def prepare(config: ConfigDict) -> Path:
@@ -136,12 +137,17 @@ def load_pretrained(network: Network) -> Tree:
   out: Tree = {"params": {}, "stats": {}}
   model = nnx.eval_shape(lambda: network.method.build(sensors, rngs=nnx.Rngs(0)))
   params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
-  for sensor, shape in sensors.shapes.items():
-    for kind, backbone in imagenet.load(sensors.encoders[sensor], shape).items():
+  for sensor in sensors.sensors:
+    net = nnx.eval_shape(functools.partial(_backbone, sensors, sensor))
+    for kind, backbone in pretrained.load(sensors.encoders[sensor], net).items():
       for group, named in params.items():
         if isinstance(named.get(sensor), dict) and "backbone" in named[sensor]:
           out[kind].setdefault(group, {})[sensor] = {"backbone": backbone}
   return out
+
+
+def _backbone(architecture: Architecture, sensor: str) -> nnx.Module:
+  return architecture.encoder(sensor, rngs=nnx.Rngs(0)).backbone
 
 
 def make_samples(
