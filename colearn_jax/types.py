@@ -7,12 +7,21 @@ or regression targets). A `Description` joins both for a data set and is what `d
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 CONTEXT = "context"  # name of the input that the encoders of all sensors read in addition to their own
 UNIT_VECTOR = ("place_x", "place_y", "place_z")  # columns of a context: the location as a point of the sphere
 MONTH = "month"  # the last band of a modality with `Modality.months`
+CALENDAR, MONTHLY = "calendar", "month"  # what the steps of a series are, see `data.modality`
+STEPS = f"{CALENDAR}, {MONTHLY}, or a number of days such as 30 days"
 KINDS = ("binary", "multiclass", "multilabel", "regression")
+
+
+def is_steps(text: object) -> bool:
+  """Whether the text is one of `STEPS`."""
+  named = (CALENDAR, MONTHLY)
+  return isinstance(text, str) and (text in named or re.fullmatch(r"[1-9]\d* days", text) is not None)
 
 
 class InputError(ValueError):

@@ -12,6 +12,7 @@ from pathlib import Path
 from flax import nnx
 from ml_collections import ConfigDict
 
+from colearn_jax import encoders
 from colearn_jax.data import splits
 from colearn_jax.data.augment import make_augment
 from colearn_jax.data.dataset import Dataset, context_modality
@@ -21,7 +22,7 @@ from colearn_jax.data.statistics import make_normalisation
 from colearn_jax.datasets import build
 from colearn_jax.methods.architecture import Architecture
 from colearn_jax.methods.base import Method, Network, Samples
-from colearn_jax.methods.configured import ablations, make_method, make_network, weights
+from colearn_jax.methods.configured import ablations, encoder_settings, make_method, make_network, weights
 from colearn_jax.parallel import processes, sharding
 from colearn_jax.training.on_device import OnDevice
 from colearn_jax.training.optimizer import Average, make_optimizer
@@ -41,8 +42,13 @@ def prepare(config: ConfigDict) -> Path:
 
 
 def make_modalities(config: ConfigDict, dataset: Dataset) -> list[Modality]:
-  """The sensors of a configuration, followed by the context if there is one."""
-  sensors = [dataset.modality(name) for name in config.data.modalities]
+  """The sensors of a configuration, followed by the context if there is one.
+
+  Series have a band for the month if their encoder reads it.
+  """
+  kind = lambda m: encoder_settings(config, m.name, m.shape)["model_type"]
+  plain = [dataset.modality(name) for name in config.data.modalities]
+  sensors = [dataset.modality(m.name, months=True) if kind(m) in encoders.BY_BAND else m for m in plain]
   if not config.data.context:
     return sensors
   return [*sensors, context_modality(dataset, config.data.context, config.data.fourier)]
@@ -120,7 +126,7 @@ def make_recipe(
       rates=train.rates.to_dict(),
     ),
     average=None if train.average == "none" else average,
-    augment=make_augment(config.augment.to_dict()),
+    augment=make_augment(config.augment.to_dict(), [m.name for m in modalities if m.months]),
     batch_size=size,
     microbatches=parts,
     max_epochs=train.max_epochs,
@@ -171,12 +177,18 @@ def make_samples(
     samples = Samples(table["inputs"], table["present"], index.target, index.labelled, groups, dataset.task)
     return recipe.method.arrays(run.train, samples, run.seed)
 
+  settings = recipe.network.architecture.encoders
+  own = {m.name: encoders.normalisation(settings[m.name], m) for m in modalities if m.name in settings}
   options = {
     "class_weights": config.loss.class_weights,
     "weights": lambda run: {term: weights(config, run.ablation)[term] for term in wanted},
     "arrays": arrays,
     "normalisation": make_normalisation(
-      config.data.normalisation, config.data.fixed.to_dict(), dataset, modalities
+      config.data.normalisation,
+      config.data.fixed.to_dict(),
+      dataset,
+      modalities,
+      {name: constants for name, constants in own.items() if constants is not None},
     ),
   }
   if table is not None:
