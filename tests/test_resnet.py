@@ -199,7 +199,7 @@ WRONG = {
   "shape": (
     lambda s: s | {"layer2.0.conv1.weight": s["layer1.0.conv1.weight"]},
     10,
-    r"layer2.0.conv1.weight has shape \(64, 64, 3, 3\), the encoder's is \(128, 64, 3, 3\)",
+    r"layer2.0.conv1.weight has shape \(3, 3, 64, 64\), inputs first; the encoder's is \(3, 3, 64, 128\)",
   ),
   "finite": (
     lambda s: s | {"bn1.bias": s["bn1.bias"] * np.nan},

@@ -84,8 +84,7 @@ def fill(path: Path, tensors: Mapping[str, np.ndarray], places: Iterable[tuple])
     ours = layout(tensors[name])
     if ours.shape != variable.shape:
       raise InputError(
-        f"weights={path}: {name} has shape {tensors[name].shape}, which gives {ours.shape}; the encoder's is "
-        f"{variable.shape}"
+        f"weights={path}: {name} has shape {ours.shape}, inputs first; the encoder's is {variable.shape}"
       )
     array = np.array(ours, variable.dtype, order="C")
     if not np.isfinite(array).all():
