@@ -73,6 +73,7 @@ def load(workdir: str | Path, sensor: str, *, runs: Sequence[str] | None = None)
     },
     "configuration": config_lib.to_json(config),
   }
+  about |= {"weights": results.weights[sensor]} if sensor in results.weights else {}
   weights = {run: flat(model) for run, model in restored.items()}
   return Model(function, weights, sensors[sensor], task, context, jsonable(about))
 

@@ -24,6 +24,8 @@ Backbones in `BY_BAND` know bands, dates and places. In addition they have:
   without steps; and `place`, the unit vector of the location `[B 3]`, NaN if unknown, or None. Both are never
   missing or given against what the constructor was told. `mask_nans` is True: a missing value is NaN.
 
+- `blocks`, a list of the layers to which `train.layer_decay` applies, and `norm`, the norm after them.
+
 The columns of the location are taken from the context; its other columns join the features. Months come from
 the last band of a modality with `Modality.months`.
 """

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from colearn_jax.encoders import Encoder, make_encoder
+from colearn_jax.encoders.encoder import Projection
 from colearn_jax.nn import layers
 from colearn_jax.types import Modality, Task
 
@@ -76,6 +77,11 @@ class Architecture:
       dtype=self.dtype,
     )
 
+  def projection(self, encoder: Encoder, sensor: str, *, rngs: nnx.Rngs) -> Projection:
+    """Builds a second projection of the features of a sensor's encoder, to D values."""
+    norm = str(self.encoders[sensor].get("use_norm", "none"))
+    return Projection(encoder.backbone.width, self.emb_dim, norm=norm, rngs=rngs, dtype=self.dtype)
+
   def head(self, features: int, outputs: int | None = None, *, rngs: nnx.Rngs) -> Head:
     """Builds a head from `[B features]` to `[B outputs]`. Default: the outputs of the task."""
     return Head(features, outputs or self.outputs, self.head_layers, rngs=rngs, dtype=self.wide)
@@ -107,7 +113,15 @@ def encode(
   train: bool,
   present: jax.Array | None,
   rngs: nnx.Rngs | None,
+  features: bool = False,
 ) -> jax.Array:
-  """Runs an encoder, `[B *shape]` to `[B D]`. In training, `model.remat` turns on rematerialisation."""
-  run = lambda encoder, x, present, rngs: encoder(x, train=train, present=present, rngs=rngs)
+  """Runs an encoder, `[B *shape]` to `[B D]`. In training, `model.remat` turns on rematerialisation.
+
+  With `features`, the result is what the encoder's projection reads, see `Encoder.features`.
+  """
+
+  def run(encoder, x, present, rngs):
+    call = encoder.features if features else encoder
+    return call(x, train=train, present=present, rngs=rngs)
+
   return (nnx.remat(run) if model.remat and train else run)(encoder, x, present, rngs)

@@ -25,7 +25,7 @@ from colearn_jax.methods.base import Method, Network, Samples
 from colearn_jax.methods.configured import ablations, encoder_settings, make_method, make_network, weights
 from colearn_jax.parallel import processes, sharding
 from colearn_jax.training.on_device import OnDevice
-from colearn_jax.training.optimizer import Average, make_optimizer
+from colearn_jax.training.optimizer import Average, layer_decay, make_optimizer
 from colearn_jax.training.state import Recipe, Tree
 from colearn_jax.training.streaming import Streamed
 from colearn_jax.types import InputError, Modality, Task
@@ -109,9 +109,10 @@ def make_recipe(
   train, size, parts = config.train, config.train.batch_size, config.train.microbatches
   if size % parts:
     raise InputError(f"train.microbatches: {parts} parts of train.batch_size={size} would not be equal")
+  network = make_network(config, task, modalities)
   average = Average(train.average, train.average_decay, int(train.average_start * train.max_epochs))
   return Recipe(
-    network=make_network(config, task, modalities),
+    network=network,
     teachers=dict(teachers or {}),
     optimizer=make_optimizer(
       train.optimizer,
@@ -124,6 +125,7 @@ def make_recipe(
       warmup=train.warmup,
       schedule_unit=train.schedule_unit,
       rates=train.rates.to_dict(),
+      depths=_depths(train.layer_decay, network.architecture),
     ),
     average=None if train.average == "none" else average,
     augment=make_augment(config.augment.to_dict(), [m.name for m in modalities if m.months]),
@@ -135,6 +137,19 @@ def make_recipe(
     keep_last=train.keep == "last",
     mesh=sharding.make_mesh(config.mesh.to_dict(), size // parts),
   )
+
+
+def _depths(decay: float, architecture: Architecture) -> dict[str, float]:
+  """The learning rate factors of train.layer_decay. InputError if no encoder has blocks."""
+  if decay == 1:
+    return {}
+  nets = {m: nnx.eval_shape(functools.partial(_backbone, architecture, m)) for m in architecture.sensors}
+  blocks = {m: len(net.blocks) for m, net in nets.items() if hasattr(net, "blocks")}
+  if not blocks:
+    raise InputError(
+      f"train.layer_decay: {decay} needs an encoder with blocks: {', '.join(encoders.BY_BAND)}"
+    )
+  return layer_decay(decay, blocks)
 
 
 def load_pretrained(network: Network) -> Tree:

@@ -44,7 +44,18 @@ def file_of(settings: Mapping[str, Any]) -> Path | None:
   return Path(str(settings["weights"])).expanduser() if settings.get("weights") else None
 
 
-def digest(settings: Mapping[str, Any]) -> str | None:
-  """The sha256 of the file that the settings of an encoder name, None without one."""
-  path = file_of(settings)
-  return None if path is None else tensors.digest(path)
+def describe(encoders: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, str]]:
+  """The files that the settings of encoders name and that exist.
+
+  Args:
+    encoders: settings by sensor.
+
+  Returns:
+    `file` and `sha256` by sensor. Sensors without a file are left out.
+  """
+  files = {sensor: file_of(settings) for sensor, settings in encoders.items()}
+  return {
+    sensor: {"file": str(path), "sha256": tensors.digest(path)}
+    for sensor, path in files.items()
+    if path is not None and path.is_file()
+  }

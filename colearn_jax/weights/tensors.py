@@ -95,7 +95,9 @@ def fill(path: Path, tensors: Mapping[str, np.ndarray], places: Iterable[tuple])
 def variables(net: nnx.Module) -> dict[str, dict]:
   """`params` and `stats` of a module as nested dicts of arrays, without variables that have no values."""
   of = lambda kind: _filled(nnx.to_pure_dict(nnx.state(net, kind)))
-  return {name: tree for name, kind in (("params", nnx.Param), ("stats", nnx.BatchStat)) if (tree := of(kind))}
+  return {
+    name: tree for name, kind in (("params", nnx.Param), ("stats", nnx.BatchStat)) if (tree := of(kind))
+  }
 
 
 def some(names: Sequence[str]) -> str:
