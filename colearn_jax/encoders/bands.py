@@ -146,6 +146,7 @@ def constants(
 
 def from_power(x: jax.Array, found: Mapping[str, Band], own: Mapping[str, tuple[float, float]]) -> jax.Array:
   """Converts bands that are power to normalised decibels. Values that are not positive become missing."""
+  x = jnp.asarray(x)
   for name, band in found.items():
     if band.power:
       power = x[..., band.position]
