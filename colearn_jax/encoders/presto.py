@@ -193,9 +193,16 @@ class Block(nnx.Module):
   def __call__(self, x: jax.Array, bias: jax.Array, *, train: bool, rngs: nnx.Rngs | None) -> jax.Array:
     """One block, `[B N D]` to the same. `bias` `[B 1 1 N]` is added to the scores of each key."""
     drop = lambda a: self.drop(a, train=train, rngs=rngs)
-    heads = lambda a: a.reshape(*a.shape[:2], self.num_heads, -1)
-    query, key, value = (heads(a) for a in jnp.split(self.project(self.norm(x)), 3, axis=-1))
-    scores = layers.widened(jnp.einsum("bqhd,bkhd->bhqk", query, key)) * query.shape[-1] ** -0.5
+    parts = _dense(self.project, self.norm(x)).reshape(*x.shape[:2], 3, self.num_heads, -1)
+    query, key, value = jnp.transpose(parts, (2, 0, 3, 1, 4))  # `[B heads N d]`: each a product of matrices
+    scores = layers.widened(query @ jnp.swapaxes(key, 2, 3)) * query.shape[-1] ** -0.5
     attention = jax.nn.softmax(scores + bias, axis=-1).astype(x.dtype)
-    x = x + drop(self.merge(jnp.einsum("bhqk,bkhd->bqhd", attention, value).reshape(x.shape)))
-    return x + drop(self.dense_out(nnx.gelu(self.dense(self.dense_norm(x)), approximate=False)))
+    x = x + drop(_dense(self.merge, jnp.swapaxes(attention @ value, 1, 2).reshape(x.shape)))
+    hidden = nnx.gelu(_dense(self.dense, self.dense_norm(x)), approximate=False)
+    return x + drop(_dense(self.dense_out, hidden))
+
+
+def _dense(layer: nnx.Linear, x: jax.Array) -> jax.Array:
+  """A dense layer, with the gradient of `layers.product`."""
+  kernel, bias = (p[...].astype(x.dtype) for p in (layer.kernel, layer.bias))
+  return layers.product(x, kernel) + layers.along_last_axis(bias, x)
