@@ -66,20 +66,18 @@ def reference(state, x, bands, months, place):
         continue
       vector = weights["channel_embed.weight"][number]
       for t, step in enumerate(x[b][:, [bands.index(name) for name in names]]):
-        if np.isnan(step).any():
+        static = group == "SRTM"
+        if np.isnan(step).any() or (static and t):
           continue
         if group == presto.CLASSES:
           token = weights["dw_embed.weight"][int(step[0])]
         else:
           token = dense(step, f"eo_patch_embed.{group}")
         month = zero if months[b, t] < 0 else weights["month_embed.weight"][months[b, t]]
-        static = group == "SRTM"
         code = (
           [zero, vector, np.zeros(2 * quarter)] if static else [month, vector, weights["pos_embed"][0, t]]
         )
         tokens.append(token + np.concatenate(code))
-        if static:
-          break
     y = np.array(tokens)
     for i in range(sum(name.endswith("norm1.weight") for name in state)):
       heads = lambda a: a.reshape(len(a), HEADS, -1).transpose(1, 0, 2)

@@ -35,7 +35,7 @@ class Presto(nnx.Module):
 
   Each group whose bands the modality has makes a token at each step. Only these tokens are computed. The
   encodings of the month, of the group and of the position in the series are added to it; an unknown month is
-  encoded as zeros. SRTM makes one token, from the first step that has it. A token is left out of a sample
+  encoded as zeros. SRTM makes one token, from the first step. A token is left out of a sample
   where one of its bands is missing. The output is the norm of the mean over the tokens that are there.
   """
 
@@ -142,10 +142,8 @@ class Presto(nnx.Module):
     for number, group in enumerate(self.groups):
       values = jnp.stack([x[..., self.bands[name].position] for name in GROUPS[group]], axis=-1)
       known = ~jnp.isnan(values).any(-1)
-      if group in STATIC:  # the first step that has values
-        first = jnp.argmax(known, axis=1)
-        values = jnp.take_along_axis(values, first[:, None, None], axis=1)
-        known = known.any(1, keepdims=True)
+      if group in STATIC:
+        values, known = values[:, :1], known[:, :1]
       values = jnp.where(known[..., None], values, 0.0)
       if group == CLASSES:
         token = self.embed[group](jnp.clip(values[..., 0], 0, ABSENT_CLASS).astype(jnp.int32))

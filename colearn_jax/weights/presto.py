@@ -30,12 +30,12 @@ def fill(path: Path, net: presto.Presto) -> None:
   """
   given = {name: tensor for name, tensor in files.read(path).items() if not name.startswith(DECODER)}
   tensors = {name.removeprefix(PREFIX): tensor for name, tensor in given.items()}
-  files.check_names(path, f"Presto with n_layers={len(net.blocks)}", tensors, _names(net))
+  files.check_names(path, f"Presto with n_layers={len(net.blocks)}", tensors, names(net))
   quarter = net.width // 4
   _check_table(path, MONTHS, tensors[MONTHS], presto.month_table(quarter)[:12])
   positions = tensors[POSITIONS].reshape(-1, tensors[POSITIONS].shape[-1])
   _check_table(path, POSITIONS, positions, presto.position_table(len(positions), 2 * quarter))
-  files.fill(path, tensors, _places(net))
+  files.fill(path, tensors, places(net))
 
 
 def _check_table(path: Path, name: str, found: np.ndarray, expected: np.ndarray) -> None:
@@ -44,7 +44,7 @@ def _check_table(path: Path, name: str, found: np.ndarray, expected: np.ndarray)
     raise InputError(f"weights={path}: {name} is not the table of a Presto with this layer_size")
 
 
-def _places(net: presto.Presto) -> Iterator[tuple]:
+def places(net: presto.Presto) -> Iterator[tuple]:
   """The variables of the backbone, see `tensors.fill`."""
   order = [list(presto.GROUPS).index(group) for group in net.groups]
   yield GROUPS, net.vectors, lambda table: table[order]
@@ -65,7 +65,7 @@ def _places(net: presto.Presto) -> Iterator[tuple]:
   yield from files.norm("norm", net.norm)
 
 
-def _names(net: presto.Presto) -> list[str]:
+def names(net: presto.Presto) -> list[str]:
   """The names of all tensors of the encoder in a file, whatever groups the backbone has."""
   both = lambda name: [f"{name}.weight", f"{name}.bias"]
   parts = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
