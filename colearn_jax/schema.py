@@ -147,7 +147,8 @@ SCHEMA: dict[str, Setting] = {
   "data.normalisation": Setting(
     "zscore",
     choice("zscore", "max", "minmax", "fixed"),
-    "How bands are scaled: by statistics of the training part, or by the constants in data.fixed (fixed).",
+    "How bands are scaled: by statistics of the training part, or by the constants in data.fixed (fixed). "
+    "Encoders that know bands (presto) use constants of their own.",
   ),
   "data.fixed": Setting(
     {},
@@ -316,6 +317,11 @@ SCHEMA: dict[str, Setting] = {
     ),
     "Learning rate factors by a regular expression for the parameter's path, such as unique/S1/backbone. "
     "The first match is used. 0 freezes the parameter.",
+  ),
+  "train.layer_decay": Setting(
+    1.0,
+    number(lambda v: 0 < v <= 1, "> 0 and <= 1"),
+    "Learning rate factor from each block of an encoder with blocks (presto) to the one before it.",
   ),
   "train.average": Setting(
     "none",

@@ -29,7 +29,7 @@ def assign(config: ConfigDict, known: Mapping[str, Setting], key: str, value: ob
     config: the configuration to change.
     known: all its settings, see `config.settings_of`.
     key: dotted key. `model.encoders.<modality>` is allowed too; its value is a mapping of arguments, or the
-      name of an encoder.
+      name of an encoder. So is `model.encoders.<modality>.<argument>`.
     value: the new value.
 
   Raises:
@@ -37,6 +37,7 @@ def assign(config: ConfigDict, known: Mapping[str, Setting], key: str, value: ob
   """
   with config.unlocked(), config.ignore_type():  # the rule checks types: protocol.folds has two
     if modality := key.removeprefix("model.encoders.") if key.startswith("model.encoders.") else "":
+      modality, value = _encoder_argument(config, modality, value)
       whole = dict(config.model.encoders.items()) | {modality: value}
       key, value = "model.encoders", whole
     if key not in known:
@@ -53,6 +54,19 @@ def assign(config: ConfigDict, known: Mapping[str, Setting], key: str, value: ob
     for part in groups:
       inner = inner[part]
     inner[name] = schema.group(value) if is_group(value) else value
+
+
+def _encoder_argument(config: ConfigDict, name: str, value: object) -> tuple[str, object]:
+  """The modality and all arguments of its encoder, if the name is `<modality>.<argument>`."""
+  modality, _, argument = name.rpartition(".")
+  own = config.model.encoders.to_dict().get(modality, {})
+  kind = own.get("model_type", config.model.encoder.model_type)
+  setting = schema.settings(config.method, kind).get(f"model.encoder.{argument}") if modality else None
+  if setting is None:
+    return name, value
+  if isinstance(value, str):
+    value = from_text(value, setting)
+  return modality, own | {argument: _converted(name, value, setting)}
 
 
 def _converted(key: str, value: object, setting: Setting) -> object:

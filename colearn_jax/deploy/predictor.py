@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -72,6 +73,7 @@ def load(workdir: str | Path, sensor: str, *, runs: Sequence[str] | None = None)
     },
     "configuration": config_lib.to_json(config),
   }
+  about |= {"weights": results.weights[sensor]} if sensor in results.weights else {}
   weights = {run: flat(model) for run, model in restored.items()}
   return Model(function, weights, sensors[sensor], task, context, jsonable(about))
 
@@ -98,7 +100,13 @@ def one_sensor(
   }
   order, tree = list(flat(part)), jax.tree.structure(part)
 
+  modality = architecture.modalities.get(sensor)
+  months = modality is not None and modality.months
+
   def function(weights, x, *context):
+    if months:  # a step without values is absent, whatever its month
+      seen = ~jnp.isnan(x[..., :-1]).all(tuple(range(2, x.ndim)), keepdims=True)
+      x = x.at[..., -1:].set(jnp.where(seen, x[..., -1:], jnp.nan))
     own = jax.tree.unflatten(tree, [weights[name] for name in order])
     model = nnx.merge(graphdef, own["params"], own["stats"])
     inputs = {sensor: x} | dict(zip((CONTEXT,), context))

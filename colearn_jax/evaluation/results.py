@@ -66,6 +66,7 @@ class Results:
     seeds: random seeds of the runs.
     folds: number of folds; 0 if the models were imported and not evaluated.
     ablations: scores of each ablation, by name.
+    weights: `file` and `sha256` of the pretrained weights that each sensor's encoder started from.
     timing: `seconds` of the program, and `runs`: final epoch, best epoch and seconds of each run.
     imported: source file of each imported run.
   """
@@ -81,11 +82,12 @@ class Results:
   seeds: tuple[int, ...] = ()
   folds: int = 0
   ablations: dict[str, Scores] = dataclasses.field(default_factory=dict)
+  weights: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)
   timing: dict = dataclasses.field(default_factory=dict)
   imported: dict[str, str] = dataclasses.field(default_factory=dict)
 
   def to_json(self) -> dict:
-    """Converts to JSON types. `variant`, `ablations` and `imported` are left out if they are empty."""
+    """Converts to JSON types. Left out if they are empty: `variant`, `ablations`, `weights`, `imported`."""
     out: dict[str, Any] = {
       "dataset": self.dataset,
       "task": self.task,
@@ -95,8 +97,8 @@ class Results:
     out |= {"protocol": self.protocol, "split": self.split, "group_by": self.group_by}
     out |= {"seeds": list(self.seeds), "folds": self.folds, **self.scores.to_json()}
     out |= {"ablations": {name: scores.to_json() for name, scores in self.ablations.items()}}
-    out |= {"timing": self.timing, "imported": self.imported}
-    optional = ("variant", "ablations", "imported")
+    out |= {"weights": self.weights, "timing": self.timing, "imported": self.imported}
+    optional = ("variant", "ablations", "weights", "imported")
     return jsonable({name: value for name, value in out.items() if name not in optional or value})
 
   @classmethod

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from colearn_jax.encoders import Encoder, make_encoder
+from colearn_jax.encoders.encoder import Projection
 from colearn_jax.nn import layers
-from colearn_jax.types import Task
+from colearn_jax.types import Modality, Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +27,8 @@ class Architecture:
     emb_dim: D, the number of features that an encoder returns.
     head_layers: widths of the hidden layers of every head.
     context: K, the number of context values in the input of every encoder; 0 for none.
+    place: position of the location's unit vector among the context values, if it is there.
+    modalities: the modality of each sensor, for encoders that know bands (`encoders.BY_BAND`).
     remat: whether the encoders' activations are recomputed in the backward pass, to save memory.
     dtype: data type of the encoders' computation. Layers after the encoders use float32 or wider.
   """
@@ -36,6 +39,8 @@ class Architecture:
   emb_dim: int = 128
   head_layers: tuple[int, ...] = ()
   context: int = 0
+  place: int | None = None
+  modalities: Mapping[str, Modality] = dataclasses.field(default_factory=dict)
   remat: bool = False
   dtype: Any = jnp.float32
 
@@ -66,9 +71,16 @@ class Architecture:
       self.shapes[sensor],
       width or self.emb_dim,
       context=self.context,
+      modality=self.modalities.get(sensor),
+      place=self.place,
       rngs=rngs,
       dtype=self.dtype,
     )
+
+  def projection(self, encoder: Encoder, sensor: str, *, rngs: nnx.Rngs) -> Projection:
+    """Builds a second projection of the features of a sensor's encoder, to D values."""
+    norm = str(self.encoders[sensor].get("use_norm", "none"))
+    return Projection(encoder.backbone.width, self.emb_dim, norm=norm, rngs=rngs, dtype=self.dtype)
 
   def head(self, features: int, outputs: int | None = None, *, rngs: nnx.Rngs) -> Head:
     """Builds a head from `[B features]` to `[B outputs]`. Default: the outputs of the task."""
@@ -101,7 +113,15 @@ def encode(
   train: bool,
   present: jax.Array | None,
   rngs: nnx.Rngs | None,
+  features: bool = False,
 ) -> jax.Array:
-  """Runs an encoder, `[B *shape]` to `[B D]`. In training, `model.remat` turns on rematerialisation."""
-  run = lambda encoder, x, present, rngs: encoder(x, train=train, present=present, rngs=rngs)
+  """Runs an encoder, `[B *shape]` to `[B D]`. In training, `model.remat` turns on rematerialisation.
+
+  With `features`, the result is what the encoder's projection reads, see `Encoder.features`.
+  """
+
+  def run(encoder, x, present, rngs):
+    call = encoder.features if features else encoder
+    return call(x, train=train, present=present, rngs=rngs)
+
   return (nnx.remat(run) if model.remat and train else run)(encoder, x, present, rngs)

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from colearn_jax import encoders, methods
 from colearn_jax.methods.architecture import Architecture
 from colearn_jax.methods.base import Method, Network
-from colearn_jax.types import CONTEXT, Modality, Task
+from colearn_jax.types import CONTEXT, UNIT_VECTOR, Modality, Task
 
 
 def make_method(config: ConfigDict) -> Method:
@@ -38,14 +38,16 @@ def weights(config: ConfigDict, ablation: str = "") -> dict[str, float]:
 def make_architecture(config: ConfigDict, task: Task, modalities: Sequence[Modality]) -> Architecture:
   """The architecture of a configuration. `modalities` are the sensors, and the context if there is one."""
   sensors: Mapping[str, Modality] = {m.name: m for m in modalities if m.name != CONTEXT}
-  context: Any = next((m.shape[-1] for m in modalities if m.name == CONTEXT), 0)
+  columns: Sequence[str] = next((m.bands for m in modalities if m.name == CONTEXT), ())
   return Architecture(
     shapes={name: m.shape for name, m in sensors.items()},
     encoders={name: encoder_settings(config, name, m.shape) for name, m in sensors.items()},
     task=task,
     emb_dim=config.model.emb_dim,
     head_layers=tuple(config.model.head_layers),
-    context=context,
+    context=len(columns),
+    place=columns.index(UNIT_VECTOR[0]) if UNIT_VECTOR[0] in columns else None,
+    modalities=sensors,
     remat=config.model.remat,
     dtype=jnp.dtype(config.model.dtype),
   )

@@ -65,6 +65,8 @@ class Model(nnx.Module):
     discriminative: whether the two modality heads are built.
     variant: what the second modality head reads: the unused features (`paper`) or the shared ones
       (`released`).
+    one_backbone: whether the two encoders of a sensor have one backbone. The common encoder is then only a
+      projection of its features.
     rngs: random numbers, with the stream `params`.
 
   Raises:
@@ -78,6 +80,7 @@ class Model(nnx.Module):
     auxiliary: bool = True,
     discriminative: bool = True,
     variant: str = "paper",
+    one_backbone: bool = False,
     rngs: nnx.Rngs,
   ):
     a, sensors = architecture, architecture.sensors
@@ -85,13 +88,14 @@ class Model(nnx.Module):
       raise InputError(f"emb_dim={a.emb_dim} is odd; half of the unique features are specific, half unused")
     half = a.emb_dim // 2
     self.unique = nnx.Dict({m: a.encoder(m, rngs=rngs) for m in sensors})
-    self.common = nnx.Dict({m: a.encoder(m, rngs=rngs) for m in sensors})
+    common = lambda m: a.projection(self.unique[m], m, rngs=rngs) if one_backbone else a.encoder(m, rngs=rngs)
+    self.common = nnx.Dict({m: common(m) for m in sensors})
     self.shared = nnx.Dict({m: Shared(a.emb_dim, rngs=rngs, dtype=a.wide) for m in sensors})
     self.heads = nnx.Dict({m: a.head(2 * half, rngs=rngs) for m in sensors})
     self.auxiliary = a.head(half, rngs=rngs) if auxiliary else None
     self.modality_specific = a.head(half, len(sensors), rngs=rngs) if discriminative else None
     self.modality_unused = a.head(half, len(sensors), rngs=rngs) if discriminative else None
-    self.sensors, self.variant, self.remat = sensors, variant, a.remat
+    self.sensors, self.variant, self.one_backbone, self.remat = sensors, variant, one_backbone, a.remat
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,6 +138,13 @@ class MDiCo(Method):
     "authors' program.",
   )
 
+  backbones: str = setting(
+    "two",
+    choice("two", "one"),
+    "Backbones of a sensor: one for the unique and one for the common encoder (two), or one for both, whose "
+    "features two layers project (one).",
+  )
+
   terms = ("main", "auxiliary", "contrastive", "discriminative")
 
   @property
@@ -144,12 +155,14 @@ class MDiCo(Method):
   def build(self, architecture, *, only=None, rngs):
     """See `Method`."""
     if only is not None:
-      return Model(architecture.part([only]), auxiliary=False, discriminative=False, rngs=rngs)
+      alone = {"auxiliary": False, "discriminative": False, "one_backbone": self.backbones == "one"}
+      return Model(architecture.part([only]), **alone, rngs=rngs)
     return Model(
       architecture,
       auxiliary=self.auxiliary > 0,
       discriminative=self.discriminative > 0,
       variant=self.variant,
+      one_backbone=self.backbones == "one",
       rngs=rngs,
     )
 
@@ -160,8 +173,12 @@ class MDiCo(Method):
     out: dict[str, dict[str, jax.Array]] = {name: {} for name in fields if name != "sensors"}
     for m in filter(inputs.__contains__, model.sensors):
       mode = {"train": train, "present": None if present is None else present[m]}
-      u = encode(model, model.unique[m], inputs[m], rngs=rngs, **mode)
-      c = encode(model, model.common[m], inputs[m], rngs=rngs, **mode)
+      if model.one_backbone:
+        features = encode(model, model.unique[m], inputs[m], rngs=rngs, features=True, **mode)
+        u, c = (branch[m].project(features, **mode) for branch in (model.unique, model.common))
+      else:
+        u = encode(model, model.unique[m], inputs[m], rngs=rngs, **mode)
+        c = encode(model, model.common[m], inputs[m], rngs=rngs, **mode)
       specific, unused = jnp.split(u, 2, axis=-1)
       shared = model.shared[m](c, **mode)
       out["specific"][m], out["unused"][m], out["shared"][m] = specific, unused, shared

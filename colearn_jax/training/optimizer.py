@@ -38,20 +38,23 @@ class Optimizer:
     factors: learning rate factors by a regular expression for the parameter's path, e.g.
       `unique/S1/backbone`. The first match is used. Parameters with factor 0 are frozen: they have no
       gradient, and batch statistics with such a path are not updated.
+    depths: further factors of the same form, by which these are multiplied.
   """
 
   transform: optax.GradientTransformation
   schedule: Callable[[jax.Array, jax.Array], jax.Array]
   factors: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  depths: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
   def factor(self, path: str) -> float:
     """The learning rate factor of the parameter at this path."""
-    return next((f for pattern, f in self.factors.items() if re.search(pattern, path)), 1.0)
+    first = lambda factors: next((f for pattern, f in factors.items() if re.search(pattern, path)), 1.0)
+    return first(self.factors) * first(self.depths)
 
   def trained(self, params: Any) -> Any:
     """Stops the gradients of frozen parameters."""
     frozen = lambda path, p: jax.lax.stop_gradient(p) if self.factor(path_name(path)) == 0 else p
-    return jax.tree_util.tree_map_with_path(frozen, params) if self.factors else params
+    return jax.tree_util.tree_map_with_path(frozen, params) if self.factors or self.depths else params
 
   def moving(self, new: Any, old: Any) -> Any:
     """Selects the new statistics, but the old ones for frozen parts of the model."""
@@ -83,6 +86,7 @@ def make_optimizer(
   warmup: float = 0.0,
   schedule_unit: str = "epochs",
   rates: Mapping[str, float] | None = None,
+  depths: Mapping[str, float] | None = None,
 ) -> Optimizer:
   """Makes the optimizer that the group `train` of a configuration describes.
 
@@ -98,6 +102,7 @@ def make_optimizer(
     warmup: number of steps or epochs in which the rate increases linearly.
     schedule_unit: unit of `warmup`, `steps` or `epochs`.
     rates: see `Optimizer.factors`.
+    depths: see `Optimizer.depths` and `layer_decay`.
 
   Raises:
     InputError: the warm-up is not shorter than the training; or `one_cycle`, which has its own warm-up, is
@@ -117,7 +122,29 @@ def make_optimizer(
     transform=optax.chain(*parts),
     schedule=make_schedule(schedule, learning_rate, max_epochs, warmup, schedule_unit),
     factors=dict(rates or {}),
+    depths=dict(depths or {}),
   )
+
+
+def layer_decay(decay: float, blocks: Mapping[str, int]) -> dict[str, float]:
+  """Learning rate factors that decrease towards the input of an encoder (Clark et al. 2020, ICLR).
+
+  The last block has `decay`, the one before it its square, and so on; what is before the first block has one
+  power more. The norm after the last block, and all that is no part of a backbone, have 1.
+
+  Args:
+    decay: the factor from one block to the one before it.
+    blocks: number of blocks of each sensor's backbone.
+
+  Returns:
+    The factor by a regular expression for the parameter's path.
+  """
+  out = {}
+  for sensor, count in blocks.items():
+    backbone = rf"(^|/){re.escape(sensor)}/backbone/"
+    out |= {f"{backbone}blocks/{i}/": decay ** (count - i) for i in range(count)}
+    out |= {f"{backbone}norm/": 1.0, backbone: decay ** (count + 1)}
+  return out
 
 
 def decayed(params: Any) -> Any:

@@ -31,6 +31,9 @@ from colearn_jax.training.on_device import OnDevice
 from colearn_jax.training.state import Tree, finished_model
 from colearn_jax.training.streaming import Streamed
 from colearn_jax.types import Description, InputError
+from colearn_jax.weights import pretrained as pretrained_lib
+
+WEIGHTS = "weights.json"  # in a work directory: the files of pretrained weights and their digests
 
 
 def run(config: ConfigDict, workdir: str | Path) -> Results:
@@ -80,6 +83,7 @@ def train(config: ConfigDict, workdir: Path) -> Results:
     name: setup.make_network(teacher, dataset.task, modalities) for name, teacher in teachers.items()
   }
   recipe = setup.make_recipe(config, dataset.task, modalities, networks)
+  weights = _keep_weights(workdir, recipe.network.architecture.encoders)
   samples = setup.make_samples(config, recipe, dataset, modalities, index)
 
   # Training of all unfinished runs: all at once, or one after another.
@@ -112,6 +116,7 @@ def train(config: ConfigDict, workdir: Path) -> Results:
     group_by=config.protocol.group_by,
     seeds=tuple(config.protocol.seeds),
     folds=len({run.fold for run in runs}),
+    weights=weights,
     timing={"seconds": time.monotonic() - began, "runs": finished},
   )
   if processes.first():
@@ -250,6 +255,25 @@ def _keep_description(workdir: Path, described: Description) -> None:
   processes.wait("samples")
   if processes.first():
     files.write_json(path, described.to_json())
+
+
+def _keep_weights(workdir: Path, encoders: Mapping[str, Mapping]) -> dict[str, dict[str, str]]:
+  """Writes weights.json, the files of pretrained weights and their digests; {} without any, and no file.
+
+  A run that is resumed has to find the same files. It may find none, as they are read only at the start.
+  """
+  path = workdir / WEIGHTS
+  begun: dict = files.read_json(path) if path.exists() else {}
+  found = begun | pretrained_lib.describe(encoders)
+  if changed := [sensor for sensor in begun if begun[sensor]["sha256"] != found[sensor]["sha256"]]:
+    raise InputError(
+      f"{workdir} was started with other pretrained weights of {', '.join(changed)}: restore the file "
+      f"{begun[changed[0]]['file']}, or use another workdir"
+    )
+  processes.wait("weights")
+  if processes.first() and found and not begun:
+    files.write_json(path, found)
+  return found
 
 
 def _claim(config: ConfigDict, workdir: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from flax import nnx
 from ml_collections import ConfigDict
 
+from colearn_jax import encoders
 from colearn_jax.data import grouping, splits
 from colearn_jax.data.apart import Apart
 from colearn_jax.data.augment import make_augment
@@ -20,15 +21,16 @@ from colearn_jax.data.reader import Index, make_reader, read_table, table_bytes
 from colearn_jax.data.splits import Run
 from colearn_jax.data.statistics import make_normalisation
 from colearn_jax.datasets import build
+from colearn_jax.methods.architecture import Architecture
 from colearn_jax.methods.base import Method, Network, Samples
-from colearn_jax.methods.configured import ablations, make_method, make_network, weights
+from colearn_jax.methods.configured import ablations, encoder_settings, make_method, make_network, weights
 from colearn_jax.parallel import processes, sharding
 from colearn_jax.training.on_device import OnDevice
-from colearn_jax.training.optimizer import Average, make_optimizer
+from colearn_jax.training.optimizer import Average, layer_decay, make_optimizer
 from colearn_jax.training.state import Recipe, Tree
 from colearn_jax.training.streaming import Streamed
 from colearn_jax.types import InputError, Modality, Task
-from colearn_jax.weights import imagenet
+from colearn_jax.weights import pretrained
 
 
 def prepare(config: ConfigDict) -> Path:
@@ -41,8 +43,13 @@ def prepare(config: ConfigDict) -> Path:
 
 
 def make_modalities(config: ConfigDict, dataset: Dataset) -> list[Modality]:
-  """The sensors of a configuration, followed by the context if there is one."""
-  sensors = [dataset.modality(name) for name in config.data.modalities]
+  """The sensors of a configuration, followed by the context if there is one.
+
+  Series have a band for the month if their encoder reads it.
+  """
+  kind = lambda m: encoder_settings(config, m.name, m.shape)["model_type"]
+  plain = [dataset.modality(name) for name in config.data.modalities]
+  sensors = [dataset.modality(m.name, months=True) if kind(m) in encoders.BY_BAND else m for m in plain]
   if not config.data.context:
     return sensors
   return [*sensors, context_modality(dataset, config.data.context, config.data.fourier)]
@@ -129,9 +136,10 @@ def make_recipe(
   train, size, parts = config.train, config.train.batch_size, config.train.microbatches
   if size % parts:
     raise InputError(f"train.microbatches: {parts} parts of train.batch_size={size} would not be equal")
+  network = make_network(config, task, modalities)
   average = Average(train.average, train.average_decay, int(train.average_start * train.max_epochs))
   return Recipe(
-    network=make_network(config, task, modalities),
+    network=network,
     teachers=dict(teachers or {}),
     optimizer=make_optimizer(
       train.optimizer,
@@ -144,9 +152,10 @@ def make_recipe(
       warmup=train.warmup,
       schedule_unit=train.schedule_unit,
       rates=train.rates.to_dict(),
+      depths=_depths(train.layer_decay, network.architecture),
     ),
     average=None if train.average == "none" else average,
-    augment=make_augment(config.augment.to_dict()),
+    augment=make_augment(config.augment.to_dict(), [m.name for m in modalities if m.months]),
     batch_size=size,
     microbatches=parts,
     max_epochs=train.max_epochs,
@@ -157,18 +166,36 @@ def make_recipe(
   )
 
 
+def _depths(decay: float, architecture: Architecture) -> dict[str, float]:
+  """The learning rate factors of train.layer_decay. InputError if no encoder has blocks."""
+  if decay == 1:
+    return {}
+  nets = {m: nnx.eval_shape(functools.partial(_backbone, architecture, m)) for m in architecture.sensors}
+  blocks = {m: len(net.blocks) for m, net in nets.items() if hasattr(net, "blocks")}
+  if not blocks:
+    raise InputError(
+      f"train.layer_decay: {decay} needs an encoder with blocks: {', '.join(encoders.BY_BAND)}"
+    )
+  return layer_decay(decay, blocks)
+
+
 def load_pretrained(network: Network) -> Tree:
   """Reads the pretrained variables of encoders with the argument `weights`, for `state.init`."""
   sensors = network.architecture
   out: Tree = {"params": {}, "stats": {}}
   model = nnx.eval_shape(lambda: network.method.build(sensors, rngs=nnx.Rngs(0)))
   params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
-  for sensor, shape in sensors.shapes.items():
-    for kind, backbone in imagenet.load(sensors.encoders[sensor], shape).items():
+  for sensor in sensors.sensors:
+    net = nnx.eval_shape(functools.partial(_backbone, sensors, sensor))
+    for kind, backbone in pretrained.load(sensors.encoders[sensor], net).items():
       for group, named in params.items():
         if isinstance(named.get(sensor), dict) and "backbone" in named[sensor]:
           out[kind].setdefault(group, {})[sensor] = {"backbone": backbone}
   return out
+
+
+def _backbone(architecture: Architecture, sensor: str) -> nnx.Module:
+  return architecture.encoder(sensor, rngs=nnx.Rngs(0)).backbone
 
 
 def make_samples(
@@ -192,12 +219,18 @@ def make_samples(
     samples = Samples(table["inputs"], table["present"], index.target, index.labelled, groups, dataset.task)
     return recipe.method.arrays(run.train, samples, run.seed)
 
+  settings = recipe.network.architecture.encoders
+  own = {m.name: encoders.normalisation(settings[m.name], m) for m in modalities if m.name in settings}
   options = {
     "class_weights": config.loss.class_weights,
     "weights": lambda run: {term: weights(config, run.ablation)[term] for term in wanted},
     "arrays": arrays,
     "normalisation": make_normalisation(
-      config.data.normalisation, config.data.fixed.to_dict(), dataset, modalities
+      config.data.normalisation,
+      config.data.fixed.to_dict(),
+      dataset,
+      modalities,
+      {name: constants for name, constants in own.items() if constants is not None},
     ),
   }
   if table is not None:

@@ -1,4 +1,5 @@
 """Compares our results with golden cases of the PyTorch program: `python -m tests.golden_replay FOLDER`.
+With `--pretrained=WEIGHTS`, the cases are those of pretrained encoders, see `pretrained`.
 
 A case consists of `<case>.npz` and `<case>.json`. It contains one encoder, one loss, a whole model, or some
 steps of training. `replay` computes its arrays. This module compares every array, and prints which ones are
@@ -30,6 +31,7 @@ import numpy as np
 
 from colearn_jax.interop.state_dict import UNUSED_HEAD
 from colearn_jax.types import InputError
+from tests.golden_replay import pretrained
 from tests.golden_replay.golden import Arrays, Case
 from tests.golden_replay.replay import replay, silent
 
@@ -239,9 +241,16 @@ def _line(name: str, found: list[Difference]) -> str:
 
 def main(argv: list[str]) -> int:
   """Replays every case of a folder; returns the exit status."""
-  if len(argv) != 2 or not Path(argv[1]).is_dir():
-    print("usage: python -m tests.golden_replay FOLDER, where FOLDER contains cases", file=sys.stderr)
+  given = [word.removeprefix("--pretrained=") for word in argv[2:] if word.startswith("--pretrained=")]
+  if len(argv) != 2 + len(given) or len(given) > 1 or not all(Path(p).is_dir() for p in [*argv[1:2], *given]):
+    print(
+      "usage: python -m tests.golden_replay FOLDER [--pretrained=WEIGHTS], where FOLDER contains cases; for "
+      "those of pretrained encoders, WEIGHTS contains the published files",
+      file=sys.stderr,
+    )
     return 2
+  if given:
+    return pretrained.main(Path(argv[1]), Path(given[0]))
   folder = Path(argv[1])
   names = sorted({path.stem for path in folder.iterdir() if path.suffix in (".json", ".npz")})
   if not names:

@@ -1,0 +1,89 @@
+"""Presto as a plain PyTorch module, to compare speeds; see `colearn_jax.encoders.presto`.
+
+It is only timed; it shares no weights with the package. Like there, only tokens of groups that the modality
+has are computed, and a mask leaves out those that a sample lacks.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from colearn_jax.encoders.presto import STATIC, month_table, position_table
+
+
+class Block(nn.Module):
+  """Attention and two dense layers, with norms before them."""
+
+  def __init__(self, width: int, heads: int, hidden: int):
+    super().__init__()
+    self.heads, self.norm, self.dense_norm = heads, nn.LayerNorm(width), nn.LayerNorm(width)
+    self.project, self.merge = nn.Linear(width, 3 * width), nn.Linear(width, width)
+    self.dense = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
+
+  def forward(self, x, mask):
+    """One block."""
+    batch, tokens, width = x.shape
+    parts = self.project(self.norm(x)).view(batch, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+    attended = functional.scaled_dot_product_attention(*parts, attn_mask=mask[:, None, None])
+    x = x + self.merge(attended.transpose(1, 2).reshape(batch, tokens, width))
+    return x + self.dense(self.dense_norm(x))
+
+
+class Presto(nn.Module):
+  """The encoder and a linear layer: `[B T C]`, months `[B T]` and places `[B 3]` to `[B width]`."""
+
+  def __init__(self, groups: dict[str, list[int]], steps: int, width: int, size: int = 128):
+    super().__init__()
+    self.groups = groups
+    self.embed = nn.ModuleList(nn.Linear(len(at), size) for at in groups.values())
+    self.vectors = nn.Parameter(torch.randn(len(groups), size // 4) * 0.02)
+    self.place, self.norm, self.linear = nn.Linear(3, size), nn.LayerNorm(size), nn.Linear(size, width)
+    self.blocks = nn.ModuleList(Block(size, 8, 4 * size) for _ in range(2))
+    self.months = nn.Buffer(torch.from_numpy(month_table(size // 4)))
+    self.positions = nn.Buffer(torch.from_numpy(position_table(steps, size // 2)))
+
+  def forward(self, x, months, place):
+    """Encodes."""
+    batch, steps, _ = x.shape
+    tokens, there = [self.place(place)[:, None]], [torch.ones(batch, 1, dtype=torch.bool)]
+    month, position = self.months[months], self.positions.expand(batch, -1, -1)
+    for (group, at), embed, vector in zip(self.groups.items(), self.embed, self.vectors):
+      values = x[..., at]
+      known = ~values.isnan().any(-1)
+      values = torch.where(known[..., None], values, 0.0)
+      if group in STATIC:
+        tokens.append(embed(values[:, :1]) + functional.pad(vector, (len(vector), 2 * len(vector))))
+        there.append(known[:, :1])
+      else:
+        code = torch.cat([month, vector.expand(batch, steps, -1), position], -1)
+        tokens.append(embed(values) + code)
+        there.append(known)
+    y, mask = torch.cat(tokens, 1), torch.cat(there, 1)
+    for block in self.blocks:
+      y = block(y, mask)
+    share = mask / mask.sum(1, keepdim=True)
+    return self.linear(self.norm((share[..., None] * y).sum(1)))
+
+
+def calls(module: nn.Module, batches: list[tuple[np.ndarray, ...]], threads: int):
+  """Two functions without arguments: forward in evaluation mode; forward, backward and Adam."""
+  batches = [tuple(map(torch.from_numpy, batch)) for batch in batches]
+  optimizer = torch.optim.Adam(module.parameters(), lr=1e-3, foreach=True)
+
+  def forward():
+    torch.set_num_threads(threads)
+    with torch.no_grad():
+      for batch in batches:
+        module(*batch)
+
+  def step():
+    torch.set_num_threads(threads)
+    for batch in batches:
+      optimizer.zero_grad()
+      module(*batch).square().mean().backward()
+      optimizer.step()
+
+  return forward, step
