@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import grain
 import numpy as np
 import tensorflow_datasets as tfds
+from tensorflow_datasets.proto import tf_example_pb2
 
 from colearn_jax.data import context
-from colearn_jax.data.dataset import Dataset
+from colearn_jax.data.dataset import Dataset, open_dataset
 from colearn_jax.data.fixed_length import FixedLength, apply_to_views
 from colearn_jax.parallel.cores import usable_cores
 from colearn_jax.storage import array_cache
@@ -51,8 +53,15 @@ class Source:
 
   def __getitem__(self, row: int) -> dict:
     """The sample in this row."""
+    return self.decode(self.record(row))
+
+  def record(self, row: int) -> bytes:
+    """The stored record of this row, with all its features."""
     split = int(np.searchsorted(self._ends, row, side="right"))
-    record = self._splits[split][int(row) - (int(self._ends[split - 1]) if split else 0)]
+    return self._splits[split][int(row) - (int(self._ends[split - 1]) if split else 0)]
+
+  def decode(self, record: bytes) -> dict:
+    """The chosen features of a record."""
     return self._features.deserialize_example_np(record)
 
 
@@ -70,11 +79,13 @@ class Index:
     ids: `[N]` str.
     target: float32 `[N K]`, or int32 `[N]` for classes; NaN or -1 for samples without a label.
     groups: the group of each sample by feature, e.g. `site`, `[N]` str each.
+    digest: of all values of all samples in the order of their rows: inputs, dates, masks, targets, groups.
   """
 
   ids: np.ndarray
   target: np.ndarray
   groups: Mapping[str, np.ndarray]
+  digest: str = ""
 
   @property
   def labelled(self) -> np.ndarray:
@@ -96,16 +107,17 @@ def labels(index: Index) -> dict[str, np.ndarray]:
 
 
 def read_index(dataset: Dataset) -> Index:
-  """Reads ids, targets and groups of all samples.
+  """Reads ids, targets and groups of all samples, and computes the digest of all their values.
 
   They are stored in the same records as the inputs, so the first call reads the whole data set. The result is
   cached.
   """
-  query = {"what": "index"}
-  if (found := array_cache.read(dataset.path, query)) is None:
+  query = {"what": "index", "format": 2}
+  if (found := array_cache.read(dataset.path, dataset.stamp, query)) is None:
     found = _read_index(dataset)
-    array_cache.write(dataset.path, query, found)
-  return Index(found["ids"], found["target"], {g: found[f"groups/{g}"] for g in dataset.groups})
+    array_cache.write(dataset.path, dataset.stamp, query, found)
+  groups = {g: found[f"groups/{g}"] for g in dataset.groups}
+  return Index(found["ids"], found["target"], groups, str(found["digest"]))
 
 
 def _read_index(dataset: Dataset) -> dict[str, np.ndarray]:
@@ -114,13 +126,30 @@ def _read_index(dataset: Dataset) -> dict[str, np.ndarray]:
   dtype = np.int32 if dataset.task.one_class else np.float32
 
   def parts(rows):
-    samples = [source[row] for row in rows]
+    records = [source.record(row) for row in rows]
+    samples = [source.decode(record) for record in records]
     groups = {f"groups/{g}": [sample["groups"][g].decode() for sample in samples] for g in dataset.groups}
     target = np.stack([np.asarray(sample["target"], dtype) for sample in samples])
-    return {"ids": [sample["id"].decode() for sample in samples], "target": target, **groups}
+    digests = np.stack([_digest(record) for record in records])
+    return {
+      "ids": [sample["id"].decode() for sample in samples],
+      "target": target,
+      "digest": digests,
+      **groups,
+    }
 
   every = list(_work_items(len(source)).map(parts).to_iter_dataset(READ))
-  return {name: np.concatenate([piece[name] for piece in every]) for name in every[0]}
+  found = {name: np.concatenate([piece[name] for piece in every]) for name in every[0]}
+  return found | {"digest": np.array(array_cache.digest(found["digest"]))}
+
+
+def _digest(record: bytes) -> np.ndarray:
+  """A digest of all values of a record, `[32]` uint8.
+
+  The features are sorted first: records of equal samples may hold them in any order.
+  """
+  ordered = tf_example_pb2.Example.FromString(record).SerializeToString(deterministic=True)
+  return np.frombuffer(hashlib.sha256(ordered).digest(), np.uint8)
 
 
 def _work_items(size: int) -> grain.MapDataset:
@@ -129,10 +158,40 @@ def _work_items(size: int) -> grain.MapDataset:
 
 
 def fingerprint(dataset: Dataset, index: Index) -> dict:
-  """The number of samples and a digest of ids, targets and file sizes; differs if the samples differ."""
-  files = [file.stat().st_size for file in sorted(dataset.path.iterdir()) if file.is_file()]
-  digests = [array_cache.digest(np.asarray(array)) for array in (index.ids, index.target, files)]
-  return {"number": len(dataset), "digest": array_cache.digest(np.asarray(digests))}
+  """What tells a data set from any other, whatever its files are called.
+
+  Returns:
+    `number` of samples; name and version of the `builder`; digests of the `metadata` (task, views, units,
+    bands, splits) and of all `values`. Not where the samples come from.
+  """
+  return {
+    "number": len(dataset),
+    "builder": dataset.builder,
+    "metadata": dataset.facts,
+    "values": index.digest,
+  }
+
+
+def check_unchanged(dataset: Dataset, index: Index) -> None:
+  """Checks that the files of a data set still hold the samples that they held when it was opened.
+
+  If only the times of the files are others, all samples are read again. Nothing is checked if the directory
+  is gone, because then nothing else can have been read from it.
+
+  Raises:
+    InputError: the samples are others.
+  """
+  try:
+    if array_cache.stamp(dataset.path) == dataset.stamp:
+      return
+    now = open_dataset(dataset.path)
+    same = fingerprint(now, read_index(now)) == fingerprint(dataset, index)
+  except OSError:
+    return
+  if not same:
+    raise InputError(
+      f"{dataset.path} was changed while training read from it: restore it and resume, or use another workdir"
+    )
 
 
 def describe(dataset: Dataset, modalities: Sequence[Modality], index: Index) -> Description:

@@ -67,7 +67,7 @@ def train(config: ConfigDict, workdir: Path) -> Results:
   modalities = setup.make_modalities(config, dataset)
   index = read_index(dataset)
   runs = setup.make_runs(config, dataset, index)
-  _keep_description(workdir, describe(dataset, modalities, index))
+  _keep_description(workdir, describe(dataset, modalities, index), tuple(make_method(config).requires))
 
   # Methods that must be trained first, in the same runs.
   teachers = {name: schema.with_method(config, name) for name in make_method(config).requires}
@@ -96,6 +96,7 @@ def train(config: ConfigDict, workdir: Path) -> Results:
 
   # Predictions for the test part, with the kept model.
   predictions = [samples.predict(models.restore(_model(workdir, run)), run.test) for run in runs]
+  samples.check_source()
   predictors = recipe.method.predictors(config.data.modalities)
   scores, of_ablations = evaluate.write(
     workdir / "predictions", dataset.task, index, runs, predictions, predictors
@@ -172,9 +173,11 @@ def fit(
           history.fetch()  # log before saving: a resumed run logs only epochs after the checkpoint
           if history.over:
             break
+          samples.check_source()
           checkpoint.save(manager, epoch, state, {"seconds": history.seconds.tolist()})
       history.fetch()
 
+  samples.check_source()
   # Save the kept model of each run, then delete the checkpoints for resuming.
   status, ended = jax.device_get(samples.status(state)), {}
   for k, run in enumerate(runs):
@@ -237,19 +240,50 @@ def _locked(workdir: Path) -> contextlib.AbstractContextManager:
   return files.lock(workdir / ".lock", busy=f"another process is training in {workdir}")
 
 
-def _keep_description(workdir: Path, described: Description) -> None:
-  """Writes dataset.json, or checks that the samples are the same as when the run was started."""
+_PARTS = {
+  "number": "their number",
+  "builder": "their builder or its version",
+  "metadata": "their bands, classes, units or splits",
+  "values": "their values, dates, labels or groups",
+}
+
+
+def _keep_description(workdir: Path, described: Description, teachers: Sequence[str]) -> None:
+  """Writes dataset.json, or checks that the samples are the same as when the run was started.
+
+  The models of teachers and of the baseline belong to the same samples, so theirs are checked too.
+  """
   path = workdir / "dataset.json"
-  if path.exists():
-    begun = Description.from_json(files.read_json(path))
-    if begun.samples not in (None, described.samples):
+  below = [workdir / "individual", *(workdir / "teachers" / name for name in teachers)]
+  for place in (workdir, *below):
+    if (place / "dataset.json").exists():
+      _check_samples(place, described)
+    elif any((place / name).exists() for name in ("checkpoints", "training")):
       raise InputError(
-        f"{workdir} was started with other samples than data set {described.name} has now: "
-        "restore them, or use another workdir"
+        f"{place} holds trained models but no dataset.json, which says what they were trained on: "
+        "restore it, or use another workdir"
       )
   processes.wait("samples")
   if processes.first():
     files.write_json(path, described.to_json())
+
+
+def _check_samples(workdir: Path, described: Description) -> None:
+  """Raises InputError if the work directory was started with other samples."""
+  begun = Description.from_json(files.read_json(workdir / "dataset.json"))
+  if begun.samples is None:  # imported models
+    return
+  there, here = dict(begun.samples), dict(described.samples or {})
+  if there.keys() != here.keys():
+    raise InputError(
+      f"{workdir} was started by another version of colearn_jax, which recorded its samples otherwise: "
+      "use another workdir"
+    )
+  if different := [what for part, what in _PARTS.items() if there[part] != here[part]]:
+    raise InputError(
+      f"{workdir} was started with other samples than data set {described.name} has now: "
+      f"{', '.join(different)} changed; restore them, or use another workdir"
+    )
 
 
 def _claim(config: ConfigDict, workdir: Path) -> None:

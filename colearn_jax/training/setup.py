@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from colearn_jax.data import splits
 from colearn_jax.data.augment import make_augment
 from colearn_jax.data.dataset import Dataset, context_modality
-from colearn_jax.data.reader import Index, make_reader, read_table, table_bytes
+from colearn_jax.data.reader import Index, check_unchanged, make_reader, read_table, table_bytes
 from colearn_jax.data.splits import Run
 from colearn_jax.data.statistics import make_normalisation
 from colearn_jax.datasets import build
@@ -153,6 +153,7 @@ def make_samples(
   small = table_bytes(reader) <= config.data.device_bytes
   on_device = config.data.placement == "device" or (config.data.placement == "auto" and small)
   table = read_table(reader) if on_device else None
+  check_unchanged(dataset, index)  # a table is read once; batches are read later, see `Streamed`
   group_by = config.protocol.group_by
   groups = index.groups[group_by] if group_by else None
   own_arrays = type(recipe.method).arrays is not Method.arrays
