@@ -17,6 +17,7 @@ from colearn_jax.data import reader as readers
 from colearn_jax.data.dataset import open_dataset
 from colearn_jax.evaluation.results import Results
 from colearn_jax.parallel import sharding
+from colearn_jax.storage.files import read_json, write_json
 from colearn_jax.training import log
 from colearn_jax.training.run import run
 from colearn_jax.types import InputError
@@ -226,14 +227,27 @@ def test_the_same_samples_elsewhere_are_the_same(begun, tmp_path):
     assert run(settings(tmp_path), tmp_path / name).scores == want
 
 
-def test_models_of_unknown_samples_are_refused(begun, tmp_path):
-  for place in (".", "individual"):
+def test_models_of_unknown_samples_or_settings_are_refused(begun, tmp_path):
+  for place, name in ((".", "dataset.json"), ("individual", "dataset.json"), (".", "config.json")):
     workdir = tmp_path / "copy" / place
     shutil.copytree(begun / "finished", workdir)
-    (workdir / "dataset.json").unlink()
-    with pytest.raises(InputError, match="holds trained models but no dataset.json"):
+    (workdir / name).unlink()
+    with pytest.raises(InputError, match=f"holds trained models but no {name}"):
       run(settings(begun), tmp_path / "copy")
     shutil.rmtree(tmp_path / "copy")
+
+
+def test_imported_models_are_of_the_same_bands(begun, tmp_path):
+  shutil.copytree(begun / "finished", tmp_path / "copy")
+  described = read_json(tmp_path / "copy/dataset.json")
+  del described["samples"]
+  write_json(tmp_path / "copy/dataset.json", described)
+  run(settings(begun), tmp_path / "copy")
+  assert read_json(tmp_path / "copy/dataset.json")["samples"]
+  described["modalities"][0]["bands"].reverse()
+  write_json(tmp_path / "copy/dataset.json", described)
+  with pytest.raises(InputError, match="holds imported models of other bands or outputs"):
+    run(settings(begun), tmp_path / "copy")
 
 
 @pytest.mark.parametrize("place", ["individual", "teachers/fusion"])

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,14 +22,14 @@ from colearn_jax.evaluation import evaluate, results
 from colearn_jax.evaluation.results import Results
 from colearn_jax.methods.configured import make_method
 from colearn_jax.parallel import processes
-from colearn_jax.storage import files, models
-from colearn_jax.training import checkpoint, setup
+from colearn_jax.storage import models
+from colearn_jax.training import checkpoint, setup, work_directory
 from colearn_jax.training.history import History
 from colearn_jax.training.log import Log, Progress
 from colearn_jax.training.on_device import OnDevice
 from colearn_jax.training.state import Tree, finished_model
 from colearn_jax.training.streaming import Streamed
-from colearn_jax.types import Description, InputError
+from colearn_jax.types import InputError
 
 
 def run(config: ConfigDict, workdir: str | Path) -> Results:
@@ -45,7 +44,7 @@ def run(config: ConfigDict, workdir: str | Path) -> Results:
   workdir = Path(workdir).expanduser().absolute()
   workdir.mkdir(parents=True, exist_ok=True)
   _use_compilation_cache(config.train.compilation_cache, workdir)
-  with _locked(workdir):
+  with work_directory.locked(workdir):
     baseline = None
     trained = train(config, workdir)
     if config.baseline and config.method != "individual":
@@ -60,14 +59,14 @@ def train(config: ConfigDict, workdir: Path) -> Results:
   """Trains and evaluates every seed, fold and ablation of one method, and writes all files."""
   began = time.monotonic()
   config_lib.validate(config, begun=(workdir / "config.json").is_file())
-  _claim(config, workdir)
+  work_directory.claim(config, workdir)
 
   # The data: prepared if necessary, indexed, and split into runs.
   dataset = open_dataset(setup.prepare(config), config_lib.series_settings(config))
   modalities = setup.make_modalities(config, dataset)
   index = read_index(dataset)
   runs = setup.make_runs(config, dataset, index)
-  _keep_description(workdir, describe(dataset, modalities, index), tuple(make_method(config).requires))
+  work_directory.describe(workdir, describe(dataset, modalities, index), tuple(make_method(config).requires))
 
   # Methods that must be trained first, in the same runs.
   teachers = {name: schema.with_method(config, name) for name in make_method(config).requires}
@@ -231,71 +230,3 @@ def _use_compilation_cache(cache: str, workdir: Path) -> None:
   if cache != "off" and not jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
     directory = workdir.parent / ".jax_cache" if cache == "auto" else Path(cache).expanduser()
     jax.config.update("jax_compilation_cache_dir", str(directory))
-
-
-def _locked(workdir: Path) -> contextlib.AbstractContextManager:
-  """Locks the work directory. The first process does this for all."""
-  if not processes.first():
-    return contextlib.nullcontext()
-  return files.lock(workdir / ".lock", busy=f"another process is training in {workdir}")
-
-
-_PARTS = {
-  "number": "their number",
-  "builder": "their builder or its version",
-  "metadata": "their bands, classes, units or splits",
-  "values": "their values, dates, labels or groups",
-}
-
-
-def _keep_description(workdir: Path, described: Description, teachers: Sequence[str]) -> None:
-  """Writes dataset.json, or checks that the samples are the same as when the run was started.
-
-  The models of teachers and of the baseline belong to the same samples, so theirs are checked too.
-  """
-  path = workdir / "dataset.json"
-  below = [workdir / "individual", *(workdir / "teachers" / name for name in teachers)]
-  for place in (workdir, *below):
-    if (place / "dataset.json").exists():
-      _check_samples(place, described)
-    elif any((place / name).exists() for name in ("checkpoints", "training")):
-      raise InputError(
-        f"{place} holds trained models but no dataset.json, which says what they were trained on: "
-        "restore it, or use another workdir"
-      )
-  processes.wait("samples")
-  if processes.first():
-    files.write_json(path, described.to_json())
-
-
-def _check_samples(workdir: Path, described: Description) -> None:
-  """Raises InputError if the work directory was started with other samples."""
-  begun = Description.from_json(files.read_json(workdir / "dataset.json"))
-  if begun.samples is None:  # imported models
-    return
-  there, here = dict(begun.samples), dict(described.samples or {})
-  if there.keys() != here.keys():
-    raise InputError(
-      f"{workdir} was started by another version of colearn_jax, which recorded its samples otherwise: "
-      "use another workdir"
-    )
-  if different := [what for part, what in _PARTS.items() if there[part] != here[part]]:
-    raise InputError(
-      f"{workdir} was started with other samples than data set {described.name} has now: "
-      f"{', '.join(different)} changed; restore them, or use another workdir"
-    )
-
-
-def _claim(config: ConfigDict, workdir: Path) -> None:
-  """Writes config.json, or checks that an existing one has the same values."""
-  path, wanted = workdir / "config.json", config_lib.to_json(config)
-  if path.exists():
-    if differences := config_lib.differences(files.read_json(path), wanted):
-      raise InputError(
-        f"{workdir} holds a run with another configuration ({'; '.join(differences)}): "
-        "use another workdir, or its values"
-      )
-  processes.wait("configuration")
-  if processes.first() and not path.exists():
-    files.write_json(path, wanted)
-  processes.wait("work directory")
