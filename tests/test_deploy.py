@@ -79,6 +79,11 @@ def test_a_model_tells_what_it_is(folder):
   assert sorted(file.name for file in folder.iterdir()) == ["function.jax", "model.json", "weights.npz"]
 
 
+def test_the_unit_goes_with_the_model(tmp_path):
+  task = Task("regression", ("a", "b", "c"), "%")
+  assert load_model(save_model(Model(function, weights(), S2, task), tmp_path / "s2")).task == task
+
+
 def test_predictions_are_the_mean_over_the_runs(folder):
   model, x = load_model(folder), values(5)
   x[1, :, 0] = np.nan
@@ -108,6 +113,8 @@ ODD = {
   "integers": lambda: np.arange(24).reshape(4, 3, 2) - 12,
   "16 bits": lambda: np.arange(24, dtype=np.int16).reshape(4, 3, 2),
   "float64": lambda: values(4).astype(np.float64),
+  "big-endian floats": lambda: values(4).astype(">f4"),
+  "big-endian integers": lambda: np.arange(24).reshape(4, 3, 2).astype(">i2"),
   "lists": lambda: values(4).tolist(),
 }
 
@@ -129,6 +136,9 @@ def test_missing_and_infinite_values(folder):
   np.testing.assert_allclose(got, given.predict(x), atol=1e-6)
   masked = np.ma.masked_array(np.where(np.isnan(x), 9, x), np.isnan(x))
   np.testing.assert_array_equal(model.predict(masked), got)
+  np.testing.assert_array_equal(model.predict([masked[i] for i in range(4)]), got)
+  integers = np.ma.masked_array(np.zeros((1, 3, 2), np.uint8), True)  # an absent sensor
+  assert np.isnan(model.predict(integers)).all()
   np.testing.assert_array_equal(model.predict(x.astype(np.float64) * 1e300)[2], np.full(3, np.nan))
 
 
@@ -195,6 +205,8 @@ def test_context(tmp_path):
     (np.zeros((4, 3, 2), complex), "dtype complex128, needed: real numbers"),
     ([["a"]], "needed: real numbers"),
     (1.0, "a single number"),
+    ([np.zeros((3, 2)), np.zeros((4, 2))], "the input has samples of different shapes, needed: one shape"),
+    (np.ma.masked_array(np.zeros((4, 3, 2), "datetime64[D]"), False), "dtype datetime64"),
   ],
 )
 def test_wrong_inputs(folder, x, message):

@@ -1,3 +1,6 @@
+import os
+import time
+
 import numpy as np
 import pytest
 from colearn_jax.datasets import build
@@ -117,14 +120,32 @@ def test_absent_sensors_do_not_count():
 
 def test_where_nothing_can_be_written_nothing_is_kept(tmp_path):
   (tmp_path / "derived").write_text("in the way")
-  array_cache.write(tmp_path, {"what": "x"}, {"a": np.ones(3)})
-  assert array_cache.read(tmp_path, {"what": "x"}) is None
+  at, ones = array_cache.stamp(tmp_path), {"a": np.ones(3)}
+  array_cache.write(tmp_path, at, {"what": "x"}, ones)
+  assert array_cache.read(tmp_path, at, {"what": "x"}) is None
   (tmp_path / "derived").unlink()
-  array_cache.write(tmp_path, {"what": "x"}, {"a": np.ones(3)})
-  np.testing.assert_array_equal(array_cache.read(tmp_path, {"what": "x"})["a"], np.ones(3))
+  at = array_cache.stamp(tmp_path)
+  array_cache.write(tmp_path, at, {"what": "x"}, ones)
+  np.testing.assert_array_equal(array_cache.read(tmp_path, at, {"what": "x"})["a"], np.ones(3))
   (file,) = (tmp_path / "derived").iterdir()
   file.write_bytes(file.read_bytes()[:100])
-  assert array_cache.read(tmp_path, {"what": "x"}) is None
+  assert array_cache.read(tmp_path, at, {"what": "x"}) is None
+
+
+def test_results_of_other_files_are_never_returned(tmp_path):
+  """Not even if the files have the same sizes and times, or changed during the computation."""
+  shard, query = tmp_path / "shard", {"what": "x"}
+  shard.write_bytes(b"one")
+  os.utime(shard, ns=(1, 1))
+  at = array_cache.stamp(tmp_path)
+  array_cache.write(tmp_path, at, query, {"a": np.ones(3)})
+  time.sleep(0.02)  # the clock of a file system has ticks
+  shard.write_bytes(b"two")
+  os.utime(shard, ns=(1, 1))
+  now = array_cache.stamp(tmp_path)
+  assert now != at and array_cache.read(tmp_path, at, query) is None is array_cache.read(tmp_path, now, query)
+  array_cache.write(tmp_path, at, query, {"a": np.zeros(3)})  # computed from what the files held before
+  assert array_cache.read(tmp_path, now, query) is None
 
 
 def test_constants_of_the_task():

@@ -235,7 +235,7 @@ def command(training):
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(run, "jax", types.SimpleNamespace(config=fake))
     patch.setattr(run.Path, "mkdir", lambda *_, **__: None)
-    patch.setattr(run, "_locked", lambda _: contextlib.nullcontext())
+    patch.setattr(run.work_directory, "locked", lambda _: contextlib.nullcontext())
     patch.setattr(run, "train", lambda config, where: trained.append((config.method, where)))
     patch.setattr(run.results, "table", lambda *_: "")
     run.run(training.config, workdir)
@@ -252,6 +252,7 @@ def saved(training, epoch=lambda: None):
     init=lambda *_, **__: None,
     status=lambda _: status,
     pick=lambda *_: None,
+    check_source=lambda: None,
     epochs=lambda *_: contextlib.nullcontext(lambda state: (epoch(), terms)),
   )
   with pytest.MonkeyPatch.context() as patch:

@@ -15,18 +15,24 @@ Conventions that every builder follows:
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import tensorflow_datasets as tfds
 
 from colearn_jax.data import context
 from colearn_jax.data.fixed_length import FixedLength, Settings, fixed_lengths
 from colearn_jax.data.modality import describe_steps, make_modality
+from colearn_jax.storage import array_cache
 from colearn_jax.types import CONTEXT, InputError, Modality, Task
 
+# Entries of the metadata that say where the samples come from. They may differ for the same samples.
+ORIGIN = ("sources", "left_out", "absent")
 SPLITS = ("train", "validation", "test")
 
 
@@ -47,6 +53,9 @@ class Dataset:
     dated: whether samples have a date.
     located: whether samples have coordinates.
     steps: how the months of a series are known, by view, see `modality.describe_steps`.
+    builder: name and version of its builder.
+    facts: a digest of its task, views, features and splits.
+    stamp: of its files when it was opened, see `storage.array_cache.stamp`.
   """
 
   path: Path
@@ -61,6 +70,9 @@ class Dataset:
   dated: bool = False
   located: bool = False
   steps: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  builder: str = ""
+  facts: str = ""
+  stamp: str = ""
 
   def __len__(self) -> int:
     """Number of samples in all splits."""
@@ -122,6 +134,7 @@ def open_dataset(path: str | Path, series: Settings = Settings()) -> Dataset:  #
     InputError: the settings name a series that the data set does not have, or the format of its files gives
       no access to single samples.
   """
+  stamp = array_cache.stamp(Path(path))  # before anything is read
   info = tfds.builder_from_directory(path).info
   if not info.available_file_formats() & tfds.core.FileFormat.with_random_access():
     raise InputError(
@@ -145,4 +158,17 @@ def open_dataset(path: str | Path, series: Settings = Settings()) -> Dataset:  #
     dated="date" in features,
     located="coordinates" in features,
     steps=describe_steps(shapes, metadata["views"], "date" in features),
+    builder=f"{info.name} {info.version}",
+    facts=_facts(info),
+    stamp=stamp,
   )
+
+
+def _facts(info: tfds.core.DatasetInfo) -> str:
+  """A digest of what the metadata say of all samples, without where they come from."""
+  leaves = jax.tree_util.tree_leaves_with_path(info.features.get_tensor_info())
+  types = {jax.tree_util.keystr(key): [list(x.shape), np.dtype(x.np_dtype).name] for key, x in leaves}
+  described = {name: facts for name, facts in info.metadata.items() if name not in ORIGIN}
+  sizes = {name: info.splits[name].num_examples for name in SPLITS if name in info.splits}
+  tree = {"types": types, "metadata": described, "splits": sizes}
+  return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import grain
 import numpy as np
 import tensorflow_datasets as tfds
+from tensorflow_datasets.proto import tf_example_pb2
 
 from colearn_jax.data import context
-from colearn_jax.data.dataset import Dataset
+from colearn_jax.data.dataset import Dataset, open_dataset
 from colearn_jax.data.fixed_length import FixedLength, apply_to_views
 from colearn_jax.data.modality import Months, with_months
 from colearn_jax.parallel.cores import usable_cores
@@ -52,8 +54,15 @@ class Source:
 
   def __getitem__(self, row: int) -> dict:
     """The sample in this row."""
+    return self.decode(self.record(row))
+
+  def record(self, row: int) -> bytes:
+    """The stored record of this row, with all its features."""
     split = int(np.searchsorted(self._ends, row, side="right"))
-    record = self._splits[split][int(row) - (int(self._ends[split - 1]) if split else 0)]
+    return self._splits[split][int(row) - (int(self._ends[split - 1]) if split else 0)]
+
+  def decode(self, record: bytes) -> dict:
+    """The chosen features of a record."""
     return self._features.deserialize_example_np(record)
 
 
@@ -73,6 +82,7 @@ class Index:
     groups: the group of each sample by feature, e.g. `site`, `[N]` str each.
     dates: `[N]` datetime64[D], NaT if unknown; None if the data set has no dates.
     places: `[N 2]` float64, latitude and longitude in degrees, NaN if unknown; None if the data set has none.
+    digest: of all values of all samples in the order of their rows: inputs, dates, masks, targets, groups.
   """
 
   ids: np.ndarray
@@ -80,6 +90,7 @@ class Index:
   groups: Mapping[str, np.ndarray]
   dates: np.ndarray | None = None
   places: np.ndarray | None = None
+  digest: str = ""
 
   @property
   def labelled(self) -> np.ndarray:
@@ -101,17 +112,18 @@ def labels(index: Index) -> dict[str, np.ndarray]:
 
 
 def read_index(dataset: Dataset) -> Index:
-  """Reads ids, targets, groups, dates and places of all samples.
+  """Reads ids, targets, groups, dates and places of all samples, and computes the digest of all their values.
 
   They are stored in the same records as the inputs, so the first call reads the whole data set. The result is
   cached.
   """
-  query = {"what": "index", "with": ["dates", "places"]}
-  if (found := array_cache.read(dataset.path, query)) is None:
+  query = {"what": "index", "format": 3}
+  if (found := array_cache.read(dataset.path, dataset.stamp, query)) is None:
     found = _read_index(dataset)
-    array_cache.write(dataset.path, query, found)
+    array_cache.write(dataset.path, dataset.stamp, query, found)
   groups = {g: found[f"groups/{g}"] for g in dataset.groups}
-  return Index(found["ids"], found["target"], groups, found.get("dates"), found.get("places"))
+  more = {name: found.get(name) for name in ("dates", "places")}
+  return Index(found["ids"], found["target"], groups, **more, digest=str(found["digest"]))
 
 
 def _read_index(dataset: Dataset) -> dict[str, np.ndarray]:
@@ -121,7 +133,8 @@ def _read_index(dataset: Dataset) -> dict[str, np.ndarray]:
   dtype = np.int32 if dataset.task.one_class else np.float32
 
   def parts(rows):
-    samples = [source[row] for row in rows]
+    records = [source.record(row) for row in rows]
+    samples = [source.decode(record) for record in records]
     out: dict[str, Any] = {
       f"groups/{g}": [sample["groups"][g].decode() for sample in samples] for g in dataset.groups
     }
@@ -129,11 +142,22 @@ def _read_index(dataset: Dataset) -> dict[str, np.ndarray]:
       out["dates"] = np.array([sample["date"].decode()[:10] for sample in samples], "datetime64[D]")
     if dataset.located:
       out["places"] = np.array([sample["coordinates"] for sample in samples], np.float64)
-    target = np.stack([np.asarray(sample["target"], dtype) for sample in samples])
-    return {"ids": [sample["id"].decode() for sample in samples], "target": target, **out}
+    out["target"] = np.stack([np.asarray(sample["target"], dtype) for sample in samples])
+    out["digest"] = np.stack([_digest(record) for record in records])
+    return {"ids": [sample["id"].decode() for sample in samples], **out}
 
   every = list(_work_items(len(source)).map(parts).to_iter_dataset(READ))
-  return {name: np.concatenate([piece[name] for piece in every]) for name in every[0]}
+  found = {name: np.concatenate([piece[name] for piece in every]) for name in every[0]}
+  return found | {"digest": np.array(array_cache.digest(found["digest"]))}
+
+
+def _digest(record: bytes) -> np.ndarray:
+  """A digest of all values of a record, `[32]` uint8.
+
+  The features are sorted first: records of equal samples may hold them in any order.
+  """
+  ordered = tf_example_pb2.Example.FromString(record).SerializeToString(deterministic=True)
+  return np.frombuffer(hashlib.sha256(ordered).digest(), np.uint8)
 
 
 def _work_items(size: int) -> grain.MapDataset:
@@ -142,10 +166,40 @@ def _work_items(size: int) -> grain.MapDataset:
 
 
 def fingerprint(dataset: Dataset, index: Index) -> dict:
-  """The number of samples and a digest of ids, targets and file sizes; differs if the samples differ."""
-  files = [file.stat().st_size for file in sorted(dataset.path.iterdir()) if file.is_file()]
-  digests = [array_cache.digest(np.asarray(array)) for array in (index.ids, index.target, files)]
-  return {"number": len(dataset), "digest": array_cache.digest(np.asarray(digests))}
+  """What tells a data set from any other, whatever its files are called.
+
+  Returns:
+    `number` of samples; name and version of the `builder`; digests of the `metadata` (task, views, units,
+    bands, splits) and of all `values`. Not where the samples come from.
+  """
+  return {
+    "number": len(dataset),
+    "builder": dataset.builder,
+    "metadata": dataset.facts,
+    "values": index.digest,
+  }
+
+
+def check_unchanged(dataset: Dataset, index: Index) -> None:
+  """Checks that the files of a data set still hold the samples that they held when it was opened.
+
+  If only the times of the files are others, all samples are read again. Nothing is checked if the directory
+  is gone, because then nothing else can have been read from it.
+
+  Raises:
+    InputError: the samples are others.
+  """
+  try:
+    if array_cache.stamp(dataset.path) == dataset.stamp:
+      return
+    now = open_dataset(dataset.path)
+    same = fingerprint(now, read_index(now)) == fingerprint(dataset, index)
+  except OSError:
+    return
+  if not same:
+    raise InputError(
+      f"{dataset.path} was changed while training read from it: restore it and resume, or use another workdir"
+    )
 
 
 def describe(dataset: Dataset, modalities: Sequence[Modality], index: Index) -> Description:

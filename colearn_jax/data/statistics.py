@@ -106,18 +106,19 @@ def of_dataset(dataset: Dataset, modalities: Sequence[Modality], rows: np.ndarra
   rows = np.sort(rows)
   query = lambda m: {
     "what": "statistics",
+    "format": 2,
     "modality": dataclasses.replace(m, units=()).to_json(),
     "series": [dataclasses.asdict(dataset.ragged[view]) for view in m.views if view in dataset.ragged],
     "rows": array_cache.digest(rows),
   }
-  found = {m.name: array_cache.read(dataset.path, query(m)) for m in modalities}
+  found = {m.name: array_cache.read(dataset.path, dataset.stamp, query(m)) for m in modalities}
   out = {name: Moments(**arrays) for name, arrays in found.items() if arrays is not None}
   if unknown := [m for m in modalities if m.name not in out]:
     size = _samples_per_piece(m.shape for m in unknown)
     pieces = grain.MapDataset.source(rows).map(make_reader(dataset, unknown)).batch(size)
     new = merged(pieces.map(_moments_of_piece).to_iter_dataset(READ))
     for m in unknown:
-      array_cache.write(dataset.path, query(m), new[m.name]._asdict())
+      array_cache.write(dataset.path, dataset.stamp, query(m), new[m.name]._asdict())
     out |= new
   return {m.name: out[m.name] for m in modalities}
 

@@ -152,7 +152,7 @@ def read_exported(path: Path, sensor: str | None = None, *, runs: Sequence[str] 
     function,
     chosen(weights, runs, path),
     Modality.from_json(modality),
-    Task(task["kind"], tuple(task["outputs"])),
+    Task.from_json(task),
     about["context"],
     about,
   )
@@ -219,15 +219,24 @@ def _deserialised(path: Path, about: Mapping) -> Callable[..., jax.Array]:
 
 
 def _numbers(x: np.ndarray, what: str) -> np.ndarray:
-  """Checks that an array is numeric. Masked values become NaN."""
-  if isinstance(x, np.ma.MaskedArray):
-    x = np.ma.filled(x.astype(np.result_type(x.dtype, np.float32)), np.nan)
+  """Checks that an array is numeric. Masked values become NaN; also those in a list of masked arrays."""
+  if isinstance(x, list | tuple):
+    try:
+      # np.asarray would ignore the masks of arrays in a list.
+      x = np.ma.stack(x) if any(isinstance(one, np.ma.MaskedArray) for one in x) else np.asarray(x)
+    except ValueError:
+      raise InputError(
+        f"{what} has samples of different shapes, needed: one shape; bring series to one length first"
+      ) from None
+  mask = np.ma.getmaskarray(x) if isinstance(x, np.ma.MaskedArray) else None
   x = np.asarray(x)
   if x.dtype.kind not in "biuf" and x.dtype.name != "bfloat16":
     raise InputError(f"{what} has dtype {x.dtype}, needed: real numbers")
   if x.ndim == 0:
     raise InputError(f"{what} is a single number, needed: one row for each sample")
-  return x
+  if mask is not None:
+    x = np.where(mask, np.nan, x.astype(np.result_type(x.dtype, np.float32)))
+  return x if x.dtype.isnative else x.astype(x.dtype.newbyteorder("="))  # the device knows one byte order
 
 
 def _narrow(x: np.ndarray) -> np.ndarray:

@@ -92,6 +92,13 @@ class SamplesOf:
       self._init = jax.jit(one, out_shardings=self._placed)
     return self._init(*jax.device_put(arguments, self._whole))
 
+  def check_source(self) -> None:
+    """Checks that no other samples were read than those of `index`.
+
+    Raises:
+      InputError: the prepared data set was changed while it was read.
+    """
+
   def check(self, runs: Sequence[Run]) -> None:
     """Checks that each sensor and band has a value in the training part of these runs.
 

@@ -17,7 +17,7 @@ from colearn_jax.data import grouping, splits
 from colearn_jax.data.apart import Apart
 from colearn_jax.data.augment import make_augment
 from colearn_jax.data.dataset import Dataset, context_modality
-from colearn_jax.data.reader import Index, make_reader, read_table, table_bytes
+from colearn_jax.data.reader import Index, check_unchanged, make_reader, read_table, table_bytes
 from colearn_jax.data.splits import Run
 from colearn_jax.data.statistics import make_normalisation
 from colearn_jax.datasets import build
@@ -207,6 +207,7 @@ def make_samples(
   small = table_bytes(reader) <= config.data.device_bytes
   on_device = config.data.placement == "device" or (config.data.placement == "auto" and small)
   table = read_table(reader) if on_device else None
+  check_unchanged(dataset, index)  # a table is read once; batches are read later, see `Streamed`
   own_arrays = type(recipe.method).arrays is not Method.arrays
 
   def arrays(run: Run) -> dict:

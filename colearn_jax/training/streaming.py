@@ -14,7 +14,7 @@ import numpy as np
 
 from colearn_jax.data import statistics, stream
 from colearn_jax.data.dataset import Dataset
-from colearn_jax.data.reader import Index, make_reader
+from colearn_jax.data.reader import Index, check_unchanged, make_reader
 from colearn_jax.data.splits import Run
 from colearn_jax.nn import random
 from colearn_jax.parallel import sharding
@@ -63,6 +63,10 @@ class Streamed(SamplesOf):
 
   def _moments(self, rows: np.ndarray) -> dict[str, statistics.Moments]:
     return statistics.of_dataset(self._dataset, self.modalities, rows)
+
+  def check_source(self) -> None:
+    """See `SamplesOf`."""
+    check_unchanged(self._dataset, self.index)
 
   @contextlib.contextmanager
   def epochs(self, runs: Sequence[Run], state: TrainState) -> Iterator[Epoch]:

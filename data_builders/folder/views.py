@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 import re
 import unicodedata
@@ -17,7 +18,7 @@ STACKS = (".npy", ".zarr", ".nc")  # one file for all samples, of which one can 
 BESIDE = (".msk", ".aux.xml")  # what GDAL writes beside an image
 _DATED = re.compile(r"(?P<sample>.+?)[-_. ](?P<date>\d{4}[-_.]?\d{2}[-_.]?\d{2}(?:T\d{4,6}Z?)?)")
 
-Entries = tuple[tuple[str, int, int], ...]
+Entries = tuple[tuple[str, int, str], ...]
 Files = tuple[str, ...] | int | None  # names in a view's directory, the row of a stack, or no file
 
 
@@ -50,7 +51,7 @@ def nfc(name: str) -> str:
 
 
 def walk(folder: Path) -> Entries:
-  """Name, size and time of everything in a folder; it changes whenever `find` may find other things.
+  """Name, size and times of everything in a folder; it changes whenever `find` may find other things.
 
   A Zarr directory counts as one file; the names of other directories end with a slash. Hidden files are left
   out, and at the top names that begin with an underscore.
@@ -67,11 +68,11 @@ def walk(folder: Path) -> Entries:
           stat = entry.stat()
         except OSError as error:
           raise InputError(f"cannot read {entry.path}: {error.strerror}") from error
-        out.append((name, stat.st_size, stat.st_mtime_ns))
+        out.append((name, stat.st_size, _times(stat)))
       elif name.lower().endswith(".zarr"):
         out.append((name, *stamp(Path(entry.path))))
       else:
-        out.append((f"{name}/", 0, 0))
+        out.append((f"{name}/", 0, ""))
         visit(entry.path, f"{name}/")
 
   visit(folder, "")
@@ -90,7 +91,7 @@ def find(folder: Path, ids: Sequence[str], entries: Entries) -> list[ViewFiles]:
     InputError: there is none, or one without a file of any sample, or with two of one.
   """
   there: dict[str, list[str]] = {}
-  below: dict[str, dict[str, tuple[int, int]]] = {}  # by directory
+  below: dict[str, dict[str, tuple[int, str]]] = {}  # by directory
   for name, size, time in entries:
     top, slash, rest = name.partition("/")
     if rest:
@@ -114,14 +115,14 @@ def find(folder: Path, ids: Sequence[str], entries: Entries) -> list[ViewFiles]:
   return out
 
 
-def _find_stack(name: str, path: Path, stamp: tuple[int, int]) -> ViewFiles:
+def _find_stack(name: str, path: Path, stamp: tuple[int, str]) -> ViewFiles:
   if path.suffix.lower() not in STACKS:
     raise InputError(f"{path}: one file for all samples has to be one of {', '.join(STACKS)}")
   return ViewFiles(name, path, True, (), False, ((path.name, *stamp),), ())
 
 
 def _find_files(
-  name: str, directory: Path, files: Mapping[str, tuple[int, int]], ids: Sequence[str]
+  name: str, directory: Path, files: Mapping[str, tuple[int, str]], ids: Sequence[str]
 ) -> ViewFiles:
   number = {sample: i for i, sample in enumerate(ids)}
   whole, steps, stamps, strangers = {}, {}, [], []
@@ -200,13 +201,19 @@ def _scan(directory: Path) -> list[os.DirEntry]:
     raise InputError(f"cannot read {directory}: {error.strerror}") from error
 
 
-def stamp(path: Path) -> tuple[int, int]:
-  """What changes with a file: size and time of a file with its mask, or of all in a Zarr directory."""
-  paths = path.rglob("*") if path.is_dir() else [path]
+def stamp(path: Path) -> tuple[int, str]:
+  """What changes with a file: size and times of a file with its mask, or of all in a Zarr directory."""
+  paths = sorted(path.rglob("*")) if path.is_dir() else [path]
   if path.suffix.lower() in (".tif", ".tiff"):
     paths = [path, *(Path(f"{path}{more}") for more in BESIDE)]
-  stats = [p.stat() for p in paths if p.is_file() or p == path and not p.is_dir()]
-  return sum(stat.st_size for stat in stats), max((stat.st_mtime_ns for stat in stats), default=0)
+  stats = [(p, p.stat()) for p in paths if p.is_file() or p == path and not p.is_dir()]
+  every = repr([(str(p.relative_to(path.parent)), stat.st_size, _times(stat)) for p, stat in stats])
+  return sum(stat.st_size for _, stat in stats), hashlib.sha256(every.encode()).hexdigest()
+
+
+def _times(stat: os.stat_result) -> str:
+  """The times of a file's last change: of its content, which programs can set, and of any kind (ctime)."""
+  return f"{stat.st_mtime_ns} {stat.st_ctime_ns}"
 
 
 def paths(view: ViewFiles, files: Files) -> tuple[Path, ...]:

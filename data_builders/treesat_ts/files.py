@@ -52,12 +52,12 @@ class Folder:
       else:
         yield from ((name, member.file_size) for name, member in self._archive()[1].items())
 
-  def stamp(self, name: str) -> tuple[int, int] | None:
-    """The size of a file, and its time or checksum, to detect changes; None if there is no such file."""
+  def stamp(self, name: str) -> tuple[int, ...] | None:
+    """The size of a file, and its times or checksum, to detect changes; None if there is no such file."""
     try:
       if os.path.isdir(self.path):
         stat = os.stat(os.path.join(self.path, name))
-        return stat.st_size, stat.st_mtime_ns
+        return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
       member = self._archive()[1].get(name)
       return (member.file_size, member.CRC) if member else None
     except OSError:
