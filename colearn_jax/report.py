@@ -27,15 +27,17 @@ def report(workdir: str | Path, out: str | Path | None = None) -> list[Path]:
   Raises:
     InputError: the directory holds no finished run, or `out` cannot be written.
   """
-  from colearn_jax.reporting import comparisons, document, sections, study, tables
+  # Here, because these load JAX, and wrong flags are told before.
+  from colearn_jax.reporting import comparisons, document, overview, page, sections, study, tables
   from colearn_jax.storage.files import replacing
 
   found = study.read(workdir)
   fixed = comparisons.fixed(found)
-  root = document.document(found, fixed, {}, lambda cell: [])
+  root = overview.report(found, fixed)
   rest = [one for cell in found.cells for one in comparisons.others(cell, fixed)]
   compared = [*sections.comparison_rows(fixed, True), *sections.comparison_rows(rest, False)]
   texts = {
+    "report.html": page.as_page(root),
     "report.md": document.as_markdown(root),
     "report.tex": document.as_latex(root),
     "scores.csv": tables.as_csv(sections.SCORE_COLUMNS, sections.score_rows(found)),

@@ -128,7 +128,7 @@ def test_files_of_a_study(planned, tmp_path):
   assert text.startswith("# a study\n\n4 comparisons were fixed beforehand: after Holm's correction ")
   assert "1 have no result yet" in text and "the fusion (too few samples)" in text
   assert "| the co | **0.4" in text and "| the context | 0.3" in text
-  assert "Friedman test" in text and "The 3 rows come from 1 data set (lfmc)" in text
+  assert "Friedman test" in text and "The 3 cells come from 1 data set (lfmc), so" in text
   assert text.count("Bouckaert") == 1
   numbers = rows_of(tmp_path / "comparisons.csv")
   assert [row["fixed"] for row in numbers[:5]] == ["1", "1", "1", "1", "0"]

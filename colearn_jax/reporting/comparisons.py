@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -94,7 +95,9 @@ def size_ratio(cell: Cell, arm: Arm, predictor: str) -> float:
   """
   test = arm.per_run(predictor, "samples")
   if arm.results.split == "official":
-    every = np.full(len(test), float(cell.samples or np.nan))
+    described = cell.described
+    number: Any = (described and described.samples or {}).get("number", np.nan)
+    every = np.full(len(test), float(number))
   else:
     seeds = np.array([seed for seed, _ in arm.runs])
     every = np.array([test[seeds == seed].sum() for seed in seeds])

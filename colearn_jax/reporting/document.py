@@ -41,32 +41,30 @@ class Section:
   folded: bool = False
 
 
-More = Callable[[Cell], Sequence[Section]]  # further sections of a cell
+More = Callable[[Cell], Sequence[Section]]
 
 
-def document(study: Study, fixed: Sequence[Compared], lines: dict[str, str], more: More) -> Section:
+def document(study: Study, fixed: Sequence[Compared], more: More, drawn: Sequence[Figure] = ()) -> Section:
   """The whole report.
 
   Args:
     study: what it is about.
     fixed: the comparisons that were fixed beforehand.
-    lines: a line about leakage for each cell, by name.
-    more: returns the figures and the table of probes of a cell.
+    more: returns further sections of a cell, e.g. figures.
+    drawn: figures of the whole study.
   """
   count = sum(len(one.predictors) for one in study.comparisons)
   text = [sections.summary(fixed, count, study.single)] if count else []
-  text += [f"Plan: {study.digest}"] if study.digest else []
+  text += [f"Digest of the plan: {study.digest}"] if study.digest else []
+  below = [_cell(study, cell, fixed, count, more) for cell in study.cells]
   ranking = ranks(study)
-  below = [_cell(study, cell, fixed, count, lines.get(cell.name, ""), more) for cell in study.cells]
-  if ranking is not None:
-    below.insert(0, _ranking(study, ranking))
+  if ranking is not None or drawn:
+    below.insert(0, _overview(study, ranking, drawn))
   below.append(Section("How to read the tables", sections.READING))
   return Section(study.name, tuple(text), below=tuple(below))
 
 
-def _cell(
-  study: Study, cell: Cell, fixed: Sequence[Compared], count: int, leakage: str, more: More
-) -> Section:
+def _cell(study: Study, cell: Cell, fixed: Sequence[Compared], count: int, more: More) -> Section:
   metric = sections.title_of(cell.metric)
   tables = [sections.scores(cell, cell.metric)]
   own = [one for one in fixed if one.cell is cell]
@@ -78,11 +76,13 @@ def _cell(
     title = f"{metric}: other differences to the baseline"
     tables.append(sections.comparisons(rest, of_all=None, title=title))
   tables += [sections.scores(cell, other) for other in cell.metrics if other != cell.metric]
-  text = [line for line in (sections.facts(cell), leakage) if line]
-  return Section(cell.title, tuple(text), tuple(tables), below=tuple(more(cell)))
+  return Section(cell.title, (sections.facts(cell),), tuple(tables), below=tuple(more(cell)))
 
 
-def _ranking(study: Study, found: Ranking) -> Section:
+def _overview(study: Study, found: Ranking | None, drawn: Sequence[Figure]) -> Section:
+  """The figures of the whole study and the ranks of its arms."""
+  if found is None:
+    return Section("Overview", figures=tuple(drawn))
   titles = {name: arm.title for cell in study.cells for name, arm in cell.arms.items()}
   order = sorted(found.ranks, key=found.ranks.__getitem__)
   names = dict.fromkeys(cell.results.dataset for cell in study.cells)
@@ -92,12 +92,12 @@ def _ranking(study: Study, found: Ranking) -> Section:
   ]
   if len(names) < found.blocks:
     notes.append(
-      f"The {found.blocks} rows come from {len(names)} data set{'s' * (len(names) > 1)} ({', '.join(names)}), so they are not "
-      "independent, and the test finds differences too easily."
+      f"The {found.blocks} cells come from {len(names)} data set{'s' * (len(names) > 1)} "
+      f"({', '.join(names)}), so they are not independent, and the test finds differences too easily."
     )
   rows = [[titles[name], number(found.ranks[name], 2)] for name in order]
-  text = f"Mean rank over {found.blocks} rows of the study, 1 is the best."
-  return Section("Ranks", (text,), (table("", ["method", "mean rank"], rows, notes),))
+  title = f"Mean rank over {found.blocks} cells, 1 is the best"
+  return Section("Overview", (), (table(title, ["method", "mean rank"], rows, notes),), tuple(drawn))
 
 
 def as_markdown(root: Section, level: int = 1) -> str:

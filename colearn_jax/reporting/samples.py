@@ -109,8 +109,8 @@ def leakage_line(data: Data) -> str:
   sensors = [m for m in data.modalities if m.name != CONTEXT]
   found = scan(data.dataset, data.modalities, ())
   shares = {m.name: _share(found, m.name, runs) for m in sensors}
-  listed = ", ".join(f"{share:.0%} ({name})" for name, share in shares.items())
-  line = f"Leakage: {listed} of the held-out samples share a window of steps with a training sample"
+  listed = ", ".join(f"{share:.0%} of {name}" for name, share in shares.items())
+  line = f"Held-out samples that share a window of steps with a training sample: {listed}"
   if max(shares.values()) > 0.1:
     return f"{line}. The scores then also measure how well a model recognises places that it has seen."
   return f"{line}."

@@ -17,13 +17,13 @@ import numpy as np
 from colearn_jax.evaluation.metrics import HEADLINE
 from colearn_jax.evaluation.results import Results, Scores
 from colearn_jax.storage.files import read_json
-from colearn_jax.types import InputError
+from colearn_jax.types import Description, InputError
 
 BASELINE = "individual"
 CONTEXT = "context"  # kind of an arm without a sensor, and its only predictor
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Arm:
   """A trained method in one cell.
 
@@ -82,7 +82,7 @@ class Arm:
     return np.array(stats["per_fold"], np.float64)  # None is NaN
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Cell:
   """One data set with its protocol and inputs, and the arms that were trained on it.
 
@@ -125,11 +125,11 @@ class Cell:
     return next((arm for arm in self.arms.values() if arm.results.method == BASELINE), None)
 
   @property
-  def samples(self) -> int | None:
-    """Number of samples of the data set, from an arm's dataset.json."""
+  def described(self) -> Description | None:
+    """The data set, from the first arm that has a dataset.json."""
     for arm in self.arms.values():
       if (path := arm.directory / "dataset.json").is_file():
-        return (read_json(path).get("samples") or {}).get("number")
+        return Description.from_json(read_json(path))
     return None
 
 
