@@ -88,7 +88,10 @@ def open_data(arm: Arm) -> Data:
     raise InputError(f"{config.data.name} has {len(dataset)} samples now, the run had {known}")
   index = read_index(dataset)
   modalities = setup.make_modalities(config, dataset)
-  runs = [run for run in setup.make_runs(config, dataset, index) if not run.ablation]
+  try:
+    runs = [run for run in setup.make_runs(config, dataset, index) if not run.ablation]
+  except AttributeError as error:  # a key that did not exist when the run was trained
+    raise InputError(f"{arm.directory} was trained by another version: no {error}") from None
   return Data(config, dataset, tuple(modalities), index, tuple(runs))
 
 
