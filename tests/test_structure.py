@@ -47,6 +47,8 @@ ROOMS = {
   "export": "types deploy",
   "main": "types schema_pages schema values config parallel training",
   "inspect": "types storage data inspection config training main",
+  "reporting": "types storage methods data evaluation inspection config training",
+  "report": "types storage reporting",
 }
 # Of these `deploy` loads nothing, neither at import nor in its functions.
 TRAINING_ONLY = ("colearn_jax.training", "tensorflow_datasets", "grain")
