@@ -19,7 +19,7 @@ def task(there):
 
 LISTS = {
   "several labels": (["oak;pine", "pine", "beech;oak"], "multilabel", ["beech", "oak", "pine"]),
-  "codes with zeros": (["01", "02", "11", "1"], "multiclass", ["01", "02", "1", "11"]),
+  "codes with zeros": (["01", "02", "11", "3"], "multiclass", ["01", "02", "11", "3"]),
   "EuroCrops": (["0301010100", "3301010200", "0301010100"], "binary", ["0301010100", "3301010200"]),
   "codes with exponents": (["1E5", "2E5", "A1"], "multiclass", None),
   "texts that begin like numbers": (["3a", "3b", "3a"], "binary", ["3a", "3b"]),
@@ -87,7 +87,8 @@ UNSURE = {
   "-9999 among classes": (["1", "-9999", "2"], "is the class -9999 a class"),
   "-9999 among amounts": (["1.5", "-9999", "2"], "is -9999 of target an amount, or a sign"),
   "-3.4e38": (["1.5", "-3.4e38", "2"], "is -3.4e\\+38 of target an amount"),
-  "capitals": (["oak", "Oak", "pine"], "'Oak' and 'oak' are two classes that differ in capitals or blanks"),
+  "capitals": (["oak", "Oak", "pine"], "'Oak' and 'oak' are two classes that differ in capitals"),
+  "zeros": (["01", "02", "1"], "'01' and '1' are two classes that differ in .* zeros;"),
   "a list as text": (["['oak', 'pine']", "['oak']"], "is a list written as text; write oak;pine"),
 }
 

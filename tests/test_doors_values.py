@@ -33,7 +33,7 @@ def test_a_fourth_band_that_is_measured_is_no_alpha_band(tmp_path):
   there, image = table(tmp_path, "ab"), pixels(count=4)
   for i in range(2):
     write_tif(there / f"S2/s{i}.tif", image)  # GDAL marks the fourth band as alpha
-  refused(there, "its last band is marked as alpha, but most of it is neither 0 nor 255; .*dataset.json")
+  refused(there, "its band 4 is marked as alpha, but most of it is neither 0 nor 255; .*dataset.json")
   describe(there, views={"S2": {"bands": ["R", "G", "B", "NIR"]}})
   np.testing.assert_array_equal(view_of(there)[0], np.moveaxis(image, 0, -1))
 

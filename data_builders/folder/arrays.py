@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from colearn_jax.datasets.folder import cubes, dates, rasters
 from colearn_jax.datasets.folder.cubes import DATES, VALUES, Cube
-from colearn_jax.datasets.folder.decoding import Decoding
+from colearn_jax.datasets.folder.decoding import Decoding, UnclearError
 
 from colearn_jax.types import InputError
 
@@ -32,6 +32,7 @@ class Header:
     bands: names of the bands, None if the file has none.
     located: whether the file says where it is.
     scaled: whether the file has a scale factor that is applied.
+    nodata: what its files say is nodata, with None where one says nothing.
   """
 
   shape: tuple[int, ...]
@@ -40,6 +41,7 @@ class Header:
   bands: tuple[str, ...] | None = None
   located: bool = False
   scaled: bool = False
+  nodata: frozenset[float | None] = frozenset({None})
 
 
 def read_header(files: Sequence[Path], decoding: Decoding) -> Header:
@@ -50,6 +52,8 @@ def read_header(files: Sequence[Path], decoding: Decoding) -> Header:
   """
   headers = [_caught(path, functools.partial(_header, path, decoding)) for path in files]
   for path, header in zip(files, headers):
+    if header.dtype.kind == "c":
+      raise InputError(f"{path} holds complex numbers; write their parts, or the amplitude, as bands")
     if header.dtype.kind not in "biuf":
       raise InputError(f"{path} holds {header.dtype}, not numbers")
   first = headers[0]
@@ -62,16 +66,22 @@ def read_header(files: Sequence[Path], decoding: Decoding) -> Header:
   located = any(header.located for header in headers)
   if odd := next((path for path, header in zip(files, headers) if header.scaled != first.scaled), None):
     raise InputError(f"{odd} and {files[0].name} differ in whether they have a scale factor")
-  return Header((len(files), *(first.shape or (1,))), dtype, True, first.bands, located, first.scaled)
+  nodata = frozenset().union(*(header.nodata for header in headers))
+  return Header((len(files), *(first.shape or (1,))), dtype, True, first.bands, located, first.scaled, nodata)
 
 
-def read(files: Sequence[Path], decoding: Decoding):
+def read(files: Sequence[Path], decoding: Decoding, *, dated: bool = True):
   """The values of a sample, their days `[T]` int32 or None, and the bounds of the ground in degrees.
+
+  Args:
+    files: of the sample.
+    decoding: what the user says.
+    dated: whether the days of the files are used.
 
   Raises:
     InputError: a file cannot be read, or its dates are none, or not one for each time step.
   """
-  parts = [_caught(path, functools.partial(_read, path, decoding)) for path in files]
+  parts = [_caught(path, functools.partial(_read, path, decoding, dated)) for path in files]
   values, days, bounds = parts[0]
   if (steps := dates_of(files)) is not None:
     if len({part[0].shape for part in parts}) > 1:
@@ -128,6 +138,8 @@ def _caught(path: Path, read):
     return read()
   except InputError:
     raise
+  except UnclearError as error:
+    raise InputError(f"{path} {error}") from error
   except Exception as error:  # of a damaged file, whatever the reader stumbles over
     line = " ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__
     raise InputError(f"cannot read {path}: {line}") from error
@@ -154,11 +166,11 @@ def _header(path: Path, decoding: Decoding) -> Header:
   if suffix in (".zarr", ".nc"):
     with _open(path, decoding) as cube:
       return Header(cube.shape, cube.dtype, cube.dates is not None, cube.bands, scaled=cube.scaled)
-  shape, dtype, bands, located, scaled = rasters.header(path, decoding)
-  return Header(shape, dtype, bands=bands, located=located, scaled=scaled)
+  shape, dtype, bands, located, scaled, nodata = rasters.header(path, decoding)
+  return Header(shape, dtype, bands=bands, located=located, scaled=scaled, nodata=nodata)
 
 
-def _read(path: Path, decoding: Decoding):
+def _read(path: Path, decoding: Decoding, dated: bool):
   suffix, days, bounds = path.suffix.lower(), None, rasters.NOWHERE
   if suffix == ".npy":  # not mapped to memory, which would hold the file open for as long as it is used
     values = np.load(path, allow_pickle=False)
@@ -167,12 +179,12 @@ def _read(path: Path, decoding: Decoding):
     with np.load(path, allow_pickle=False) as arrays:
       name = _npz_values(path, arrays.files)
       values = decoding.hide(arrays[name], arrays[name])
-      if len(arrays.files) == 2:
+      if len(arrays.files) == 2 and dated:
         _check_number(path, np.size(arrays[DATES]), values)
         days = dates.to_days(arrays[DATES], str(path))
   elif suffix in (".zarr", ".nc"):
     with _open(path, decoding) as cube:
-      values, days = cube.take(), cube.dates() if cube.dates else None
+      values, days = cube.take(), cube.dates() if cube.dates and dated else None
   else:
     values, bounds = rasters.read(path, decoding)
   return decoding.unpack(values), days, bounds

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import decimal
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,7 +17,14 @@ SEPARATOR = ";"  # between the labels of a sample
 _WHOLE = re.compile(r"[+-]?\d+")
 _COMMA = re.compile(r"[+-]?\d+(?:\.\d{3})*,\d+")
 _PERCENT = re.compile(r"[+-]?\d+(?:[.,]\d+)?\s*%")
-NO_LABEL = {"na", "n/a", "#n/a", "<na>", "null", "none", "nil", "-", "--", "?", "."} | {
+_NUMBER = r"[+\u2212-]?\d+(?:[.,]\d+)?"
+_GROUPED = re.compile(r"[+\u2212-]?\d{1,3}(?:[ '\u2019,._]\d{3})+(?:[.,]\d+)?|\u2212\d+(?:[.,]\d+)?")
+_PLAIN = re.compile(_NUMBER)
+_MONEY = r"[$\u20ac\u00a3\u00a5\u00b0]"
+_UNIT = re.compile(rf"({_MONEY}?) ?{_NUMBER}((?: [^\W\d_]|[^\W\d_][^\W\d_/])[\w/^. \u00b0-]*| ?{_MONEY})?")
+_DATE = re.compile(r"(?:19|20)\d\d[-./]\d\d?[-./]\d\d?(?:[T ].*)?|\d\d?[-./]\d\d?[-./](?:19|20)\d\d(?: .*)?")
+_ERROR = re.compile(r"#(?:N/A|NA|VALUE!|REF!|DIV/0!|NUM!|NAME\?|NULL!)")  # of a spreadsheet
+NO_LABEL = {"na", "n/a", "<na>", "null", "none", "nil", "-", "--", "?", "."} | {
   "nodata",
   "no data",
   "no label",
@@ -65,6 +73,8 @@ def _number(text: str) -> float | None:
 def _value(cell, names: bool, where: Callable[[int], str], i: int) -> Cell:
   """One cell; `names` leaves texts as they are."""
   if isinstance(cell, list | tuple | np.ndarray):
+    if odd := next((part for part in cell if isinstance(part, list | tuple | dict | np.ndarray)), None):
+      raise InputError(f"{where(i)}: its target is a list of {odd!r}; a list of names or of numbers is read")
     return tuple(_value(part, True, where, i) for part in cell)
   if isinstance(cell, bool | np.bool_):
     return int(cell)
@@ -130,7 +140,8 @@ def check_texts(cells: Sequence[Cell], path: Path, where: Callable[[int], str]) 
     raise InputError(f"{path}: targets such as {texts[0]!r} have decimal commas; write decimal points")
   if texts and all(map(_PERCENT.fullmatch, texts)):
     raise InputError(f"{path}: targets such as {texts[0]!r} are texts; write numbers without %")
-  i = next((i for i, cell in enumerate(cells) if isinstance(cell, str) and cell.lower() in NO_LABEL), None)
+  no_label = lambda text: text.lower() in NO_LABEL or _ERROR.fullmatch(text)
+  i = next((i for i, cell in enumerate(cells) if isinstance(cell, str) and no_label(cell)), None)
   if i is not None:
     raise InputError(
       f"{where(i)}: is {cells[i]!r} a class, or no label? Say so in dataset.json: "
@@ -138,14 +149,41 @@ def check_texts(cells: Sequence[Cell], path: Path, where: Callable[[int], str]) 
     )
 
 
+def check_amounts(cells: Sequence[Cell], path: Path) -> None:
+  """Refuses texts that all are numbers with thousands separators or a unit, formulas, or dates."""
+  # Here all kinds of blanks are one.
+  texts = [unicodedata.normalize("NFKC", cell) for cell in cells if isinstance(cell, str)]
+  if not texts or len(texts) < sum(cell is not None for cell in cells):
+    return
+  grouped = [text for text in texts if _GROUPED.fullmatch(text)]
+  units = {match.groups() if (match := _UNIT.fullmatch(text)) else () for text in texts}
+  codes = any(re.match(r"0\d", text) for text in texts)
+  if grouped and not codes and all(text in grouped or _PLAIN.fullmatch(text) for text in texts):
+    what = "are numbers with separators; write 1234.5"
+  elif len(units) == 1 and any(next(iter(units))) and len(set(texts)) > 1:
+    what = "are numbers with a unit; write the number alone, and the unit in dataset.json"
+  elif all(text.startswith("=") for text in texts):
+    what = "are formulas; write their values"
+  elif all(map(_DATE.fullmatch, texts)):
+    what = "are dates; write amounts, such as a number of days"
+  else:
+    return
+  raise InputError(
+    f'{path}: targets such as {texts[0]!r} {what}; if they are names say "kind" in dataset.json'
+  )
+
+
 def check_names(cells: Sequence[str], path: Path, named: bool) -> None:
   """Refuses texts that are no names of classes by the look of them."""
   spelled = collections.defaultdict(set)
-  for cell in cells:
-    spelled[" ".join(cell.split()).casefold()].add(cell)
+  for cell in set(cells):
+    plain = unicodedata.normalize("NFKC", cell)
+    words = "".join(c for c in plain if unicodedata.category(c) not in ("Cf", "Cc"))  # what is not seen
+    words = " ".join(words.split()).casefold()
+    spelled[words.lstrip("0") or "0" if words.isdecimal() else words].add(cell)
   if not named and (twice := next((sorted(some) for some in spelled.values() if len(some) > 1), None)):
     raise InputError(
-      f"{path}: {twice[0]!r} and {twice[1]!r} are two classes that differ in capitals or blanks alone; "
+      f"{path}: {twice[0]!r} and {twice[1]!r} are two classes that differ in capitals, blanks or zeros; "
       'write one of them, or name both in dataset.json: "outputs"'
     )
   for separator in "|,/+":

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from colearn_jax.datasets.folder import axes
 from colearn_jax.datasets.folder import dates as dates_lib
 from colearn_jax.datasets.folder.decoding import Decoding
 from colearn_jax.datasets.folder.optional import module
@@ -14,14 +15,8 @@ from colearn_jax.datasets.folder.optional import module
 from colearn_jax.types import InputError
 
 VALUES, DATES, IDS = "values", "dates", ("id", "ids")  # names of arrays in Zarr groups, NetCDF and .npz files
-CF = ("scale_factor", "add_offset", "_FillValue", "missing_value", "_Unsigned")
-SAMPLES = ("id", "ids", "sample", "samples", "index")
-ROLES = {  # of dimensions, by their names; the order here is the order of a stored sample's axes
-  "time": ("time", "t", "date", "dates", "step", "month"),
-  "row": ("y", "lat", "latitude", "row", "rows", "height", "northing"),
-  "column": ("x", "lon", "longitude", "col", "cols", "column", "width", "easting"),
-  "band": ("band", "bands", "channel", "channels", "c", "feature", "features", "variable", "spectral"),
-}
+CF = ("scale_factor", "add_offset", "_FillValue", "missing_value", "_Unsigned", "dtype")
+LIMITS = ("valid_range", "valid_min", "valid_max")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +55,8 @@ def open_cube(path: Path, decoding: Decoding, *, stack: bool = False) -> Cube:
   if path.suffix.lower() == ".nc":
     return _labelled(path, _open_netcdf(path), stack, decoding)
   zarr = module("zarr", "zarr")
+  if not path.is_dir():
+    raise InputError(f"{path} is a file; a Zarr store is a directory")
   node = zarr.open(str(path), mode="r")
   if isinstance(node, zarr.Group):
     arrays = {name: array for name, array in node.arrays()}
@@ -67,7 +64,8 @@ def open_cube(path: Path, decoding: Decoding, *, stack: bool = False) -> Cube:
       return _labelled(path, _open_labelled(path, arrays), stack, decoding)
     if VALUES not in arrays:
       have = ", ".join(sorted(node.keys())) or "none"
-      raise InputError(f"{path} has to be an array, or hold {VALUES}; it has: {have}")
+      groups = "; arrays in groups within it are not read" if any(node.groups()) else ""
+      raise InputError(f"{path} has to be an array, or hold {VALUES}; it has: {have}{groups}")
     return _plain(path, arrays[VALUES], arrays, decoding)
   return _plain(path, node, {}, decoding)
 
@@ -95,10 +93,10 @@ def _fill(array):
 
 def _plain(path: Path, array, others, decoding: Decoding) -> Cube:
   """An array of Zarr without names of its dimensions."""
-  attributes = {key: array.attrs[key] for key in CF if key in array.attrs}
-  if "_FillValue" not in attributes and (fill := _fill(array)) is not None:
-    attributes["_FillValue"] = fill
-  decode, dtype = _decoder(attributes, np.dtype(array.dtype), path, decoding)
+  facts = _standard(dict(array.attrs), np.dtype(array.dtype), path)
+  if "_FillValue" not in facts and (fill := _fill(array)) is not None:
+    facts["_FillValue"] = fill
+  decode, dtype = _decoder(facts, np.dtype(array.dtype), path, decoding)
   stored = others.get(DATES)
   days = None
   if stored is not None:
@@ -114,7 +112,7 @@ def _plain(path: Path, array, others, decoding: Decoding) -> Cube:
     shape=tuple(array.shape),
     dtype=dtype,
     take=take,
-    scaled=not decoding.scaled and attributes.get("scale_factor", 1) != 1,
+    scaled=not decoding.scaled and facts.get("scale_factor", 1) != 1,
     dates=days,
     ids=None if ids is None else lambda: [str(name) for name in _texts(ids[...]).tolist()],
   )
@@ -129,21 +127,65 @@ def _texts(values: np.ndarray) -> np.ndarray:
   return np.array(plain, object).reshape(values.shape)
 
 
-def _decoder(attributes: dict, dtype: np.dtype, path: Path, decoding: Decoding):
-  """What makes values of stored numbers, and the dtype of its result, by xarray's rules."""
-  if decoding.scaled:
-    attributes = {key: attributes[key] for key in attributes if key not in ("scale_factor", "add_offset")}
-  if not attributes or dtype.kind not in "iuf":
+def _decoder(facts: Mapping, dtype: np.dtype, path: Path, decoding: Decoding):
+  """What makes values of stored numbers, by xarray's rules and the valid range; and their dtype."""
+  unused = ("scale_factor", "add_offset") if decoding.scaled else ()
+  attributes = {key: facts[key] for key in CF if key in facts and key not in unused}
+  limits = _limits(facts, dtype, decoding)
+  if not attributes and limits is None or dtype.kind not in "iuf":
     return (lambda stored: stored), dtype
   xarray = module("xarray", "zarr")
-  if "_FillValue" in attributes and isinstance(attributes["_FillValue"], str):
-    raise InputError(f"{path}: its _FillValue {attributes['_FillValue']!r} is no number")
 
   def decode(stored):
     dims = tuple(f"d{i}" for i in range(np.ndim(stored)))
-    return xarray.conventions.decode_cf_variable(VALUES, xarray.Variable(dims, stored, attributes)).to_numpy()
+    coded = xarray.Variable(dims, stored, attributes)
+    return _within(xarray.conventions.decode_cf_variable(VALUES, coded).to_numpy(), stored, limits)
 
   return decode, decode(np.zeros(1, dtype)).dtype
+
+
+def _standard(facts: dict, dtype: np.dtype, path: Path) -> dict:
+  """Attributes of an array, with those of Open Data Cube and of older programs in the words of CF.
+
+  Raises:
+    InputError: a number is written as text.
+  """
+  if dtype.kind not in "iuf":
+    return facts
+  facts, every = dict(facts), lambda key: set(np.ravel(facts.get(key, ())).tolist())
+  one = lambda key: next(iter(every(key))) if len(every(key)) == 1 else None
+  for key in ("scale_factor", "add_offset", "_FillValue", "missing_value"):
+    if key in facts and any(isinstance(v, str) for v in np.ravel(facts[key]).tolist()):
+      raise InputError(f"{path}: its {key} {facts[key]!r} is text, no number")
+  nodata = one("nodata") if "nodata" in facts else one("nodatavals")
+  if not {"_FillValue", "missing_value"} & set(facts) and isinstance(nodata, int | float):
+    if dtype.kind == "f" or np.iinfo(dtype).min <= nodata <= np.iinfo(dtype).max:
+      facts["_FillValue"] = dtype.type(nodata)
+  for own, key, plain in (("scale_factor", "scales", 1), ("add_offset", "offsets", 0)):
+    if own not in facts and one(key) not in (None, plain):
+      facts[own] = one(key)
+  return facts
+
+
+def _limits(facts: Mapping, dtype: np.dtype, decoding: Decoding) -> tuple[float, float, bool] | None:
+  """The least and greatest valid number, and whether they are meant after scaling; None if all are valid."""
+  if not set(LIMITS) & set(facts) or dtype.kind not in "iuf" or "_Unsigned" in facts:
+    return None
+  ends = dict(zip(LIMITS[1:], np.ravel(facts.get("valid_range", ())).tolist()))
+  ends |= {key: np.ravel(facts[key]).tolist()[0] for key in LIMITS[1:] if key in facts}
+  # Limits of whole numbers that are packed are whole numbers, those of the values have decimals.
+  scaled = dtype.kind in "iu" and any(isinstance(end, float) for end in ends.values())
+  low, high = (float(ends.get(key, end)) for key, end in zip(LIMITS[1:], (-np.inf, np.inf)))
+  return None if scaled and decoding.scaled else (low, high, scaled)
+
+
+def _within(values: np.ndarray, stored: np.ndarray, limits) -> np.ndarray:
+  """The values, NaN where they are outside of the valid range."""
+  if limits is None:
+    return values
+  low, high, scaled = limits
+  known = values if scaled else stored
+  return np.where((known < low) | (known > high), np.nan, values.astype(np.result_type(values, np.float32)))
 
 
 def _open_labelled(path: Path, arrays):
@@ -158,38 +200,29 @@ def _open_labelled(path: Path, arrays):
 def _labelled(path: Path, opened, stack: bool, decoding: Decoding) -> Cube:
   """A data set whose dimensions have names, its axes in the order of a stored sample's."""
   xarray = module("xarray", "zarr")
-  numeric = [name for name, array in opened.data_vars.items() if array.ndim and array.dtype.kind in "biuf"]
-  others = {DATES, *IDS, *(array.attrs.get("bounds") for array in opened.variables.values())}
-  names = [VALUES] if VALUES in numeric else [name for name in numeric if name not in others]
-  if not names or len({opened[name].dims for name in names}) > 1:
-    have = ", ".join(f"{name} {opened[name].dims}" for name in names) or "no numbers"
-    raise InputError(f"{path} has to hold {VALUES}, or variables of the same dimensions; it has: {have}")
-  if decoding.scaled:
-    for name in names:
-      for key in ("scale_factor", "add_offset"):
-        opened[name].attrs.pop(key, None)
-  decoded = xarray.decode_cf(opened, decode_times=False)
-  dims = decoded[names[0]].dims
-  sample = next((dim for dim in dims if str(dim).lower() in SAMPLES), dims[0]) if stack else None
-  inner = [dim for dim in dims if dim != sample]
-  role = {dim: next((r for r, known in ROLES.items() if str(dim).lower() in known), None) for dim in inner}
-  clear = all(role.values()) and len(set(role.values())) == len(role)
-  if clear:
-    inner.sort(key=lambda dim: list(ROLES).index(role[dim]))
+  names = _values(path, opened)
+  facts = {name: _standard(opened[name].attrs, opened[name].dtype, path) for name in names}
+  coders = [_decoder(own, opened[name].dtype, path, decoding) for name, own in facts.items()]
+  decoded = xarray.decode_cf(opened.drop_vars(names), decode_times=False)  # the coordinates
+  dims = opened[names[0]].dims
+  sample = axes.sample_axis(path, dims, opened.variables) if stack else None
+  role = axes.roles(path, [dim for dim in dims if dim != sample], opened.variables)
+  known = any(role.values())
+  inner = sorted(role, key=lambda dim: list(axes.ROLES).index(role[dim])) if known else list(role)
   band = next((dim for dim in inner if role[dim] == "band"), None)
   if len(names) > 1 and band is not None:
     raise InputError(f"{path} has several variables with a dimension {band}; name one of them {VALUES}")
   order = [*([sample] if stack else []), *inner]
-  widen = len(names) > 1 or clear and band is None
-  shape = tuple(decoded.sizes[dim] for dim in order) + ((len(names),) if widen else ())
+  widen = len(names) > 1 or known and band is None
+  shape = tuple(opened.sizes[dim] for dim in order) + ((len(names),) if widen else ())
+  turn = {dim: slice(None, None, -1) for dim in inner if axes.backwards(dim, role[dim], opened.variables)}
 
   def take(at=...):
-    def of(data):
-      part = data if at is ... else data.isel({sample: at})
-      arrays = [part[name].transpose(*(order if at is ... else order[1:])).to_numpy() for name in names]
-      return np.stack(arrays, axis=-1) if widen else arrays[0]
-
-    return of(decoded) if decoding.nodata is None else decoding.hide(of(decoded), of(opened))
+    parts = [opened[name].isel(turn if at is ... else {sample: at, **turn}) for name in names]
+    stored = [part.transpose(*order if at is ... else order[1:]).to_numpy() for part in parts]
+    values = [decode(x) for (decode, _), x in zip(coders, stored)]
+    join = lambda arrays: np.stack(arrays, axis=-1) if widen else arrays[0]
+    return decoding.hide(join(values), join(stored))
 
   bands = tuple(map(str, names)) if len(names) > 1 else None
   if band is not None and band in decoded.coords and decoded[band].dtype.kind in "UTO":
@@ -197,14 +230,33 @@ def _labelled(path: Path, opened, stack: bool, decoding: Decoding) -> Cube:
   ids = next((name for name in (*IDS, sample) if name in decoded.variables), None) if stack else None
   return Cube(
     shape=shape,
-    dtype=np.result_type(*(decoded[name].dtype for name in names)),
+    dtype=np.result_type(*(dtype for _, dtype in coders)),
     take=take,
     bands=bands,
-    scaled=any(opened[name].attrs.get("scale_factor", 1) != 1 for name in names),
+    scaled=not decoding.scaled and any(own.get("scale_factor", 1) != 1 for own in facts.values()),
     close=opened.close,
     dates=_steps(path, decoded, next((dim for dim in inner if role[dim] == "time"), None)),
     ids=None if ids is None else lambda: [str(v) for v in _texts(decoded[ids].to_numpy()).tolist()],
   )
+
+
+def _values(path: Path, opened) -> list[str]:
+  """The names of the variables that are values: of one grid, without bounds and places.
+
+  Raises:
+    InputError: there are none, or they are of several grids.
+  """
+  numeric = [name for name, array in opened.data_vars.items() if array.ndim and array.dtype.kind in "biuf"]
+  if VALUES in numeric:
+    return [VALUES]
+  bounds = {array.attrs.get(key) for array in opened.variables.values() for key in ("bounds", "climatology")}
+  names = [name for name in numeric if name not in {DATES, *IDS, *bounds}]
+  names = [name for name in names if not axes.is_place(name, opened[name].attrs)] or names
+  if not names or len({opened[name].dims for name in names}) > 1:
+    have = ", ".join(f"{name} {opened[name].dims}" for name in names)
+    have = have or "no numbers; arrays in groups within it are not read"
+    raise InputError(f"{path} has to hold {VALUES}, or variables of the same dimensions; it has: {have}")
+  return names
 
 
 def _steps(path: Path, decoded, time) -> Callable | None:
@@ -219,4 +271,7 @@ def _steps(path: Path, decoded, time) -> Callable | None:
   if stored.dtype.kind in "iu" and not units and stored[:1] in (0, 1):
     if np.array_equal(stored - stored[0], range(len(stored))):
       return None
+  if stored.dtype.kind == "i":
+    nat = stored == np.iinfo(stored.dtype).min  # as xarray writes it
+    stored = np.where(nat, np.nan, stored) if nat.any() else stored
   return lambda: dates_lib.to_days(stored, str(path), units, calendar)

@@ -7,6 +7,7 @@ years 1900 to 2100, is refused.
 from __future__ import annotations
 
 import datetime
+import decimal
 import re
 from collections.abc import Iterable
 
@@ -17,6 +18,7 @@ from colearn_jax.types import InputError
 FIRST, LAST = (datetime.date(year, *day) for year, *day in ((1900, 1, 1), (2100, 12, 31)))
 EPOCH = datetime.date(1970, 1, 1)
 EXCEL = 32_873  # from this number of days on a spreadsheet may count from 1900: 32,874 is 1990-01-01 there
+UNKNOWN = ("", "nan", "nat", "na", "n/a", "<na>", "null", "none")  # in a column of dates or degrees
 EPOCHS = ((10**8, 86_400), (10**11, 86_400 * 10**3), (10**14, 86_400 * 10**6), (10**17, 86_400 * 10**9))
 
 _YEAR = r"(?P<y>(?:19|20|21)\d\d)"
@@ -24,6 +26,9 @@ _TIME = r"(?:[T _]?\d{2}:?\d{2}(?::?\d{2}(?:[.,]\d+)?)?)"
 _ZONE = r"(?P<zone>\s*(?:Z|UTC|GMT|[+-]\d{2}(?::?\d{2})?))"
 _ISO = re.compile(rf"{_YEAR}(?P<s>[-./_]?)(?P<m>\d\d?)(?P=s)(?P<d>\d\d?)(?P<time>{_TIME}{_ZONE}?)?", re.I)
 _DAY_OF_YEAR = re.compile(rf"{_YEAR}[-./_]?(?P<n>\d{{3}})(?P<time>{_TIME}{_ZONE}?)?", re.I)
+_WEEK = re.compile(r"\d{4}-?W\d\d-?\d", re.I)
+_NUMBER = re.compile(r"\d{7,8}\.0+|\d{9,}(?:\.0+)?|\d(?:\.\d+)?e\+?\d\d?", re.I)
+_SINCE = re.compile(r"(?P<unit>nanosec\w*|ns)\s+since\b", re.I)
 _YEAR_LAST = re.compile(r"\d\d?[-./ ]\d\d?[-./ ]\d{2,4}(?:\s.*)?")
 _IN_NAME = re.compile(r"(?<!\d)((?:19|20)\d\d)([-_.]?)([01]\d)\2([0-3]\d)(?!\d)")
 _DAY_IN_NAME = re.compile(r"(?<!\d)((?:19|20)\d\d)[-_.]?([0-3]\d\d)(?!\d)")
@@ -58,7 +63,8 @@ def to_days(dates, where: str, units: str | None = None, calendar: str | None = 
     days = [_day(value, where) for value in dates.tolist()]
   for value, day in zip(dates.tolist(), days):
     if not (FIRST - EPOCH).days <= day <= (LAST - EPOCH).days:
-      raise InputError(f"{where}: the date {value!r} is outside of {FIRST.year} to {LAST.year}")
+      shown = repr(value) if isinstance(value, str | int | float) else value
+      raise InputError(f"{where}: the date {shown} is outside of {FIRST.year} to {LAST.year}")
   return np.array(days, np.int32)
 
 
@@ -114,10 +120,10 @@ def _text(text: str, where: str) -> int:
     day = None
   elif _YEAR_LAST.fullmatch(text):
     raise InputError(f"{where}: {text!r} may mean two days; write dates as 2018-01-15, the year first")
-  elif re.fullmatch(
-    r"\d{7,8}\.0+|\d{9,}(?:\.0+)?", text
-  ):  # a column with gaps, which pandas writes as floats
-    return _numbers(np.array([int(text.partition(".")[0])], np.int64), where)[0]
+  elif _WEEK.fullmatch(text):
+    return (datetime.date.fromisoformat(text.upper()) - EPOCH).days
+  elif _NUMBER.fullmatch(text):  # with decimals: a column with gaps as pandas writes it; 1.5e12: Earth Engine
+    return _numbers(np.array([int(decimal.Decimal(text))], np.int64), where)[0]
   else:
     return _no_day(text, where)
   if day is None and (match := _DAY_OF_YEAR.fullmatch(text)):
@@ -165,19 +171,31 @@ def _numbers(numbers: np.ndarray, where: str) -> list[int]:
 
 
 def _decode(numbers: np.ndarray, units: str, calendar: str | None, where: str) -> np.ndarray:
-  """Numbers with the units and the calendar of the CF conventions, as objects with year, month and day."""
+  """Numbers with the units and the calendar of the CF conventions, as objects with year, month and day.
+
+  `day as %Y%m%d.%f`, which CDO writes, are the numbers 20180115.
+  """
+  if np.ma.is_masked(numbers) or not np.isfinite(numbers).all():
+    raise InputError(f"{where}: a date is missing")
+  if re.match(r"day as %Y%m%d", units):
+    return np.floor(numbers)
+  if _SINCE.match(units):  # cftime counts microseconds
+    numbers, units = numbers // 1000, _SINCE.sub("microseconds since", units)
+  units = re.sub(r"(since\s+\d{4})/(\d\d?)/(\d\d?)\b", r"\1-\2-\3", units)
+  say = f"{where}: its dates in {units!r} cannot be read; write 'days since 2018-01-15', or 2018-01-15"
+  if re.search(r"since\s+\d\d?[-./]\d\d?[-./]\d{4}", units):
+    raise InputError(f"{say} (the year comes first)")
   try:
     import cftime
   except ImportError:
     raise InputError(
       f"{where}: dates in {units!r} are read with cftime: pip install 'colearn_jax[zarr]'"
     ) from None
-  if np.ma.is_masked(numbers) or not np.isfinite(numbers).all():
-    raise InputError(f"{where}: a date is missing")
   try:
     return np.asarray(cftime.num2date(numbers, units, calendar or "standard"), object)
-  except (ValueError, OverflowError) as error:
-    raise InputError(f"{where}: its dates in {units!r} cannot be read: {error}") from error
+  except (ValueError, TypeError, OverflowError) as error:
+    why = " ".join(str(error).split())
+    raise InputError(say + f" ({why})" * (len(why) < 90)) from error
 
 
 def _no_day(value, where: str) -> int:
@@ -186,5 +204,5 @@ def _no_day(value, where: str) -> int:
 
 def column(cells: Iterable, where) -> list[str]:
   """The dates of a table's column as 2018-01-15, empty where a cell is; `where(i)` names a sample."""
-  unknown = lambda cell: cell is None or cell != cell or str(cell).lower() in ("", "nan", "nat")
+  unknown = lambda cell: cell is None or cell != cell or str(cell).lower() in UNKNOWN
   return ["" if unknown(cell) else to_iso(to_days([cell], where(i))[0]) for i, cell in enumerate(cells)]

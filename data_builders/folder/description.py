@@ -23,6 +23,10 @@ def _numbers(value) -> bool:
   return _number(value) or isinstance(value, list) and bool(value) and all(map(_number, value))
 
 
+def _numbers_or_none(value) -> bool:
+  return value == [] or _numbers(value)
+
+
 def _names(value) -> bool:
   return _texts(value) or isinstance(value, dict) and bool(value) and all(map(_text, value.values()))
 
@@ -49,7 +53,7 @@ VIEW = {
   "mask": (_text, "a text"),
   "steps": (is_steps, f"one of: {STEPS}"),
   "units": (lambda value: _text(value) or _texts(value), "a text, or a list of one for each band"),
-  "nodata": (_numbers, "a number or a list of numbers"),
+  "nodata": (_numbers_or_none, "a number or a list of numbers"),
   "scale": (_numbers, "a number or a list of numbers"),
   "offset": (_numbers, "a number or a list of numbers"),
 }
@@ -90,6 +94,6 @@ def read_description(folder: Path) -> dict[str, dict]:
         described.get("bands"),
         "units" if key == "units" else "numbers",
       )
-      if isinstance(given, list) and bands and len(given) != len(bands):
+      if isinstance(given, list) and given and bands and len(given) != len(bands):
         raise InputError(f"{path}: {key} of view {name} has {len(given)} {what} for {len(bands)} bands")
   return out

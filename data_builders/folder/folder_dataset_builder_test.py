@@ -220,7 +220,7 @@ def test_parquet_is_the_same_as_csv(copy, prepared, tmp_path):
     rows = list(csv.DictReader(file))
   columns = {name: [row[name] or None for row in rows] for name in rows[0]}
   pyarrow.parquet.write_table(pyarrow.table(columns), copy / "samples.parquet")
-  with pytest.raises(InputError, match="holds both, keep one of: samples.csv, samples.parquet"):
+  with pytest.raises(InputError, match="holds samples.csv and samples.parquet; keep one of them"):
     folder_lib.read_folder(copy)
   (copy / "samples.csv").unlink()
   path = build("folder", tmp_path / "data", manual_dir=copy, workers=1)
@@ -333,7 +333,7 @@ MISTAKES = {
   "no id": (cell(0, "id", "name"), "samples.csv has no column 'id', its columns are: 'name', 'split'"),
   "no target": (cell(0, "target", "label"), "has to have one column 'target', or several 'target_...'"),
   "two columns": (cell(0, "note", "split"), "has the column 'split' more than once"),
-  "twice": (cell(5, "id", "field1"), "id 'field1' is there twice, as samples 2 and 5$"),
+  "twice": (cell(5, "id", "field1"), "id 'field1' is there twice, as samples 2 and 5; one row"),
   "empty id": (cell(3, "id", ""), "samples.csv, sample 3: '' is no id"),
   "escape": (cell(3, "id", "../field2"), "sample ../field2: that id is a path that leads out of the folder"),
   "absolute": (cell(3, "id", "/etc/passwd"), "sample /etc/passwd: that id is a path that leads out"),

@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 
 import numpy as np
-from colearn_jax.datasets.folder.decoding import Decoding
+from colearn_jax.datasets.folder.decoding import Decoding, UnclearError
 from colearn_jax.datasets.folder.optional import module
 
 from colearn_jax.types import InputError
@@ -35,8 +35,15 @@ def _bands(image, count: int | None) -> tuple[list[int], int | None]:
 
 
 def header(path: Path, decoding: Decoding):
-  """Shape, dtype and names of the bands of an image, whether its place is known, and whether it is scaled."""
+  """Shape, dtype and band names of an image; whether its place is known, and it is scaled; its nodata.
+
+  Raises:
+    InputError: it has several images, or complex numbers.
+  """
   with _open(path) as image:
+    if len(image.subdatasets) > 1:
+      number = len(image.subdatasets)
+      raise InputError(f"{path} holds {number} images, and one can be read; write one with all bands")
     indexes, alpha = _bands(image, decoding.bands)
     dtype = np.result_type(*(image.dtypes[i - 1] for i in indexes))
     if _hides(image, indexes, alpha) or not decoding.scaled and _scaled(image, indexes):
@@ -44,7 +51,8 @@ def header(path: Path, decoding: Decoding):
     names = tuple(image.descriptions[i - 1] for i in indexes)
     shape = (image.height, image.width, len(indexes))
     scaled = not decoding.scaled and any(image.scales[i - 1] != 1 for i in indexes)
-    return shape, dtype, names if all(names) else None, image.crs is not None, scaled
+    nodata = frozenset(image.nodatavals[i - 1] for i in indexes)
+    return shape, dtype, names if all(names) else None, image.crs is not None, scaled, nodata
 
 
 def _hides(image, indexes: list[int], alpha: int | None) -> bool:
@@ -69,26 +77,50 @@ def read(path: Path, decoding: Decoding) -> tuple[np.ndarray, tuple[float, ...]]
   with _open(path) as image:
     indexes, alpha = _bands(image, decoding.bands)
     if alpha is not None:
-      _check_alpha(path, image.read(alpha))
+      _check_alpha(path, alpha, image.read(alpha))
     if _hides(image, indexes, alpha):
       masked = image.read(indexes, masked=True)
       dtype = np.result_type(masked.dtype, np.float32)
       stored, pixels = masked.data, np.ma.filled(masked.astype(dtype), np.nan)
+      for k, i in enumerate(indexes):  # beside a mask GDAL leaves the nodata value unused
+        if (nodata := image.nodatavals[i - 1]) is not None:
+          pixels[k][stored[k] == nodata] = np.nan
     else:
       stored = pixels = image.read(indexes)
     stored, pixels = (np.moveaxis(array, 0, -1) for array in (stored, pixels))
+    _check_untagged(image, indexes, pixels, decoding)
     pixels = decoding.hide(pixels, stored)
     if not decoding.scaled and _scaled(image, indexes):
       of = lambda values: np.array([values[i - 1] for i in indexes])
       pixels = (pixels * of(image.scales) + of(image.offsets)).astype(np.float32)
-    return np.ascontiguousarray(pixels), _bounds(image)
+    return np.ascontiguousarray(_north_up(image, pixels)), _bounds(image)
 
 
-def _check_alpha(path: Path, alpha: np.ndarray):
+def _north_up(image, pixels: np.ndarray) -> np.ndarray:
+  """The pixels `[H W C]` with rows from north to south and columns from west to east, where that is known."""
+  t = image.transform
+  if t.is_identity or t.b or t.d:
+    return pixels
+  return pixels[:: -1 if t.e > 0 else 1, :: -1 if t.a < 0 else 1]
+
+
+def _check_untagged(image, indexes: list[int], pixels: np.ndarray, decoding: Decoding) -> None:
+  """Raises UnclearError if a file without a nodata value holds the one that other files of the view name."""
+  if any(image.nodatavals[i - 1] is not None for i in indexes):
+    return
+  for value in decoding.elsewhere:
+    if (pixels == value).any():
+      raise UnclearError(
+        f"has no nodata value and holds {value:g}, which is nodata in other files of the view; say in "
+        f'dataset.json, for the view: {{"nodata": {value:.17g}}}, or {{"nodata": []}} if each file is right'
+      )
+
+
+def _check_alpha(path: Path, number: int, alpha: np.ndarray):
   full = np.iinfo(alpha.dtype).max if alpha.dtype.kind in "iu" else 1
   if ((alpha != 0) & (alpha != full) & (alpha != 255)).mean() > 0.5:
     raise InputError(
-      f"{path}: its last band is marked as alpha, but most of it is neither 0 nor {full}; "
+      f"{path}: its band {number} is marked as alpha, but most of it is neither 0 nor {full}; "
       "if it is measured, name all bands in dataset.json"
     )
 

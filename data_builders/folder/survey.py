@@ -83,7 +83,7 @@ class View:
       if self.stack:
         values = arrays.read_row(self.path, files, self.decoding, self.version)
       else:
-        values, days, bounds = arrays.read(paths, self.decoding)
+        values, days, bounds = arrays.read(paths, self.decoding, dated=self.dates is None)
     if self.percent:
       values = values.astype(np.uint8) * np.uint8(100)
     if self.dates is not None:
@@ -155,6 +155,10 @@ def survey(
   header = arrays.Header(
     shape, np.result_type(*(h.dtype for h in usable)), most[2], most[1], any(h.located for h in usable)
   )
+  tags = frozenset().union(*(h.nodata for h in usable))
+  if None in tags and decoding.nodata is None:  # some files say it, others do not
+    known = {value for value in tags - {None} if value == value}
+    decoding = dataclasses.replace(decoding, elsewhere=tuple(sorted(known)))
   return _view(found, header, decoding, described, masks), found.files, wrong
 
 
@@ -226,12 +230,16 @@ def _view(found: ViewFiles, header: arrays.Header, decoding: Decoding, described
   elif dtype.name not in SMALL:  # larger numbers are used in single precision anyway
     dtype = np.dtype(np.float32)
   where, named = f"dataset.json, view {found.name}", described.get("bands")
+  if len(shape) > 4:
+    raise InputError(
+      f"view {found.name}: a sample has shape {pattern(shape)}; at most (T, H, W, C) is read, without a batch"
+    )
   if named and len(named) != shape[-1]:
     raise InputError(
       f"dataset.json names {len(named)} bands of view {found.name}, its files have {shape[-1]}"
     )
   for key, what in (("nodata", "numbers"), ("scale", "numbers"), ("offset", "numbers"), ("units", "units")):
-    if isinstance(given := described.get(key), list) and len(given) != shape[-1]:
+    if isinstance(given := described.get(key), list) and given and len(given) != shape[-1]:
       raise InputError(f"{where}: {key} has {len(given)} {what} for {shape[-1]} bands")
   common = None
   if "dates" in described:

@@ -75,10 +75,16 @@ class Table:
 
 def find_table(folder: Path) -> Path:
   """The table of a folder; InputError if it has none, or two."""
-  found = [folder / name for name in NAMES if (folder / name).is_file()]
-  if len(found) != 1:
-    what = "both, keep one of" if found else "no table of samples, one of"
-    raise InputError(f"{folder} holds {what}: {', '.join(NAMES)}; see data_builders/folder/README.md")
+  there = sorted(path for path in folder.iterdir() if path.name.lower().startswith("samples."))
+  found = [path for path in there if path.name.lower() in NAMES and path.is_file()]
+  if len(found) > 1:
+    raise InputError(f"{folder} holds {' and '.join(path.name for path in found)}; keep one of them")
+  if not found:
+    have = f", but {there[0].name}" if there else ""
+    names = ", ".join(NAMES)
+    raise InputError(
+      f"{folder} holds no table of samples, one of: {names}{have}; see data_builders/folder/README.md"
+    )
   return found[0]
 
 
@@ -95,14 +101,12 @@ def read_table(path: Path, described: Mapping[str, object]) -> Table:
       unknown split, an empty group, no date or place where there should be one, or a target that does not fit
       the others.
   """
-  header, cells = _read_csv(path) if path.suffix == ".csv" else _read_parquet(path)
+  header, cells = _read_csv(path) if path.suffix.lower() == ".csv" else _read_parquet(path)
   if twice := [name for name in header if header.count(name) > 1]:
     raise InputError(f"{path} has the column {twice[0]!r} more than once")
   key = "id" if "id" in header else ENGINE_ID
   if key not in header:
-    separated = next((s for s in (";", "\t", "|") if len(header) == 1 and s in header[0]), None)
-    hint = f"; columns are separated by commas, not {separated!r}" if separated else ""
-    raise InputError(f"{path} has no column 'id', its columns are: {', '.join(map(repr, header))}{hint}")
+    raise _no_id(path, header)
   targets = [name for name in header if name == "target" or name.startswith("target_")]
   if not targets or "target" in targets and len(targets) > 1:
     raise InputError(f"{path} has to have one column 'target', or several 'target_...': {', '.join(header)}")
@@ -142,6 +146,12 @@ def read_table(path: Path, described: Mapping[str, object]) -> Table:
   )
 
 
+def _no_id(path: Path, header: Sequence[str]) -> InputError:
+  separated = next((s for s in (";", "\t", "|") if len(header) == 1 and s in header[0]), None)
+  hint = f"; columns are separated by commas, not {separated!r}" if separated else ""
+  return InputError(f"{path} has no column 'id', its columns are: {', '.join(map(repr, header))}{hint}")
+
+
 def _amounts(task: Mapping, encoded: Sequence) -> dict[str, tuple[float, float]]:
   if task["kind"] != "regression":
     return {}
@@ -174,7 +184,7 @@ def _coordinates(column: Mapping[str, Sequence], path: Path, where: Callable) ->
 
 def _degrees(cell, name: str, where: Callable, i: int) -> float:
   try:
-    value = math.nan if cell is None else float(cell)
+    value = math.nan if cell is None or str(cell).lower() in dates.UNKNOWN else float(cell)
   except (TypeError, ValueError):
     raise InputError(f"{where(i)}: its {name} {cell!r} is no number of degrees such as 51.34") from None
   if math.isinf(value):
@@ -197,11 +207,14 @@ def _read_csv(path: Path) -> tuple[list[str], list[list[str | None]]]:
   try:
     with open(path, encoding="utf-8-sig", newline="") as file:
       reader = csv.reader(file, strict=True)
-      header = [name.strip() for name in next(reader, [])]
-      rows = []
+      header, rows = [name.strip() for name in next(reader, [])], []
+      if header[:1] == ["sep="]:  # of a spreadsheet
+        header = [name.strip() for name in next(reader, [])]
       for row in reader:
-        if row:
+        if any(cell.strip() for cell in row):
           if len(row) != len(header):
+            if len(header) == 1 and not {"id", ENGINE_ID} & set(header):
+              raise _no_id(path, header)
             raise InputError(
               f"{path}, line {reader.line_num}: {len(row)} cells where the header has {len(header)}"
             )
@@ -210,7 +223,9 @@ def _read_csv(path: Path) -> tuple[list[str], list[list[str | None]]]:
     raise InputError(f"cannot read {path} as comma-separated UTF-8 text: {error}") from error
   if not rows:
     raise InputError(f"{path} has no samples")
-  return header, rows
+  empty = {i for i, name in enumerate(header) if not name and not any(row[i] for row in rows)}
+  kept = lambda row: [cell for i, cell in enumerate(row) if i not in empty]
+  return kept(header), [kept(row) for row in rows]  # without the columns that a spreadsheet adds
 
 
 def _read_parquet(path: Path) -> tuple[list[str], list[tuple]]:
@@ -224,22 +239,35 @@ def _read_parquet(path: Path) -> tuple[list[str], list[tuple]]:
     raise InputError(f"cannot read {path} as Parquet: {' '.join(str(error).split())}") from error
   if not table.num_rows:
     raise InputError(f"{path} has no samples")
-  columns = [[nfc(cell.strip()) or None if isinstance(cell, str) else cell for cell in c] for c in columns]
+  columns = [[_plain(cell) for cell in column] for column in columns]
   return list(table.column_names), list(zip(*columns))
+
+
+def _plain(cell):
+  """Text without blanks around it, None if it is empty; bytes are text, as some programs write it."""
+  if isinstance(cell, bytes):
+    try:
+      cell = cell.decode()
+    except UnicodeDecodeError:
+      return cell
+  return nfc(cell.strip()) or None if isinstance(cell, str) else cell
 
 
 def _ids(path: Path, cells: Sequence) -> list[str]:
   """The ids as text, every one another name of a file."""
   ids, seen = [], {}
   for number, cell in enumerate(cells, 1):
-    name = _text(cell)
+    name = str(int(cell)) if isinstance(cell, float) and cell.is_integer() else _text(cell)  # pandas' 1.0
     place = PurePosixPath(name)
     if not name or str(place) != name or any(ord(c) < 32 for c in name):
       raise InputError(f"{path}, sample {number}: {name!r} is no id; the name of a file, without its suffix")
     if place.is_absolute() or ".." in place.parts or "\\" in name:
       raise InputError(f"{path}, sample {name}: that id is a path that leads out of the folder")
     if name in seen:
-      raise InputError(f"{path}: id {name!r} is there twice, as samples {seen[name]} and {number}")
+      raise InputError(
+        f"{path}: id {name!r} is there twice, as samples {seen[name]} and {number}; "
+        "one row is one sample, its time steps are in a file of its own"
+      )
     seen[name] = number
     ids.append(name)
   return ids

@@ -91,6 +91,8 @@ def _kind(names, rows, path: Path, where: Where, described) -> str:
   say = 'say which in dataset.json: {"task": {"kind": ...}}, one of ' + ", ".join(KINDS)
   if "unlabelled" not in described:
     cells_lib.check_texts([row[0] for row in rows], path, where)
+  if "outputs" not in described:
+    cells_lib.check_amounts([row[0] for row in rows], path)
   texts = [isinstance(cell, str | tuple) for cell in cells]
   if any(texts) and not all(texts):
     few = sum(texts) * 2 < len(texts)

@@ -15,7 +15,7 @@ from colearn_jax.datasets.folder import arrays, dates
 from colearn_jax.types import InputError
 
 STACKS = (".npy", ".zarr", ".nc")  # one file for all samples, of which one can be read at a time
-BESIDE = (".msk", ".aux.xml")  # what GDAL writes beside an image
+BESIDE = (".msk", ".aux.xml", ".ovr")  # what GDAL writes beside an image
 _DATED = re.compile(r"(?P<sample>.+?)[-_. ](?P<date>\d{4}[-_.]?\d{2}[-_.]?\d{2}(?:T\d{4,6}Z?)?)")
 
 Entries = tuple[tuple[str, int, str], ...]
@@ -150,8 +150,9 @@ def _find_files(
     stamps.append((actual, *(files.get(actual + more) for more in ("", *BESIDE))))
   _check_strangers(name, strangers, number, {*whole, *steps})
   if not stamps:
+    found = f"its files are such as {min(strangers)}; " if strangers else ""
     raise InputError(
-      f"view {name}: {directory} has no file of any sample, as would be {ids[0]}.npy; "
+      f"view {name}: {directory} has no file of any sample, as would be {ids[0]}.npy; {found}"
       f"{', '.join(arrays.SUFFIXES)} are read; a directory that is no view has a name that begins with _"
     )
   if both := next((sample for sample in whole if steps), None):
