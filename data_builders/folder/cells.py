@@ -22,7 +22,9 @@ _GROUPED = re.compile(r"[+\u2212-]?\d{1,3}(?:[ '\u2019,._]\d{3})+(?:[.,]\d+)?|\u
 _PLAIN = re.compile(_NUMBER)
 _MONEY = r"[$\u20ac\u00a3\u00a5\u00b0]"
 _UNIT = re.compile(rf"({_MONEY}?) ?{_NUMBER}((?: [^\W\d_]|[^\W\d_][^\W\d_/])[\w/^. \u00b0-]*| ?{_MONEY})?")
-_DATE = re.compile(r"(?:19|20)\d\d[-./]\d\d?[-./]\d\d?(?:[T ].*)?|\d\d?[-./]\d\d?[-./](?:19|20)\d\d(?: .*)?")
+_DATE = re.compile(
+  r"(?:19|20)\d\d-\d\d|(?:19|20)\d\d[-./]\d\d?[-./]\d\d?(?:[T ].*)?|\d\d?[-./]\d\d?[-./](?:19|20)\d\d(?: .*)?"
+)
 _ERROR = re.compile(r"#(?:N/A|NA|VALUE!|REF!|DIV/0!|NUM!|NAME\?|NULL!)")  # of a spreadsheet
 NO_LABEL = {"na", "n/a", "<na>", "null", "none", "nil", "-", "--", "?", "."} | {
   "nodata",

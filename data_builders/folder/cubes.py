@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from colearn_jax.datasets.folder import axes
+from colearn_jax.datasets.folder import axes, packing
 from colearn_jax.datasets.folder import dates as dates_lib
 from colearn_jax.datasets.folder.decoding import Decoding
 from colearn_jax.datasets.folder.optional import module
@@ -15,8 +15,6 @@ from colearn_jax.datasets.folder.optional import module
 from colearn_jax.types import InputError
 
 VALUES, DATES, IDS = "values", "dates", ("id", "ids")  # names of arrays in Zarr groups, NetCDF and .npz files
-CF = ("scale_factor", "add_offset", "_FillValue", "missing_value", "_Unsigned", "dtype")
-LIMITS = ("valid_range", "valid_min", "valid_max")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +75,9 @@ def _open_netcdf(path: Path):
   engine = "scipy" if classic else "h5netcdf"
   if not classic:
     module("h5netcdf", "zarr")
-  return xarray.open_dataset(path, engine=engine, mask_and_scale=False, decode_times=False, cache=False)
+  opened = xarray.open_dataset(path, engine=engine, mask_and_scale=False, decode_times=False, cache=False)
+  packing.fill_unwritten(path, opened, classic)
+  return opened
 
 
 def _dimensions(array) -> Sequence[str] | None:
@@ -93,10 +93,10 @@ def _fill(array):
 
 def _plain(path: Path, array, others, decoding: Decoding) -> Cube:
   """An array of Zarr without names of its dimensions."""
-  facts = _standard(dict(array.attrs), np.dtype(array.dtype), path)
+  facts = packing.standard(dict(array.attrs), np.dtype(array.dtype), path)
   if "_FillValue" not in facts and (fill := _fill(array)) is not None:
     facts["_FillValue"] = fill
-  decode, dtype = _decoder(facts, np.dtype(array.dtype), path, decoding)
+  decode, dtype = packing.decoder(facts, np.dtype(array.dtype), path, decoding)
   stored = others.get(DATES)
   days = None
   if stored is not None:
@@ -127,67 +127,6 @@ def _texts(values: np.ndarray) -> np.ndarray:
   return np.array(plain, object).reshape(values.shape)
 
 
-def _decoder(facts: Mapping, dtype: np.dtype, path: Path, decoding: Decoding):
-  """What makes values of stored numbers, by xarray's rules and the valid range; and their dtype."""
-  unused = ("scale_factor", "add_offset") if decoding.scaled else ()
-  attributes = {key: facts[key] for key in CF if key in facts and key not in unused}
-  limits = _limits(facts, dtype, decoding)
-  if not attributes and limits is None or dtype.kind not in "iuf":
-    return (lambda stored: stored), dtype
-  xarray = module("xarray", "zarr")
-
-  def decode(stored):
-    dims = tuple(f"d{i}" for i in range(np.ndim(stored)))
-    coded = xarray.Variable(dims, stored, attributes)
-    return _within(xarray.conventions.decode_cf_variable(VALUES, coded).to_numpy(), stored, limits)
-
-  return decode, decode(np.zeros(1, dtype)).dtype
-
-
-def _standard(facts: dict, dtype: np.dtype, path: Path) -> dict:
-  """Attributes of an array, with those of Open Data Cube and of older programs in the words of CF.
-
-  Raises:
-    InputError: a number is written as text.
-  """
-  if dtype.kind not in "iuf":
-    return facts
-  facts, every = dict(facts), lambda key: set(np.ravel(facts.get(key, ())).tolist())
-  one = lambda key: next(iter(every(key))) if len(every(key)) == 1 else None
-  for key in ("scale_factor", "add_offset", "_FillValue", "missing_value"):
-    if key in facts and any(isinstance(v, str) for v in np.ravel(facts[key]).tolist()):
-      raise InputError(f"{path}: its {key} {facts[key]!r} is text, no number")
-  nodata = one("nodata") if "nodata" in facts else one("nodatavals")
-  if not {"_FillValue", "missing_value"} & set(facts) and isinstance(nodata, int | float):
-    if dtype.kind == "f" or np.iinfo(dtype).min <= nodata <= np.iinfo(dtype).max:
-      facts["_FillValue"] = dtype.type(nodata)
-  for own, key, plain in (("scale_factor", "scales", 1), ("add_offset", "offsets", 0)):
-    if own not in facts and one(key) not in (None, plain):
-      facts[own] = one(key)
-  return facts
-
-
-def _limits(facts: Mapping, dtype: np.dtype, decoding: Decoding) -> tuple[float, float, bool] | None:
-  """The least and greatest valid number, and whether they are meant after scaling; None if all are valid."""
-  if not set(LIMITS) & set(facts) or dtype.kind not in "iuf" or "_Unsigned" in facts:
-    return None
-  ends = dict(zip(LIMITS[1:], np.ravel(facts.get("valid_range", ())).tolist()))
-  ends |= {key: np.ravel(facts[key]).tolist()[0] for key in LIMITS[1:] if key in facts}
-  # Limits of whole numbers that are packed are whole numbers, those of the values have decimals.
-  scaled = dtype.kind in "iu" and any(isinstance(end, float) for end in ends.values())
-  low, high = (float(ends.get(key, end)) for key, end in zip(LIMITS[1:], (-np.inf, np.inf)))
-  return None if scaled and decoding.scaled else (low, high, scaled)
-
-
-def _within(values: np.ndarray, stored: np.ndarray, limits) -> np.ndarray:
-  """The values, NaN where they are outside of the valid range."""
-  if limits is None:
-    return values
-  low, high, scaled = limits
-  known = values if scaled else stored
-  return np.where((known < low) | (known > high), np.nan, values.astype(np.result_type(values, np.float32)))
-
-
 def _open_labelled(path: Path, arrays):
   xarray = module("xarray", "zarr")
   opened = xarray.open_dataset(path, engine="zarr", mask_and_scale=False, decode_times=False)
@@ -201,8 +140,8 @@ def _labelled(path: Path, opened, stack: bool, decoding: Decoding) -> Cube:
   """A data set whose dimensions have names, its axes in the order of a stored sample's."""
   xarray = module("xarray", "zarr")
   names = _values(path, opened)
-  facts = {name: _standard(opened[name].attrs, opened[name].dtype, path) for name in names}
-  coders = [_decoder(own, opened[name].dtype, path, decoding) for name, own in facts.items()]
+  facts = {name: packing.standard(opened[name].attrs, opened[name].dtype, path) for name in names}
+  coders = [packing.decoder(own, opened[name].dtype, path, decoding) for name, own in facts.items()]
   decoded = xarray.decode_cf(opened.drop_vars(names), decode_times=False)  # the coordinates
   dims = opened[names[0]].dims
   sample = axes.sample_axis(path, dims, opened.variables) if stack else None
@@ -225,7 +164,7 @@ def _labelled(path: Path, opened, stack: bool, decoding: Decoding) -> Cube:
     return decoding.hide(join(values), join(stored))
 
   bands = tuple(map(str, names)) if len(names) > 1 else None
-  if band is not None and band in decoded.coords and decoded[band].dtype.kind in "UTO":
+  if band is not None and band in decoded.coords and decoded[band].dtype.kind in "UTOS":
     bands = tuple(map(str, _texts(decoded[band].to_numpy()).tolist()))
   ids = next((name for name in (*IDS, sample) if name in decoded.variables), None) if stack else None
   return Cube(
