@@ -252,7 +252,7 @@ def table(results: Results, baseline: Results | None = None) -> str:
       for name, row in rows.items():
         ours, theirs = row.get(metric) or {}, others.get(name, {}).get(metric) or {}
         known = None not in (ours.get("mean"), theirs.get("mean"))
-        cells[name] = [_cell(ours), _cell(theirs), f"{ours['mean'] - theirs['mean']:+.3f}" if known else "-"]
+        cells[name] = [_cell(ours), _cell(theirs), f"{ours['mean'] - theirs['mean']:+z.3f}" if known else "-"]
       title = f"{metric} (lower is better)" if metric in LOWER_IS_BETTER else metric
       lines += _aligned(title, ("co-learned", "by itself", "difference"), cells)
   if results.ablations:
@@ -279,7 +279,7 @@ def _rows(scores: Scores) -> dict[str, dict]:
 def _cell(stats: Mapping | None) -> str:
   if not stats or stats["mean"] is None:
     return "-"
-  return f"{stats['mean']:.3f}" + ("" if stats["std"] is None else f" ± {stats['std']:.3f}")
+  return f"{stats['mean']:z.3f}" + ("" if stats["std"] is None else f" ± {stats['std']:.3f}")
 
 
 def _aligned(title: str, columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> list[str]:

@@ -50,7 +50,8 @@ def write(
   """
   directory.mkdir(parents=True, exist_ok=True)
   task, written = dataset.task, []
-  labels = _classes(task, index.target)
+  order = _order(task, index.target)
+  labels = _classes(task, index.target, order)
 
   def save(figure, name: str) -> None:
     written.append(directory / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', name)}.png")
@@ -68,29 +69,37 @@ def write(
     save(_histograms(plt, m, x), f"histograms_{m.name}")
     if len(m.shape) in (2, 4):
       means = np.stack([_mean_of_pixels(one) for one in x])
-      save(_series(plt, m, means, names[0], _order(task)), f"series_{m.name}")
+      save(_series(plt, m, means, names[0], order), f"series_{m.name}")
     if len(m.shape) in (3, 4):
       save(_tiles(plt, m, x, *names), f"tiles_{m.name}")
   if scan.coordinates is not None and np.isfinite(scan.coordinates).all(1).any():
-    save(_map(plt, task, scan.coordinates, index, labels), "map")
+    save(_map(plt, task, scan.coordinates, index, labels, order), "map")
   return written
 
 
-def _order(task: Task) -> list[str]:
+def _quarters(target: np.ndarray) -> np.ndarray:
+  """Least, quartiles and greatest of the known values of the first target."""
+  known = target[np.isfinite(target).all(1), 0]
+  return np.quantile(known, [0, 0.25, 0.5, 0.75, 1]) if len(known) else np.zeros(5)
+
+
+def _order(task: Task, target: np.ndarray) -> list[str]:
   """The classes, or the quarters of a target."""
-  return list(task.outputs) if task.kind != "regression" else [f"quarter {k}" for k in (1, 2, 3, 4)]
+  if task.kind != "regression":
+    return list(task.outputs)
+  ends = [f"{end:.4g}" for end in _quarters(target)]
+  return [f"quarter {k + 1} ({ends[k]} to {ends[k + 1]})" for k in range(4)]
 
 
-def _classes(task: Task, target: np.ndarray) -> np.ndarray:
+def _classes(task: Task, target: np.ndarray, order: Sequence[str]) -> np.ndarray:
   """The class of each sample: its first label, or the quarter of the first target; empty if unlabelled."""
-  names = np.array([*_order(task), ""], object)
+  names = np.array([*order, ""], object)
   if task.one_class:
     return names[target]
   known = np.isfinite(target).all(1)
   if task.kind == "multilabel":
     return np.where(known & (target > 0).any(1), names[np.argmax(target > 0, axis=1)], "")
-  limits = np.quantile(target[known, 0], [0.25, 0.5, 0.75]) if known.any() else np.zeros(3)
-  return np.where(known, names[np.searchsorted(limits, target[:, 0]).clip(0, 3)], "")
+  return np.where(known, names[np.searchsorted(_quarters(target)[1:-1], target[:, 0]).clip(0, 3)], "")
 
 
 def _grid(plt: Any, number: int, columns: int = 4, width: float = 3.0, height: float = 2.2):
@@ -114,12 +123,28 @@ def _histograms(plt: Any, m: Modality, x: np.ndarray):
   figure, axes = _grid(plt, len(shown))
   for k, (ax, band) in enumerate(zip(axes, shown)):
     values = x[..., k][np.isfinite(x[..., k])]
-    ax.hist(values, bins=50) if len(values) else ax.text(0.5, 0.5, "no value", ha="center")
+    if len(values):
+      ax.hist(values, bins=_bins(values))
+      missing = 1 - len(values) / x[..., k].size
+      range_ = f"{values.min():.5g} to {values.max():.5g}" + f", {missing:.1%} missing" * (missing > 0)
+      ax.set_xlabel(range_, fontsize=7)
+    else:
+      ax.text(0.5, 0.5, "no value", ha="center")
     ax.set_title(band, fontsize=9)
     ax.tick_params(labelsize=7)
   more = f", first {len(shown)} of {len(m.bands)} bands" if len(shown) < len(m.bands) else ""
-  figure.suptitle(f"{m.name}: values of {len(x)} samples{more}", fontsize=10)
+  figure.suptitle(f"{m.name}: number of values in {len(x)} samples{more}", fontsize=10)
   return figure
+
+
+def _bins(values: np.ndarray) -> Any:
+  """Bins of a histogram; each has as many whole numbers if all values are whole."""
+  least, most = float(values.min()), float(values.max())
+  number = int(np.clip(np.sqrt(len(values)), 10, 50))
+  if most == least or most - least > 1e6 or (values != np.round(values)).any():
+    return number
+  width = int(np.ceil((most - least + 1) / number))
+  return np.arange(least - 0.5, most + width + 0.5, width)
 
 
 def _mean_of_pixels(x: np.ndarray) -> np.ndarray:
@@ -132,7 +157,8 @@ def _mean_of_pixels(x: np.ndarray) -> np.ndarray:
 
 def _series(plt: Any, m: Modality, x: np.ndarray, labels: np.ndarray, order: Sequence[str]):
   """Each band's series, thin for single samples and thick for the mean of a class."""
-  classes = [name for name in order if (labels == name).any()][:CLASSES] or [""]
+  every = [name for name in order if (labels == name).any()]
+  classes = every[:CLASSES] or [""]
   shown = m.bands[:BANDS]
   figure, axes = _grid(plt, len(shown))
   steps = np.arange(1, x.shape[1] + 1)
@@ -148,60 +174,73 @@ def _series(plt: Any, m: Modality, x: np.ndarray, labels: np.ndarray, order: Seq
     ax.set_title(band, fontsize=9)
     ax.tick_params(labelsize=7)
     ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.set_xlabel("step", fontsize=7)
   handles, names = axes[0].get_legend_handles_labels()
-  figure.legend(handles, names, loc="outside lower center", ncols=min(len(names), 6), fontsize=8)
-  figure.suptitle(
-    f"{m.name}: mean of each class over {len(x)} samples (thick), examples (thin); steps", fontsize=10
-  )
+  columns = max(min(len(names), int(figure.get_figwidth() * 10 / (max(map(len, names)) + 4))), 1)
+  figure.legend(handles, names, loc="outside lower center", ncols=columns, fontsize=8)
+  more = f", first {len(classes)} of {len(every)} classes" if len(classes) < len(every) else ""
+  bands = f", first {len(shown)} of {len(m.bands)} bands" if len(shown) < len(m.bands) else ""
+  title = f"{m.name}: means of {len(x)} samples (thick), examples (thin){more}{bands}"
+  figure.suptitle(title, fontsize=10)
   return figure
 
 
 def _tiles(plt: Any, m: Modality, x: np.ndarray, labels: np.ndarray, ids: np.ndarray):
-  """The first bands of some samples as an image; of a series the step with the most values."""
+  """The first bands of some samples as an image, all in one scale; of a series the step with most values."""
   figure, axes = _grid(plt, min(TILES, len(x)), width=2.6, height=2.8)
   chosen = np.unique(np.linspace(0, len(x) - 1, len(axes)).astype(int))
   bands = m.bands[:3] if len(m.bands) >= 3 else m.bands[:1]
-  pick = [_image(x[i])[..., : len(bands)] for i in chosen]
+  steps = [_fullest(x[i]) if x[i].ndim == 4 else None for i in chosen]
+  pick = [(x[i] if step is None else x[i, step])[..., : len(bands)] for i, step in zip(chosen, steps)]
   every = np.concatenate([image.reshape(-1, len(bands)) for image in pick])
   with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # a band without a value
     low, high = np.nanpercentile(every, [2, 98], axis=0)
-  for ax, image, i in zip(axes, pick, chosen):
+  for ax, image, i, step in zip(axes, pick, chosen, steps):
     scaled = np.clip((image - low) / np.where(high > low, high - low, 1), 0, 1)
     ax.set_facecolor("magenta")  # where values are missing
     shown = np.concatenate([np.nan_to_num(scaled), np.isfinite(scaled).all(-1, keepdims=True)], -1)
-    ax.imshow(
-      shown if len(bands) == 3 else np.where(shown[..., 1], shown[..., 0], np.nan), interpolation="nearest"
-    )
-    ax.set_title(f"{ids[i]}: {labels[i] or 'unlabelled'}", fontsize=8)
+    one = shown if len(bands) == 3 else np.where(shown[..., 1], shown[..., 0], np.nan)
+    ax.imshow(one, interpolation="nearest", vmin=0, vmax=1)
+    where = "" if step is None else f", step {step + 1}"
+    ax.set_title(f"{ids[i]}{where}: {labels[i] or 'unlabelled'}", fontsize=8)
     ax.set_xticks([])
     ax.set_yticks([])
-  figure.suptitle(f"{m.name}: {', '.join(bands)} (magenta: missing)", fontsize=10)
+  ends = ", ".join(f"{band} {a:.3g} to {b:.3g}" for band, a, b in zip(bands, low, high))
+  colours = "as red, green, blue" if len(bands) == 3 else "from dark to bright"
+  figure.suptitle(f"{m.name}: {ends} {colours}; magenta: missing", fontsize=10)
   return figure
 
 
-def _image(x: np.ndarray) -> np.ndarray:
-  """A sample `[H W C]`, or of `[T H W C]` the step with the most values."""
-  return x if x.ndim == 3 else x[int(np.isfinite(x).sum((1, 2, 3)).argmax())]
+def _fullest(x: np.ndarray) -> int:
+  """The step of `[T H W C]` with the most values."""
+  return int(np.isfinite(x).sum((1, 2, 3)).argmax())
 
 
-def _map(plt: Any, task: Task, places: np.ndarray, index: Index, labels: np.ndarray):
+def _map(plt: Any, task: Task, places: np.ndarray, index: Index, labels: np.ndarray, order: Sequence[str]):
   figure, ax = plt.subplots(figsize=(7, 6), layout="constrained")
   known = np.isfinite(places).all(1)
-  longitude, latitude = places[:, 1], places[:, 0]
+  rows = np.random.default_rng(0).permutation(np.flatnonzero(known))  # so that no class hides the others
+  rows = rows[np.argsort(index.labelled[rows], kind="stable")]  # those without a label below
+  longitude, latitude = places[rows, 1], places[rows, 0]
+  labelled = index.labelled[rows]
+  ax.scatter(longitude[~labelled], latitude[~labelled], s=6, color="lightgrey")
+  longitude, latitude, rows = longitude[labelled], latitude[labelled], rows[labelled]
   if task.kind == "regression":
-    labelled = known & index.labelled
-    ax.scatter(longitude[known & ~labelled], latitude[known & ~labelled], s=6, color="lightgrey")
-    target = index.target[labelled, 0]
+    target = index.target[rows, 0]
     ends = np.percentile(target, [2, 98]) if len(target) else (0, 1)
-    points = ax.scatter(longitude[labelled], latitude[labelled], s=6, c=target, vmin=ends[0], vmax=ends[1])
-    figure.colorbar(points, label=f"{task.outputs[0]} {task.unit}".strip())
+    points = ax.scatter(longitude, latitude, s=6, c=target, vmin=ends[0], vmax=ends[1])
+    figure.colorbar(points, label=f"{task.outputs[0]} {task.unit}".strip(), shrink=0.8, extend="both")
   else:
-    for name in [*[name for name in _order(task) if (labels == name).any()], ""]:
-      own = known & (labels == name)
-      if own.any():
-        ax.scatter(longitude[own], latitude[own], s=6, label=name or "unlabelled")
-    ax.legend(fontsize=7, markerscale=2)
-  ax.set_aspect(1 / max(np.cos(np.radians(latitude[known].mean())), 0.1))
-  ax.set(xlabel="longitude", ylabel="latitude", title=f"{known.sum()} samples")
+    colours = plt.get_cmap("tab10" if len(order) <= 10 else "tab20")
+    number = {name: i % colours.N for i, name in enumerate(order)}
+    ax.scatter(longitude, latitude, s=6, color=[colours(number.get(name, 0)) for name in labels[rows]])
+    for name in [name for name in order if (labels[rows] == name).any()]:
+      ax.scatter([], [], s=12, color=[colours(number[name])], label=name)
+    if not labelled.all():
+      ax.scatter([], [], s=12, color="lightgrey", label="unlabelled")
+    figure.legend(loc="outside right upper", fontsize=7)
+  ax.set_aspect(1 / max(np.cos(np.radians(places[known, 0].mean())), 0.1), adjustable="datalim")
+  number_of = len(np.unique(places[known], axis=0))
+  ax.set(xlabel="longitude", ylabel="latitude", title=f"{known.sum()} samples at {number_of} places")
   return figure

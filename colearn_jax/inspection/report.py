@@ -262,7 +262,7 @@ def _figures(own: Mapping) -> str:
   """Mean, deviation and range."""
   if own.get("mean") is None:
     return "no value"
-  return "mean {mean:.4g}, deviation {deviation:.4g}, {least:.4g} to {greatest:.4g}".format(**own)
+  return "mean {mean:.4g}, deviation {deviation:.4g}, {least:.5g} to {greatest:.5g}".format(**own)
 
 
 def _modality(name: str, m: Mapping) -> list[str]:
