@@ -117,7 +117,7 @@ def test_series_of_files_are_refused_where_they_differ(tmp_path):
 # Small ones
 
 
-def test_suffixes_of_any_case_and_unicode_forms(tmp_path):  # B11
+def test_suffixes_of_any_case_and_unicode_forms_B11(tmp_path):
   there = table(tmp_path, "abc")
   for name in ("s0.TIF", "s1.tif", "s2.Tiff"):
     write_tif(there / "L8" / name, pixels())
@@ -138,13 +138,13 @@ def test_a_file_that_differs_by_case_from_a_sample(tmp_path):
   refused(there, "view S1: S1.npy is no file of sample s1, whose id is written otherwise")
 
 
-def test_a_foreign_directory_names_the_rule(tmp_path):  # B26
+def test_a_foreign_directory_names_the_rule_B26(tmp_path):
   there = table(tmp_path, "ab")
   (there / "scripts").mkdir()
   refused(there, "view scripts: .* a directory that is no view has a name that begins with _")
 
 
-def test_no_home_directory(tmp_path, monkeypatch):  # B23
+def test_no_home_directory_B23(tmp_path, monkeypatch):
   def expanduser(self):
     raise RuntimeError("Could not determine home directory.")
 
@@ -164,7 +164,7 @@ def test_no_home_directory(tmp_path, monkeypatch):  # B23
     ((12, 2), None),
   ],
 )
-def test_a_hint_where_bands_seem_to_be_first(tmp_path, shape, told):  # B29
+def test_a_hint_where_bands_seem_to_be_first_B29(tmp_path, shape, told):
   from colearn_jax.datasets.folder.survey import hint
 
   there = table(tmp_path, "ab")

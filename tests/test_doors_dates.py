@@ -102,7 +102,7 @@ def test_units_and_calendars():
 
 
 @pytest.mark.parametrize("form", ["int", "text"])
-def test_dates_of_pastis_and_their_months(tmp_path, form):  # B06
+def test_dates_of_pastis_and_their_months_B06(tmp_path, form):
   there = table(tmp_path, "ab")
   (there / "S2").mkdir()
   for i in range(2):
@@ -115,7 +115,7 @@ def test_dates_of_pastis_and_their_months(tmp_path, form):  # B06
 
 
 @pytest.mark.parametrize("version", [2, 3])
-def test_texts_in_zarr(tmp_path, version):  # B54
+def test_texts_in_zarr_B54(tmp_path, version):
   zarr = pytest.importorskip("zarr")
   there = table(tmp_path, "ab")
   (there / "S2").mkdir()
@@ -131,7 +131,7 @@ def test_texts_in_zarr(tmp_path, version):  # B54
 # Options do not depend on lengths
 
 
-def test_views_of_other_dates_do_not_join(tmp_path):  # B04
+def test_views_of_other_dates_do_not_join_B04(tmp_path):
   there = table(tmp_path, "ab")
   for view, shift in (("S1", 0), ("S2", 100)):
     (there / view).mkdir()
@@ -161,7 +161,7 @@ def masked(there, view="S2", shape=(6, 3)):
   return describe(there, views={view: {"mask": "hidden"}, "hidden": {"bands": ["cloud"]}})
 
 
-def test_masks_do_not_need_series_of_different_lengths(tmp_path):  # B05
+def test_masks_do_not_need_series_of_different_lengths_B05(tmp_path):
   there = masked(tmp_path)
   got = used(there, "S2", masked_above={"cloud": 50})[0]
   values = np.arange(18.0).reshape(6, 3)

@@ -24,7 +24,7 @@ def series(there, view, arrays, dates=None):
 
 
 @LENGTHS
-def test_joined_steps_are_compared_whatever_the_lengths(tmp_path, lengths):  # B04
+def test_joined_steps_are_compared_whatever_the_lengths_B04(tmp_path, lengths):
   there = table(tmp_path, "ab")
   days = [np.arange(n) * 10 for n in lengths]
   series(there, "S1", [np.ones((n, 2)) for n in lengths], days)
@@ -39,7 +39,7 @@ def test_joined_steps_are_compared_whatever_the_lengths(tmp_path, lengths):  # B
 
 
 @LENGTHS
-def test_a_step_that_a_mask_removes_is_missed_by_the_other_view(tmp_path, lengths):  # B05
+def test_a_step_that_a_mask_removes_is_missed_by_the_other_view_B05(tmp_path, lengths):
   there = table(tmp_path, "ab")
   for view in ("S1", "S2"):
     series(there, view, [np.ones((n, 2)) for n in lengths])
@@ -162,7 +162,7 @@ def test_a_change_of_any_file_is_noticed(tmp_path, name):
   assert read_folder(there).sources != before.sources
 
 
-def test_no_home_directory(tmp_path, monkeypatch):  # B23
+def test_no_home_directory_B23(tmp_path, monkeypatch):
   def no_entry(*_):
     raise KeyError("uid not found")
 
@@ -174,7 +174,7 @@ def test_no_home_directory(tmp_path, monkeypatch):  # B23
 
 
 @pytest.mark.parametrize("suffix", ["tif", "zarr"])
-def test_files_with_and_without_a_scale_factor(tmp_path, suffix):  # B09
+def test_files_with_and_without_a_scale_factor_B09(tmp_path, suffix):
   there = table(tmp_path, "abc")
   (there / "S2").mkdir()
   for i in range(3):

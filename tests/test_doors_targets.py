@@ -53,7 +53,7 @@ PARQUET = {
 
 
 @pytest.mark.parametrize("targets, kind, outputs", PARQUET.values(), ids=PARQUET)
-def test_columns_of_parquet(tmp_path, targets, kind, outputs):  # B01, B02, B14
+def test_columns_of_parquet_B01_B02_B14(tmp_path, targets, kind, outputs):
   there = parquet(tmp_path, targets)
   assert task(there)[:2] == (kind, outputs)
   assert len(examples(there)) == len(targets)
@@ -66,7 +66,7 @@ def test_multi_hot_lists_keep_their_values_and_take_names(tmp_path):
 
 
 @pytest.mark.parametrize("values", [(0, 1), (0.5, 1.5)])
-def test_several_target_columns_reach_the_samples(tmp_path, values):  # B01
+def test_several_target_columns_reach_the_samples_B01(tmp_path, values):
   there = table(tmp_path, ["a", "b"])
   rows = [f"s{i},{values[i]},{values[1 - i]}" for i in range(2)]
   (there / "samples.csv").write_text("\n".join(["id,target_a,target_b", *rows]))
@@ -94,7 +94,7 @@ UNSURE = {
 
 
 @pytest.mark.parametrize("targets, message", UNSURE.values(), ids=UNSURE)
-def test_what_can_be_read_in_two_ways_stops_the_build(tmp_path, targets, message):  # B14, B15, B24
+def test_what_can_be_read_in_two_ways_stops_the_build_B14_B15_B24(tmp_path, targets, message):
   refused(table(tmp_path, targets), message)
 
 
@@ -123,7 +123,7 @@ def test_unlabelled_codes(tmp_path):
   assert task(there)[1] == ["-1", "0", "1", "255"]
 
 
-def test_numbers_of_named_classes(tmp_path):  # B13
+def test_numbers_of_named_classes_B13(tmp_path):
   outputs = ["oak", "pine", "beech"]
   there = describe(table(tmp_path, ["1", "2", "1"]), task={"outputs": outputs, "kind": "multiclass"})
   refused(there, 'numbers 1 to 2, which may count the 3 outputs from 0 or from 1; .*"1": "oak"')

@@ -10,7 +10,7 @@ from tests.cases.folders import DAY, NAN, describe, examples, pixels, refused, t
 
 
 @pytest.mark.parametrize("how", ["inside", "msk", "alpha"])
-def test_masks_and_alpha_bands_hide_pixels(tmp_path, how):  # B10
+def test_masks_and_alpha_bands_hide_pixels_B10(tmp_path, how):
   there, valid = table(tmp_path, "ab"), np.full((4, 4), 255, np.uint8)
   valid[:2] = 0
   image = pixels()
@@ -38,7 +38,7 @@ def test_a_fourth_band_that_is_measured_is_no_alpha_band(tmp_path):
   np.testing.assert_array_equal(view_of(there)[0], np.moveaxis(image, 0, -1))
 
 
-def test_scales_and_offsets_of_each_file(tmp_path):  # B09
+def test_scales_and_offsets_of_each_file_B09(tmp_path):
   there, physical = table(tmp_path, "abab"), np.random.default_rng(0).uniform(0.05, 0.4, (2, 4, 4))
   for i in range(4):
     new = i % 2
@@ -51,7 +51,7 @@ def test_scales_and_offsets_of_each_file(tmp_path):  # B09
   assert view_of(there)[0][0, 0, 0] == np.round(physical[0, 0, 0] * 10_000) * 2 + 1
 
 
-def test_nodata_that_no_file_names(tmp_path):  # B25
+def test_nodata_that_no_file_names_B25(tmp_path):
   there, image = table(tmp_path, "ab"), pixels(dtype="int16")
   image[:, 1:] = 0
   for i in range(2):
@@ -80,7 +80,7 @@ def test_nodata_that_no_file_names(tmp_path):  # B25
     ("float32", NAN),
   ],
 )
-def test_nodata_of_every_type(tmp_path, dtype, nodata):
+def test_nodata_of_every_type_B31(tmp_path, dtype, nodata):
   there, image = table(tmp_path, "ab"), pixels(dtype=dtype)
   image[0, 0, 0] = nodata
   for i in range(2):
@@ -95,7 +95,7 @@ CF = {"scale_factor": 1e-4, "add_offset": 0.0, "_FillValue": -9999}
 
 @pytest.mark.parametrize("version", [2, 3])
 @pytest.mark.parametrize("stack", [False, True])
-def test_packed_zarr(tmp_path, version, stack):  # B08
+def test_packed_zarr_B08(tmp_path, version, stack):
   pytest.importorskip("xarray")
   zarr = pytest.importorskip("zarr")
   there = table(tmp_path, "ab")
@@ -163,7 +163,7 @@ def test_variables_of_one_grid_are_bands(tmp_path):
 
 @pytest.mark.filterwarnings("ignore:.*does not have a Zarr V3 specification")
 @pytest.mark.parametrize("labelled", [False, True])
-def test_ids_of_a_stack_are_used(tmp_path, labelled):  # B28
+def test_ids_of_a_stack_are_used_B28(tmp_path, labelled):
   there, ids = table(tmp_path, "abab"), ["s3", "s1", "s0"]
   values = np.array([[3.0, 3], [1, 1], [0, 0]])
   if labelled:

@@ -49,7 +49,7 @@ CLASSES = ["oak", "pine"] * 12
 SECOND = set(np.array_split(np.random.RandomState(10).permutation(24), 2)[1].tolist())
 
 
-def test_unlabelled_samples_of_the_official_test_part_are_predicted_and_not_scored(fields, tmp_path):
+def test_unlabelled_samples_of_the_official_test_part_are_predicted_and_not_scored_B18(fields, tmp_path):
   targets = [*CLASSES[:20], "", "", "", ""]
   got = train.run(config.load("configs/folder.py:official", fields(targets, SPLIT)), tmp_path / "run")
   assert got.scores.modalities["A"]["samples"]["mean"] == 4
@@ -94,7 +94,7 @@ def test_an_unknown_target_is_written_empty(tmp_path, kind, target, prediction, 
     ),
   ],
 )
-def test_a_sensor_without_a_value_is_told_before_the_first_training(fields, tmp_path, changes, message):
+def test_a_sensor_without_a_value_is_told_before_the_first_training_B19(fields, tmp_path, changes, message):
   settings = config.load("configs/folder.py", fields(CLASSES, **changes))
   for placement in ("device", "stream"):
     settings.data.placement = placement
@@ -105,7 +105,7 @@ def test_a_sensor_without_a_value_is_told_before_the_first_training(fields, tmp_
     )
 
 
-def test_splits_that_folds_do_not_use_are_mentioned_once(fields, capsys, tmp_path):
+def test_splits_that_folds_do_not_use_are_mentioned_once_B27(fields, capsys, tmp_path):
   settings = fields(CLASSES, SPLIT)
   train.run(config.load("configs/folder.py", settings | {"baseline": True}), tmp_path / "run")
   line = "the splits of folder (train, validation, test) are not used: protocol.split=kfold"

@@ -55,6 +55,8 @@ def standard(facts: dict, dtype: np.dtype, path: Path) -> dict:
   for key in ("scale_factor", "add_offset", "_FillValue", "missing_value"):
     if key in facts and any(isinstance(v, str) for v in np.ravel(facts[key]).tolist()):
       raise InputError(f"{path}: its {key} {facts[key]!r} is text, no number")
+    if key in facts and np.size(facts[key]) == 1:  # a list of one number
+      facts[key] = np.ravel(facts[key])[0]
   nodata = one("nodata") if "nodata" in facts else one("nodatavals")
   if not {"_FillValue", "missing_value"} & set(facts) and isinstance(nodata, int | float):
     if dtype.kind == "f" or np.iinfo(dtype).min <= nodata <= np.iinfo(dtype).max:
