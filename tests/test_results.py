@@ -224,3 +224,9 @@ def test_table_beside_a_baseline():
   ]
   assert lines[7].startswith("rmse (lower is better)") and lines[8].endswith("-0.500")
   assert max(map(len, lines)) <= 100
+
+
+def test_a_mean_just_below_zero_has_no_sign_B30():
+  from colearn_jax.evaluation import results
+
+  assert results._cell({"mean": -0.0004, "std": 0.0}) == "0.000 ± 0.000"
