@@ -145,6 +145,8 @@ def _check_together(config: ConfigDict, known: Mapping[str, Setting]) -> None:
       check(f"loss.ablations.{name}.{term}", weight, known[f"loss.{term}"].rule)
   if config.data.fourier and "location" not in config.data.context:
     refuse("data.fourier", config.data.fourier, "0, or location among the names of data.context")
+  if config.protocol.scored == "validation" and config.protocol.name != "clean":
+    refuse("protocol.scored", "validation", "test; only protocol.name=clean holds out a validation part")
   for modality in config.model.encoders:
     if modality not in config.data.modalities:
       refuse("model.encoders", modality, f"a configured modality: {', '.join(config.data.modalities)}")

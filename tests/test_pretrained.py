@@ -18,7 +18,7 @@ from colearn_jax.evaluation.results import Results
 from colearn_jax.methods.architecture import Architecture
 from colearn_jax.parallel import sharding
 from colearn_jax.storage import models
-from colearn_jax.training import run
+from colearn_jax.training import run, workdirs
 from colearn_jax.training.optimizer import layer_decay, make_optimizer
 from colearn_jax.types import InputError, Modality
 from tests import small_methods
@@ -152,11 +152,11 @@ def test_one_sensor_predicts_alike_from_the_run_and_from_its_export(lfmc, finish
 
 def test_a_resumed_run_stops_at_other_weights(lfmc, tmp_path):
   of = lambda file: {"S1": {"model_type": "presto", "weights": str(file)}}
-  run._keep_weights(tmp_path, of(lfmc["model.encoders.S1.weights"]))
+  workdirs.keep_weights(tmp_path, of(lfmc["model.encoders.S1.weights"]))
   file = save_torch_file(tmp_path / "other.pt", state_dict(blocks=1, seed=1))
   with pytest.raises(InputError, match="was started with other pretrained weights of S1: restore the file"):
-    run._keep_weights(tmp_path, of(file))
-  assert list(run._keep_weights(tmp_path, of(tmp_path / "none.pt"))) == ["S1"]
+    workdirs.keep_weights(tmp_path, of(file))
+  assert list(workdirs.keep_weights(tmp_path, of(tmp_path / "none.pt"))) == ["S1"]
 
 
 @pytest.mark.parametrize(

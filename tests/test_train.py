@@ -22,7 +22,7 @@ from colearn_jax.methods.individual import Individual
 from colearn_jax.parallel import sharding
 from colearn_jax.storage import models
 from colearn_jax.storage.files import read_json
-from colearn_jax.training import log, run
+from colearn_jax.training import log, run, workdirs
 from colearn_jax.types import InputError
 
 MAKE_MESH = sharding.make_mesh
@@ -297,7 +297,7 @@ def test_another_configuration_is_refused(finished, lfmc):
 
 
 def test_two_runs_at_once_are_refused(finished, lfmc):
-  with run._locked(finished), pytest.raises(InputError, match="another process is training in"):
+  with workdirs.locked(finished), pytest.raises(InputError, match="another process is training in"):
     run.run(load(lfmc, baseline=True), finished)
 
 

@@ -22,6 +22,7 @@ HEADLINE = {
   "multiclass": ("f1_macro", "average_accuracy", "accuracy"),
   "multilabel": ("f1_micro", "f1_macro", "map"),
 }
+LOWER_IS_BETTER = ("rmse", "rrmse", "mae", "median_ae", "mape")
 _EACH = ("precision", "recall", "f1", "support")  # in the order of scikit-learn's result
 
 

@@ -14,11 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from colearn_jax.evaluation.metrics import HEADLINE
+from colearn_jax.evaluation.metrics import HEADLINE, LOWER_IS_BETTER
 from colearn_jax.storage.files import jsonable, read_json, replacing, write_json
 from colearn_jax.types import InputError, Task
-
-_LOWER_IS_BETTER = ("rmse", "mae")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -255,7 +253,7 @@ def table(results: Results, baseline: Results | None = None) -> str:
         ours, theirs = row.get(metric) or {}, others.get(name, {}).get(metric) or {}
         known = None not in (ours.get("mean"), theirs.get("mean"))
         cells[name] = [_cell(ours), _cell(theirs), f"{ours['mean'] - theirs['mean']:+.3f}" if known else "-"]
-      title = f"{metric} (lower is better)" if metric in _LOWER_IS_BETTER else metric
+      title = f"{metric} (lower is better)" if metric in LOWER_IS_BETTER else metric
       lines += _aligned(title, ("co-learned", "by itself", "difference"), cells)
   if results.ablations:
     every = {"all as configured": results.scores, **results.ablations}

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,17 +22,14 @@ from colearn_jax.evaluation import evaluate, results
 from colearn_jax.evaluation.results import Results
 from colearn_jax.methods.configured import make_method
 from colearn_jax.parallel import processes
-from colearn_jax.storage import files, models
-from colearn_jax.training import checkpoint, setup
+from colearn_jax.storage import models
+from colearn_jax.training import checkpoint, setup, workdirs
 from colearn_jax.training.history import History
 from colearn_jax.training.log import Log, Progress
 from colearn_jax.training.on_device import OnDevice
 from colearn_jax.training.state import Tree, finished_model
 from colearn_jax.training.streaming import Streamed
-from colearn_jax.types import Description, InputError
-from colearn_jax.weights import pretrained as pretrained_lib
-
-WEIGHTS = "weights.json"  # in a work directory: the files of pretrained weights and their digests
+from colearn_jax.types import InputError
 
 
 def run(config: ConfigDict, workdir: str | Path) -> Results:
@@ -47,8 +43,8 @@ def run(config: ConfigDict, workdir: str | Path) -> Results:
   """
   workdir = Path(workdir).expanduser().absolute()
   workdir.mkdir(parents=True, exist_ok=True)
-  _use_compilation_cache(config.train.compilation_cache, workdir)
-  with _locked(workdir):
+  workdirs.use_compilation_cache(config.train.compilation_cache, workdir)
+  with workdirs.locked(workdir):
     baseline = None
     trained = train(config, workdir)
     if config.baseline and config.method != "individual":
@@ -63,14 +59,14 @@ def train(config: ConfigDict, workdir: Path) -> Results:
   """Trains and evaluates every seed, fold and ablation of one method, and writes all files."""
   began = time.monotonic()
   config_lib.validate(config, begun=(workdir / "config.json").is_file())
-  _claim(config, workdir)
+  workdirs.claim(config, workdir)
 
   # The data: prepared if necessary, indexed, and split into runs.
   dataset = open_dataset(setup.prepare(config), config_lib.series_settings(config))
   modalities = setup.make_modalities(config, dataset)
   index = read_index(dataset)
   runs = setup.make_runs(config, dataset, index)
-  _keep_description(workdir, describe(dataset, modalities, index))
+  workdirs.keep_description(workdir, describe(dataset, modalities, index))
 
   # Methods that must be trained first, in the same runs.
   teachers = {name: schema.with_method(config, name) for name in make_method(config).requires}
@@ -83,7 +79,7 @@ def train(config: ConfigDict, workdir: Path) -> Results:
     name: setup.make_network(teacher, dataset.task, modalities) for name, teacher in teachers.items()
   }
   recipe = setup.make_recipe(config, dataset.task, modalities, networks)
-  weights = _keep_weights(workdir, recipe.network.architecture.encoders)
+  weights = workdirs.keep_weights(workdir, recipe.network.architecture.encoders)
   samples = setup.make_samples(config, recipe, dataset, modalities, index)
 
   # Training of all unfinished runs: all at once, or one after another.
@@ -226,66 +222,3 @@ def _uneven(config: ConfigDict, runs: int, replicas: int) -> str:
     return f"mesh.replica: {replicas} needs runs that are trained at the same time; train.replicas=True"
   sizes = ", ".join(str(n) for n in range(1, runs + 1) if runs % n == 0)
   return f"mesh.replica: {runs} runs cannot be divided over {replicas} replicas; one of: {sizes}"
-
-
-def _use_compilation_cache(cache: str, workdir: Path) -> None:
-  """Turns on the cache of compiled programs, unless JAX already has one."""
-  if cache != "off" and not jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
-    directory = workdir.parent / ".jax_cache" if cache == "auto" else Path(cache).expanduser()
-    jax.config.update("jax_compilation_cache_dir", str(directory))
-
-
-def _locked(workdir: Path) -> contextlib.AbstractContextManager:
-  """Locks the work directory. The first process does this for all."""
-  if not processes.first():
-    return contextlib.nullcontext()
-  return files.lock(workdir / ".lock", busy=f"another process is training in {workdir}")
-
-
-def _keep_description(workdir: Path, described: Description) -> None:
-  """Writes dataset.json, or checks that the samples are the same as when the run was started."""
-  path = workdir / "dataset.json"
-  if path.exists():
-    begun = Description.from_json(files.read_json(path))
-    if begun.samples not in (None, described.samples):
-      raise InputError(
-        f"{workdir} was started with other samples than data set {described.name} has now: "
-        "restore them, or use another workdir"
-      )
-  processes.wait("samples")
-  if processes.first():
-    files.write_json(path, described.to_json())
-
-
-def _keep_weights(workdir: Path, encoders: Mapping[str, Mapping]) -> dict[str, dict[str, str]]:
-  """Writes weights.json, the files of pretrained weights and their digests; {} without any, and no file.
-
-  A run that is resumed has to find the same files. It may find none, as they are read only at the start.
-  """
-  path = workdir / WEIGHTS
-  begun: dict = files.read_json(path) if path.exists() else {}
-  found = begun | pretrained_lib.describe(encoders)
-  if changed := [sensor for sensor in begun if begun[sensor]["sha256"] != found[sensor]["sha256"]]:
-    raise InputError(
-      f"{workdir} was started with other pretrained weights of {', '.join(changed)}: restore the file "
-      f"{begun[changed[0]]['file']}, or use another workdir"
-    )
-  processes.wait("weights")
-  if processes.first() and found and not begun:
-    files.write_json(path, found)
-  return found
-
-
-def _claim(config: ConfigDict, workdir: Path) -> None:
-  """Writes config.json, or checks that an existing one has the same values."""
-  path, wanted = workdir / "config.json", config_lib.to_json(config)
-  if path.exists():
-    if differences := config_lib.differences(files.read_json(path), wanted):
-      raise InputError(
-        f"{workdir} holds a run with another configuration ({'; '.join(differences)}): "
-        "use another workdir, or its values"
-      )
-  processes.wait("configuration")
-  if processes.first() and not path.exists():
-    files.write_json(path, wanted)
-  processes.wait("work directory")
