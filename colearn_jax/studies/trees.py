@@ -140,7 +140,8 @@ def train(config: ConfigDict, workdir: Path, *, kind: str, trees: Trees, metric:
   chosen = {"metric": metric, "per": "run", "refit": trees.refit}
   chosen |= {"candidates": [{"learner": one.name, **one.settings} for one in tried]}
   files.write_json(
-    workdir / "chosen.json", chosen | {"runs": {run.name: facts["choice"] for run, (_, facts) in zip(runs, done)}}
+    workdir / "chosen.json",
+    chosen | {"runs": {run.name: facts["choice"] for run, (_, facts) in zip(runs, done)}},
   )
   seconds = {run.name: facts["seconds"] for run, (_, facts) in zip(runs, done)}
   summary = Results(
