@@ -64,6 +64,7 @@ def parse(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> Comman
     )
   if not values.workdir and not values.list:
     raise InputError("--workdir is missing; the directory of the study")
+  command_line.quieten(values)
   return Command(specs[-1], dict(given), values)
 
 

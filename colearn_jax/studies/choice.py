@@ -60,7 +60,7 @@ def _suggested(choice: Choice) -> Generator[dict, float | None, None]:
     numbers = {key: trial.suggest_categorical(key, range(len(v))) for key, v in choice.values.items()}
     score = yield {key: choice.values[key][k] for key, k in numbers.items()}
     if score is None:
-      study.tell(trial, state=optuna.trial.TrialState.FAIL)
+      study.tell(trial, state=optuna.trial.TrialState.PRUNED)  # counts as worse than any score
     else:
       study.tell(trial, score)
 

@@ -86,7 +86,8 @@ class Progress:
       if took[job.name] is None:
         alike = [s for kind, s in known if kind == job.arm.kind] or [s for _, s in known]
         passed = now - self.began[job.name] if job.name in self.began else 0.0
-        total += max(sum(alike) / len(alike) - passed, 0.0)
+        mean = sum(alike) / len(alike)
+        total += max(mean - passed, mean / 10)
     return total / self.workers
 
 
