@@ -49,7 +49,7 @@ ROOMS = {
   "main": "types schema_pages schema values config parallel training",
   "inspect": "types storage data inspection config training main",
   "studies": (
-    "types plan storage parallel methods data evaluation datasets schema values config training"
+    "types plan storage parallel methods data evaluation datasets schema values configs config training"
   ),
   "study": "types plan config main studies",
 }
