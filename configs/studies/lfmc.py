@@ -1,9 +1,10 @@
-"""The comparison on LFMC: sites left out, with and without context, and plain folds.
+"""The comparison on LFMC: sites and years left out, with and without context, and plain folds.
 
     python -m colearn_jax.study --config=lfmc --workdir=runs/study_lfmc --config.data.manual_dir=DIR
 
-DIR contains training_features.csv. Without data.manual_dir, the file is downloaded. There are 10 folds and 5
-seeds. All arms hold out a validation part of the training samples, by site where folds are by site.
+DIR contains training_features.csv. Without data.manual_dir, the file is downloaded. There are 10 folds (4 by
+year) and 5 seeds. All arms hold out a validation part of the training samples: whole sites or years where
+folds are by site or by year.
 """
 
 from __future__ import annotations
@@ -15,6 +16,13 @@ from colearn_jax.plan import Arm, Cell, Comparison, Study
 NETWORK = "lfmc:clean"
 SEEDS = {"protocol.seeds": (10, 11, 12, 13, 14), "protocol.folds": 10}
 BY_SITE = SEEDS | {"protocol.group_by": "site"}
+# Each of the years 2015 to 2018 is left out, with three months before and after it.
+BY_YEAR = SEEDS | {
+  "protocol.group_by": "year",
+  "protocol.folds": "each",
+  "protocol.purge": 93,
+  "protocol.min_samples": 100,
+}
 PLAIN = SEEDS | {"protocol.group_by": ""}
 DATE = {"data.context": ("date",)}
 EVERYTHING = {"data.context": ("date", "location", "soil", "DEM", "LIDAR", "landcover")}
@@ -38,6 +46,8 @@ def get_study() -> Study:
     cell("site/bands", "By site, bands", BY_SITE),
     cell("site/date", "By site, bands and date", BY_SITE | DATE),
     cell("site/all", "By site, bands, date, place and static layers", BY_SITE | EVERYTHING),
+    cell("year/bands", "By year, bands", BY_YEAR),
+    cell("year/date", "By year, bands and date", BY_YEAR | DATE),
     cell("plain/bands", "Plain folds, bands", PLAIN),
   )
   comparisons = [Comparison(one.name, "mdico", other) for one in cells for other in ("individual", "trees")]
