@@ -82,9 +82,21 @@ def read(spec: str) -> ConfigDict:
     path = find(name)
   except InputError as error:
     raise InputError(f"--config={spec}: {error}") from None
+  config = call(spec, path, "get_config", words)
+  if not isinstance(config, ConfigDict):
+    raise InputError(f"--config={spec}: {path} has no get_config() that returns a ConfigDict")
+  return config
+
+
+def call(spec: str, path: Path, function: str, words: Sequence[str]) -> Any:
+  """Executes a file and calls one of its functions with `words`. Returns None if it has no such function.
+
+  Raises:
+    InputError: the code raises an exception. The message begins with `spec`, or with file and line.
+  """
   try:
-    get_config = runpy.run_path(str(path)).get("get_config")
-    config = get_config(*words) if get_config else None
+    found = runpy.run_path(str(path)).get(function)
+    return found(*words) if found else None
   except InputError as error:
     raise InputError(f"--config={spec}: {error}") from None
   except Exception as error:
@@ -92,9 +104,6 @@ def read(spec: str) -> ConfigDict:
     lines = [frame.lineno for frame in frames if frame.filename == str(path)]
     where = f"{path}, line {lines[-1]}" if lines else str(path)
     raise InputError(f"{where}: {type(error).__name__}: {' '.join(str(error).split())}") from error
-  if not isinstance(config, ConfigDict):
-    raise InputError(f"--config={spec}: {path} has no get_config() that returns a ConfigDict")
-  return config
 
 
 def settings_of(config: ConfigDict) -> dict[str, Setting]:
@@ -145,6 +154,8 @@ def _check_together(config: ConfigDict, known: Mapping[str, Setting]) -> None:
       check(f"loss.ablations.{name}.{term}", weight, known[f"loss.{term}"].rule)
   if config.data.fourier and "location" not in config.data.context:
     refuse("data.fourier", config.data.fourier, "0, or location among the names of data.context")
+  if config.protocol.scored == "validation" and config.protocol.name != "clean":
+    refuse("protocol.scored", "validation", "test; only protocol.name=clean holds out a validation part")
   for modality in config.model.encoders:
     if modality not in config.data.modalities:
       refuse("model.encoders", modality, f"a configured modality: {', '.join(config.data.modalities)}")
@@ -294,8 +305,12 @@ def _mapped(tree: Mapping, leaf: Callable[[object], object]) -> dict:
   return {k: _mapped(v, leaf) if isinstance(v, Mapping) else leaf(v) for k, v in tree.items()}
 
 
-# Keys that may differ when a run is resumed, in addition to the group `mesh`.
 _MACHINE_KEYS = ("data.data_dir", "data.manual_dir", "data.workers", "train.compilation_cache")
+
+
+def of_machine(key: str) -> bool:
+  """Whether a key is about paths or devices. Such a key may differ when a run is resumed."""
+  return key in _MACHINE_KEYS or key.startswith("mesh.")
 
 
 def differences(old: Mapping, new: Mapping) -> list[str]:
@@ -308,5 +323,5 @@ def differences(old: Mapping, new: Mapping) -> list[str]:
   return [
     f"{key}: {shown(there, key)} there, {shown(here, key)} here"
     for key in there | here
-    if key not in _MACHINE_KEYS and not key.startswith("mesh.") and shown(there, key) != shown(here, key)
+    if not of_machine(key) and shown(there, key) != shown(here, key)
   ]

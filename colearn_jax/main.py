@@ -78,11 +78,16 @@ def parse(
     assign(config, known, key, _value(key, text, known))
   begun = workdir is not None and (Path(workdir).expanduser() / "config.json").is_file()
   config_lib.validate(config, begun=begun)
-  if values is flags.FLAGS and values["verbosity"].using_default_value:  # -v shows the logs of libraries
+  quieten(values)
+  return Command(config.lock(), values)
+
+
+def quieten(values: flags.FlagValues) -> None:
+  """Hides the logs and warnings of libraries in a command, unless the flag -v is given."""
+  if values is flags.FLAGS and values["verbosity"].using_default_value:
     values.verbosity = logging.WARNING  # type: ignore[assignment]  # absl's flags are not typed
     if not sys.warnoptions:
       warnings.simplefilter("ignore")
-  return Command(config.lock(), values)
 
 
 def split(words: Sequence[str]) -> tuple[list[str], list[tuple[str, str | bool]], list[str]]:

@@ -223,6 +223,11 @@ SCHEMA: dict[str, Setting] = {
     "With protocol.name=clean, fraction of the training samples that becomes the validation part; with "
     "protocol.group_by, fraction of the groups of each feature.",
   ),
+  "protocol.scored": Setting(
+    "test",
+    choice("test", "validation"),
+    "Part that is predicted and scored. validation: the test part is not read; to choose settings.",
+  ),
   "model.emb_dim": Setting(
     128,
     Rule(lambda v: is_integer(v) and v >= 2 and v % 2 == 0, "an even integer >= 2"),

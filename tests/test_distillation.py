@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.special
 
-from colearn_jax.methods import distill
+from colearn_jax.methods import distill, tabular
 from colearn_jax.methods.base import Samples
 from colearn_jax.methods.predict import activate
 from colearn_jax.objectives.distillation import distillation
@@ -171,7 +171,7 @@ def test_trees_know_all_classes_and_labels_of_the_task():
 
 def test_trees_read_means_and_deviations_of_pixels():
   samples, rows = tree_samples("regression"), np.arange(40)
-  table = distill.tabulated(samples, rows)
+  table = tabular.tabulated(samples, rows)
   assert table.shape == (40, 3 + 2 * 2 * 2 + 2)
   tile = samples.inputs["tile"]
   both = np.concatenate([tile.mean((2, 3)), tile.std((2, 3))], axis=-1).reshape(40, -1)

@@ -20,6 +20,7 @@ FOLDERS = {
 ROOMS = {
   "types": "",
   "rules": "types",
+  "plan": "",
   "storage": "types",
   "parallel": "types",
   "nn": "types rules parallel",
@@ -34,7 +35,7 @@ ROOMS = {
   "schema_pages": "rules",
   "schema": "types rules nn encoders methods data schema_pages",
   "values": "types rules schema",
-  "configs": "types rules encoders methods schema values",
+  "configs": "types rules plan encoders methods schema values",
   "config": "types rules storage nn encoders weights methods data datasets schema values configs",
   "deploy": "types rules storage nn encoders methods data evaluation config",
   "training": (
@@ -49,6 +50,10 @@ ROOMS = {
   "inspect": "types storage data inspection config training main",
   "reporting": "types storage methods data evaluation inspection config training",
   "report": "types storage reporting",
+  "studies": (
+    "types plan storage parallel methods data evaluation datasets schema values configs config training"
+  ),
+  "study": "types plan config main studies",
 }
 # Of these `deploy` loads nothing, neither at import nor in its functions.
 TRAINING_ONLY = ("colearn_jax.training", "tensorflow_datasets", "grain")

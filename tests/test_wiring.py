@@ -25,7 +25,7 @@ from colearn_jax import rules, schema
 from colearn_jax.data import dataset as datasets
 from colearn_jax.data.augment import Augment
 from colearn_jax.data.reader import Index, labels
-from colearn_jax.training import run, setup
+from colearn_jax.training import run, setup, work_directory
 from colearn_jax.training.epoch import end_epoch
 from colearn_jax.training.state import Best, Stop, TrainState, init
 from colearn_jax.training.step import train_step
@@ -233,9 +233,9 @@ def command(training):
   trained, kept, workdir = [], {}, Path("/nowhere/work")
   fake = types.SimpleNamespace(jax_compilation_cache_dir=None, update=kept.__setitem__)
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(run, "jax", types.SimpleNamespace(config=fake))
+    patch.setattr(work_directory, "jax", types.SimpleNamespace(config=fake))
     patch.setattr(run.Path, "mkdir", lambda *_, **__: None)
-    patch.setattr(run.work_directory, "locked", lambda _: contextlib.nullcontext())
+    patch.setattr(work_directory, "locked", lambda _: contextlib.nullcontext())
     patch.setattr(run, "train", lambda config, where: trained.append((config.method, where)))
     patch.setattr(run.results, "table", lambda *_: "")
     run.run(training.config, workdir)
@@ -323,6 +323,7 @@ WIRING = {
   "protocol.buffer_km": Key(90.0, rows),
   "protocol.min_samples": Key(15, rows, {"protocol.group_by": "year", "protocol.folds": "each"}),
   "protocol.validation_fraction": Key(0.4, rows, {"protocol.name": "clean"}),
+  "protocol.scored": Key("validation", rows, {"protocol.name": "clean"}),
   "model.emb_dim": Key(12, program),
   "model.head_layers": Key((5,), program),
   "model.dtype": Key("bfloat16", program),

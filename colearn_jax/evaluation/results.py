@@ -244,7 +244,9 @@ def table(results: Results, baseline: Results | None = None) -> str:
   lines = [", ".join(f"{k} {getattr(results, k)}" for k in facts if getattr(results, k))]
   rows = _rows(results.scores)
   if baseline is None:
-    lines += _aligned("", metrics, {name: [_cell(row.get(m)) for m in metrics] for name, row in rows.items()})
+    lines += aligned(
+      "", metrics, {name: [cell_text(row.get(m)) for m in metrics] for name, row in rows.items()}
+    )
   else:
     others = _rows(baseline.scores)
     for metric in metrics:
@@ -252,20 +254,21 @@ def table(results: Results, baseline: Results | None = None) -> str:
       for name, row in rows.items():
         ours, theirs = row.get(metric) or {}, others.get(name, {}).get(metric) or {}
         known = None not in (ours.get("mean"), theirs.get("mean"))
-        cells[name] = [_cell(ours), _cell(theirs), f"{ours['mean'] - theirs['mean']:+z.3f}" if known else "-"]
+        change = f"{ours['mean'] - theirs['mean']:+z.3f}" if known else "-"
+        cells[name] = [cell_text(ours), cell_text(theirs), change]
       title = f"{metric} (lower is better)" if metric in LOWER_IS_BETTER else metric
-      lines += _aligned(title, ("co-learned", "by itself", "difference"), cells)
+      lines += aligned(title, ("co-learned", "by itself", "difference"), cells)
   if results.ablations:
     every = {"all as configured": results.scores, **results.ablations}
     names = [name for name in rows if name != "ensemble"]
     cells = {
-      name: [_cell(_rows(one).get(m, {}).get(metrics[0])) for m in names] for name, one in every.items()
+      name: [cell_text(_rows(one).get(m, {}).get(metrics[0])) for m in names] for name, one in every.items()
     }
-    lines += _aligned(f"{metrics[0]}, ablations", names, cells)
+    lines += aligned(f"{metrics[0]}, ablations", names, cells)
   heads = {f"{m} {head}": row for m, parts in results.scores.auxiliary.items() for head, row in parts.items()}
   if heads:
-    cells = {name: [_cell(row.get(m)) for m in metrics] for name, row in heads.items()}
-    lines += _aligned("auxiliary head on", metrics, cells)
+    cells = {name: [cell_text(row.get(m)) for m in metrics] for name, row in heads.items()}
+    lines += aligned("auxiliary head on", metrics, cells)
   if any("±" in line for line in lines):
     lines[0] += "; mean ± std"
   return "\n".join(lines)
@@ -276,13 +279,14 @@ def _rows(scores: Scores) -> dict[str, dict]:
   return {**scores.modalities, **scores.combinations, **ensemble}
 
 
-def _cell(stats: Mapping | None) -> str:
+def cell_text(stats: Mapping | None) -> str:
+  """Mean and deviation of a score for a table, e.g. `0.712 ± 0.020`; a dash if it is undefined."""
   if not stats or stats["mean"] is None:
     return "-"
   return f"{stats['mean']:z.3f}" + ("" if stats["std"] is None else f" ± {stats['std']:.3f}")
 
 
-def _aligned(title: str, columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> list[str]:
+def aligned(title: str, columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> list[str]:
   """Formats a blank line, a heading and the rows. Names are aligned left, cells right."""
   every = {title: list(columns), **rows}
   left = max(map(len, every))

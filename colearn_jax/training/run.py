@@ -43,7 +43,7 @@ def run(config: ConfigDict, workdir: str | Path) -> Results:
   """
   workdir = Path(workdir).expanduser().absolute()
   workdir.mkdir(parents=True, exist_ok=True)
-  _use_compilation_cache(config.train.compilation_cache, workdir)
+  work_directory.use_compilation_cache(config.train.compilation_cache, workdir)
   with work_directory.locked(workdir):
     baseline = None
     trained = train(config, workdir)
@@ -225,10 +225,3 @@ def _uneven(config: ConfigDict, runs: int, replicas: int) -> str:
     return f"mesh.replica: {replicas} needs runs that are trained at the same time; train.replicas=True"
   sizes = ", ".join(str(n) for n in range(1, runs + 1) if runs % n == 0)
   return f"mesh.replica: {runs} runs cannot be divided over {replicas} replicas; one of: {sizes}"
-
-
-def _use_compilation_cache(cache: str, workdir: Path) -> None:
-  """Turns on the cache of compiled programs, unless JAX already has one."""
-  if cache != "off" and not jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
-    directory = workdir.parent / ".jax_cache" if cache == "auto" else Path(cache).expanduser()
-    jax.config.update("jax_compilation_cache_dir", str(directory))

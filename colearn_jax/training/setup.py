@@ -113,6 +113,8 @@ def make_runs(config: ConfigDict, dataset: Dataset, index: Index) -> list[Run]:
         f"{left} of {index.labelled.sum()} labelled samples are not tested with seed {runs[0].seed}: their "
         f"folds have fewer than protocol.min_samples={protocol.min_samples}; they only train"
       )
+  if protocol.scored == "validation":
+    runs = [dataclasses.replace(run, test=run.validation) for run in runs]
   return [dataclasses.replace(run, ablation=ablation) for ablation in ablations(config) for run in runs]
 
 

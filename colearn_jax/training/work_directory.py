@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import jax
 from ml_collections import ConfigDict
 
 from colearn_jax import config as config_lib
@@ -15,6 +16,13 @@ from colearn_jax.types import Description, InputError
 from colearn_jax.weights import pretrained
 
 WEIGHTS = "weights.json"  # the files of pretrained weights and their digests
+
+
+def use_compilation_cache(cache: str, workdir: Path) -> None:
+  """Turns on the cache of compiled programs, unless JAX already has one."""
+  if cache != "off" and not jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
+    directory = workdir.parent / ".jax_cache" if cache == "auto" else Path(cache).expanduser()
+    jax.config.update("jax_compilation_cache_dir", str(directory))
 
 
 def locked(workdir: Path) -> contextlib.AbstractContextManager:

@@ -158,13 +158,18 @@ def backscatter(water, moisture, roughness, incidence, row_direction, structure)
   return np.stack(bands, axis=-1)
 
 
-def simulate(regions=50, fields_per_region=100, seed=2025):
+def simulate(regions=50, fields_per_region=100, seed=2025, sharedness=0.0):
   """Draws fields, region by region, and simulates their observations.
+
+  `sharedness` s couples the traits `pigment` and `structure`, each of which one sensor observes. Crops that
+  differ in one trait by d differ in the other by s d. The correlation of the traits within a crop is s. So
+  with 0 each trait is known to one sensor only, and with 1 both sensors observe the same number.
 
   Args:
     regions: number of regions. Climate, altitude and soil are similar within a region.
     fields_per_region: number of fields in each region.
     seed: seed of NumPy's generator.
+    sharedness: from 0 to 1.
 
   Returns:
     A dict: `target` (N,) int64, index into `CROPS`; `region` (N,) int64; `views`, a dict of float32 arrays:
@@ -176,6 +181,7 @@ def simulate(regions=50, fields_per_region=100, seed=2025):
   count = regions * fields_per_region
   region = np.repeat(np.arange(regions), fields_per_region)
   share, start, end, rate_up, rate_down, peak, pigment, structure = np.array(list(CROPS.values())).T
+  pigment, structure = pigment + sharedness * structure, structure + sharedness * pigment
   crop = rng.choice(len(CROPS), size=count, p=share)
 
   # Terrain and weather, which do not depend on the crop.
@@ -196,12 +202,13 @@ def simulate(regions=50, fields_per_region=100, seed=2025):
   vigour = rng.lognormal(0, 0.22, count)
   lai = leaf_area(DAYS, season_start, season_end, rate_up[crop], rate_down[crop], peak[crop] * vigour)
   dead = 1 / (1 + np.exp(-0.07 * (DAYS - season_end[:, None] + 5)))
+  deviation = rng.normal(0, 0.5, (2, count))
   latent = {
     "sowing_shift": sowing_shift,
     "season_end": season_end,
     "vigour": vigour,
-    "pigment": pigment[crop] + rng.normal(0, 0.5, count),
-    "structure": structure[crop] + rng.normal(0, 0.5, count),
+    "pigment": pigment[crop] + deviation[0],
+    "structure": structure[crop] + sharedness * deviation[0] + np.sqrt(1 - sharedness**2) * deviation[1],
     "soil_moisture_mean": moisture.mean(axis=1),
     "soil_brightness": rng.lognormal(0, 0.15, regions)[region] * rng.lognormal(0, 0.15, count),
     "cloudiness": rng.beta(2.0, 5.5, count),

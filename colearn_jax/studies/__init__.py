@@ -1,0 +1,1 @@
+"""Trains the arms of a study, and chooses their settings on validation parts."""

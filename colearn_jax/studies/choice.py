@@ -1,0 +1,149 @@
+"""Chooses the settings of a network on validation parts.
+
+A candidate is a training with `protocol.scored=validation`: its test part is its validation part, and the
+rows of the test part are in none of its runs. So no test target can influence the choice.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+import time
+from collections.abc import Callable, Generator, Mapping
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from colearn_jax import config as config_lib
+from colearn_jax.evaluation import metrics
+from colearn_jax.evaluation.results import Results
+from colearn_jax.plan import Choice
+from colearn_jax.storage import files
+from colearn_jax.training import run
+from colearn_jax.types import InputError
+
+SEED = 0  # of random and optuna searches
+Configure = Callable[[Mapping[str, object]], ConfigDict]
+
+
+def candidates(choice: Choice) -> Generator[dict, float | None, None]:
+  """Yields the values of each candidate by key. Receives its score, higher is better, or None if it failed.
+
+  Raises:
+    InputError: optuna is not installed.
+  """
+  keys, sizes = list(choice.values), [len(values) for values in choice.values.values()]
+  picked = lambda numbers: {key: choice.values[key][k] for key, k in zip(keys, numbers)}
+  if choice.search == "optuna":
+    yield from _suggested(choice)
+  elif choice.search == "random":
+    total = math.prod(sizes)
+    for number in random.Random(SEED).sample(range(total), min(choice.draws, total)):
+      yield picked(int(k) for k in np.unravel_index(number, sizes))
+  else:
+    for numbers in itertools.product(*map(range, sizes)):
+      yield picked(numbers)
+
+
+def _suggested(choice: Choice) -> Generator[dict, float | None, None]:
+  """Candidates of Optuna's tree-structured Parzen estimator. The same scores give the same candidates."""
+  try:
+    import optuna
+  except ImportError:
+    raise InputError("search=optuna needs optuna; pip install 'colearn_jax[optuna]'") from None
+  optuna.logging.set_verbosity(optuna.logging.WARNING)
+  study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=SEED))
+  for _ in range(choice.draws):
+    trial = study.ask()
+    numbers = {key: trial.suggest_categorical(key, range(len(v))) for key, v in choice.values.items()}
+    score = yield {key: choice.values[key][k] for key, k in numbers.items()}
+    if score is None:
+      study.tell(trial, state=optuna.trial.TrialState.PRUNED)  # counts as worse than any score
+    else:
+      study.tell(trial, score)
+
+
+def choose(choice: Choice, metric: str, workdir: Path, configure: Configure) -> dict:
+  """Trains all candidates, and writes `chosen.json`.
+
+  Candidates that were finished before an interruption are not trained again. A candidate whose training
+  fails, e.g. because it diverges, is not chosen.
+
+  Args:
+    choice: the settings to try.
+    metric: the score that is used for the choice.
+    workdir: the work directory of the arm. Candidates are in `candidates/<number>`.
+    configure: returns the configuration with the values of a candidate.
+
+  Returns:
+    The content of `chosen.json`: `metric`, `per`, `seconds`; `candidates`, a list of `values`, `score` (mean
+    over runs and predictors), `runs` (score by run) or `error`; and `chosen`, the number of a candidate, or
+    for per=run a number by run.
+
+  Raises:
+    InputError: all candidates fail.
+  """
+  tried: list[dict] = []
+  sign = -1.0 if metric in metrics.LOWER_IS_BETTER else 1.0
+  search, score, seconds = candidates(choice), None, 0.0
+  while True:
+    try:
+      values = next(search) if not tried else search.send(score)
+    except StopIteration:
+      break
+    more = dict(values) | {"protocol.scored": "validation"}
+    if choice.seeds:
+      more["protocol.seeds"] = choice.seeds
+    facts: dict = {"values": dict(values), "score": None}
+    try:
+      results, took = _train(configure(more), workdir / "candidates" / str(len(tried)))
+      seconds += took
+      facts["runs"] = by_run(results, metric)
+      known = [value for value in facts["runs"].values() if value is not None]
+      facts["score"] = float(np.mean(known)) if known else None
+    except InputError as error:
+      facts["error"] = str(error)
+    tried.append(facts)
+    score = None if facts["score"] is None else sign * facts["score"]
+  if all(one["score"] is None for one in tried):
+    raise InputError(
+      f"no candidate has a score; {tried[0].get('error', 'undefined on all validation parts')}"
+    )
+
+  def best(scores: list[float | None]) -> int:
+    signed = [-math.inf if one is None else sign * one for one in scores]
+    return signed.index(max(signed))
+
+  chosen: int | dict[str, int] = best([one["score"] for one in tried])
+  if choice.per == "run":
+    names = next(one["runs"] for one in tried if "runs" in one)
+    chosen = {name: best([one.get("runs", {}).get(name) for one in tried]) for name in names}
+  out = {"metric": metric, "per": choice.per, "seconds": seconds, "candidates": tried, "chosen": chosen}
+  files.write_json(workdir / "chosen.json", out)
+  return out
+
+
+def _train(config: ConfigDict, workdir: Path) -> tuple[Results, float]:
+  """The results of a candidate, and the seconds that its training took. Trains it unless it is finished."""
+  path = workdir / "results.json"
+  if path.exists():
+    wanted, there = config_lib.to_json(config), files.read_json(workdir / "config.json")
+    if not config_lib.differences(there, wanted):
+      results = Results.read(path)
+      return results, results.timing["seconds"]
+  workdir.mkdir(parents=True, exist_ok=True)
+  began = time.monotonic()
+  return run.train(config, workdir), time.monotonic() - began
+
+
+def by_run(results: Results, metric: str) -> dict[str, float | None]:
+  """The mean of a score over all predictors, by the name of the run; None where it is undefined."""
+  every = [*results.scores.modalities.values(), *results.scores.combinations.values()]
+  columns = [one[metric]["per_fold"] for one in every if one]
+  out: dict[str, float | None] = {}
+  for name, values in zip(results.timing["runs"], zip(*columns)):
+    known = [value for value in values if value is not None]
+    out[name] = float(np.mean(known)) if known else None
+  return out

@@ -1,0 +1,70 @@
+"""Finishes an arm whose settings were chosen for each run.
+
+A run with its chosen settings was trained as a candidate already. Its model predicts the test part here, and
+no training is needed.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from colearn_jax import config as config_lib
+from colearn_jax.data.dataset import open_dataset
+from colearn_jax.data.reader import describe, read_index
+from colearn_jax.evaluation import evaluate
+from colearn_jax.evaluation.results import Results
+from colearn_jax.storage import models
+from colearn_jax.training import setup, work_directory
+
+
+def finish(
+  config: ConfigDict, workdir: Path, chosen: Mapping[str, int], candidates: Sequence[ConfigDict]
+) -> Results:
+  """Predicts the test part of each run with the model of its candidate, and writes the results.
+
+  Args:
+    config: the configuration of the arm, without chosen values.
+    workdir: the work directory of the arm.
+    chosen: the number of the candidate by the name of the run.
+    candidates: the configurations of all candidates, with `protocol.scored=test`.
+  """
+  began = time.monotonic()
+  work_directory.claim(config, workdir)
+  dataset = open_dataset(setup.prepare(config), config_lib.series_settings(config))
+  modalities = setup.make_modalities(config, dataset)
+  index = read_index(dataset)
+  runs = [run for run in setup.make_runs(config, dataset, index) if not run.ablation]
+  work_directory.describe(workdir, describe(dataset, modalities, index), ())
+
+  @functools.cache
+  def samples(number: int):
+    recipe = setup.make_recipe(candidates[number], dataset.task, modalities)
+    return setup.make_samples(candidates[number], recipe, dataset, modalities, index)
+
+  model = lambda run: workdir / "candidates" / str(chosen[run.name]) / "checkpoints" / run.name
+  predictions = [samples(chosen[run.name]).predict(models.restore(model(run)), run.test) for run in runs]
+  predictors = samples(chosen[runs[0].name]).recipe.method.predictors(config.data.modalities)
+  scores, _ = evaluate.write(workdir / "predictions", dataset.task, index, runs, predictions, predictors)
+  summary = Results(
+    dataset=dataset.name,
+    task=dataset.task.kind,
+    method=config.method,
+    scores=scores,
+    variant=config.loss.get("variant"),
+    protocol=config.protocol.name,
+    split=config.protocol.split,
+    group_by=config.protocol.group_by,
+    seeds=tuple(config.protocol.seeds),
+    folds=len({run.fold for run in runs}),
+    timing={
+      "seconds": time.monotonic() - began,
+      "runs": {run.name: models.progress(model(run)) for run in runs},
+    },
+  )
+  summary.write(workdir / "results.json")
+  return summary

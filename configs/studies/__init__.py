@@ -1,0 +1,1 @@
+"""Studies: plans of comparisons, selected by `python -m colearn_jax.study --config=NAME`."""

@@ -1,0 +1,1 @@
+"""Simulated agricultural fields whose sensors share more or less, with few or many labels."""

@@ -1,0 +1,423 @@
+import dataclasses
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from absl import flags
+from colearn_jax.datasets.lfmc.dummy import write_dummy
+
+from colearn_jax import study
+from colearn_jax.evaluation.results import Results
+from colearn_jax.parallel import sharding
+from colearn_jax.plan import Arm, Cell, Choice, Comparison, Study
+from colearn_jax.storage.files import read_json, write_json
+from colearn_jax.studies import arms, choice, folds, plans, schedule, worker
+from colearn_jax.training import run
+from colearn_jax.types import InputError
+
+PLAN = """
+from colearn_jax.plan import Arm, Cell, Choice, Comparison, Study, Trees
+
+CONFIG = "lfmc:clean,encoder=mlp"
+TREES = Trees({"extra_trees": {"n_estimators": (4,), "min_samples_leaf": (2, 20)}})
+ARMS = (Arm("trees", "Trees", "trees", trees=TREES), Arm("own", "Individual", words="individual"))
+NESTED = Choice({"train.learning_rate": (1e-3, 1e-2)}, per="run")
+
+
+def get_study(words=""):
+  site = {"protocol.group_by": "site", "data.context": ("date",)}
+  context = Arm("context", "Context", "context", trees=TREES)
+  chosen = Arm("chosen", "Chosen", words="individual", choose=Choice({"train.learning_rate": (1e-9, 1e-2)}))
+  nested = Arm("nested", "Nested", words="individual", choose=NESTED)
+  cells = (
+    Cell("plain/bands", "Plain", CONFIG, (*ARMS, chosen, nested), {"protocol.group_by": ""}),
+    Cell("site", "By site", CONFIG, (context, *ARMS), site),
+  )
+  against = "own" if words == "other" else "trees"
+  return Study("tiny", cells, (Comparison("plain/bands", "chosen", against),))
+"""
+SMALL = {
+  "data.modalities": "S1,S2",
+  "protocol.folds": "2",
+  "model.emb_dim": "8",
+  "model.encoder.layer_sizes": "4",
+  "train.batch_size": "16",
+  "train.max_epochs": "2",
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_device():
+  """The results do not depend on the number of devices, and one is faster."""
+  with pytest.MonkeyPatch.context() as patch:
+    one = sharding.make_mesh(dict.fromkeys(sharding.AXES, 1), 1, jax.devices()[:1])
+    patch.setattr(sharding, "make_mesh", lambda *_: one)
+    yield
+
+
+def parse(*words):
+  values = flags.FlagValues()
+  study.define(values)
+  return study.parse(["study", *words], values)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+  """A study file, the words of a command line for it, and a directory for studies."""
+  place = tmp_path_factory.mktemp("study")
+  (place / "data").mkdir()
+  write_dummy(place / "data/training_features.csv", rows=64, sites=12)
+  (place / "tiny.py").write_text(PLAN)
+  given = SMALL | {"data.manual_dir": place / "data", "data.data_dir": place / "prepared"}
+  return place, [f"--config={place / 'tiny.py'}", *(f"--config.{k}={v}" for k, v in given.items())]
+
+
+def start(tiny, name, *words):
+  study.main(parse(*tiny[1], f"--workdir={tiny[0] / name}", "--workers=1", *words))
+  return tiny[0] / name
+
+
+@pytest.fixture(scope="module")
+def finished(tiny):
+  return start(tiny, "finished")
+
+
+def trained(monkeypatch):
+  """The arms that are trained from now on. They are not really trained."""
+  names = []
+  monkeypatch.setattr(arms, "train", lambda place, cell, arm, *_: names.append(f"{cell.name}/{arm.name}"))
+  return names
+
+
+def test_every_arm_leaves_a_work_directory(finished, capsys):
+  shown = read_json(finished / "study.json")
+  assert [cell["name"] for cell in shown["cells"]] == ["plain/bands", "site"]
+  first = shown["cells"][0]
+  assert (first["task"], first["metric"], first["sensors"]) == ("regression", "r2", ["S1", "S2"])
+  assert first["arms"][0] == {"name": "trees", "title": "Trees", "kind": "trees"}
+  assert shown["comparisons"] == [
+    {"cell": "plain/bands", "arm": "chosen", "against": "trees", "predictors": ["S1", "S2"]}
+  ]
+  for cell in shown["cells"]:
+    for arm in cell["arms"]:
+      place = finished / cell["name"] / arm["name"]
+      results = Results.read(place / "results.json")
+      names = ["context"] if arm["kind"] == "context" else ["S1", "S2"]
+      assert list(results.scores.modalities) == names
+      assert sorted(p.stem for p in (place / "predictions").iterdir()) == names
+      assert (results.protocol, results.folds, results.seeds) == ("clean", 2, (10,))
+      assert results.timing["seconds"] > 0 and len(results.timing["runs"]) == 2
+      assert (place / "config.json").is_file() and (place / "dataset.json").is_file()
+      assert not (place / "error.txt").exists() and not list(place.glob("training/*"))
+    folds.check(finished / cell["name"], [arm["name"] for arm in cell["arms"]])
+  assert folds.scored_parts(finished / "site/own") != folds.scored_parts(finished / "plain/bands/own")
+
+
+def test_other_test_parts_are_found(finished, tmp_path):
+  for name, source in (("one", "site/own"), ("two", "plain/bands/own")):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "results.json").touch()
+    (tmp_path / name / "predictions").symlink_to(finished / source / "predictions")
+  folds.check(tmp_path, ["one", "not begun"])
+  with pytest.raises(InputError, match=r"one and two have different test parts \(seed 10, fold 0\)"):
+    folds.check(tmp_path, ["one", "two"])
+
+
+def test_finished_arms_are_skipped(finished, tiny, monkeypatch, capsys):
+  names = trained(monkeypatch)
+  start(tiny, "finished")
+  assert not names
+  text = capsys.readouterr()
+  assert "7 of 7 arms are finished already" in text.err
+  assert "Plain: r2" in text.out and "Context" in text.out
+
+
+def test_trees_continue_after_the_last_run(finished, tiny, monkeypatch, tmp_path):
+  from colearn_jax.studies import trees
+
+  fit, runs = trees.fit_run, []
+
+  def stop(samples, inputs, tried, run, **options):
+    runs.append(run.name)
+    if len(runs) == 2:
+      raise KeyboardInterrupt
+    return fit(samples, inputs, tried, run, **options)
+
+  monkeypatch.setattr(trees, "fit_run", stop)
+  with pytest.raises(KeyboardInterrupt):
+    start(tiny, "stopped", "--only=plain/bands/trees")
+  start(tiny, "stopped", "--only=plain/bands/trees")
+  assert runs == ["seed10_fold0", "seed10_fold1", "seed10_fold1"]
+  for part in ("predictions/S1.csv", "predictions/S2.csv", "chosen.json"):
+    own = tiny[0] / "stopped/plain/bands/trees" / part
+    assert own.read_text() == (finished / "plain/bands/trees" / part).read_text()
+
+
+def test_only_some_arms_and_a_failure_among_them(tiny, monkeypatch, capsys):
+  def train(place, cell, arm, *_):
+    if arm.kind != "network":
+      raise InputError("no trees") if arm.name == "trees" else ZeroDivisionError("a\nbug")
+    write_json(place / cell.name / arm.name / "results.json", {"timing": {"seconds": 2}})
+
+  monkeypatch.setattr(arms, "train", train)
+  monkeypatch.setattr(folds, "check", lambda *_: None)
+  monkeypatch.setattr("colearn_jax.studies.summary.table", lambda *_: "")
+  with pytest.raises(SystemExit) as e:
+    start(tiny, "failing", "--only=site")
+  lines = str(e.value).splitlines()
+  assert lines[:3] == [
+    "2 of 3 arms failed:",
+    "  site/context: ZeroDivisionError: a bug",
+    "  site/trees: no trees",
+  ]
+  assert "--only=site/context,site/trees --config.data.modalities=S1,S2" in lines[3]
+  assert "Traceback" in (tiny[0] / "failing/site/context/error.txt").read_text()
+  assert (tiny[0] / "failing/site/trees/error.txt").read_text() == "no trees\n"
+  assert "site/own: finished in 0 s; 1 of 3 arms, about 4 s left" in capsys.readouterr().err
+  names = trained(monkeypatch)
+  start(tiny, "failing", "--only=*/trees,site/con*")
+  assert names == ["plain/bands/trees", "site/context", "site/trees"]
+  assert not (tiny[0] / "failing/site/trees/error.txt").exists()
+
+
+def test_another_plan_is_refused(finished, tiny, monkeypatch):
+  names = trained(monkeypatch)
+  place, (config, *given) = tiny
+  again = [f"--workdir={finished}", "--workers=1"]
+  with pytest.raises(InputError, match=r"another plan \(comparisons: .*: use another workdir, or that plan$"):
+    study.main(parse(f"{config}:other", *given, *again))
+  with pytest.raises(InputError, match=r"arm trees: config: train.max_epochs: 2 there, 3 here"):
+    study.main(parse(config, *given, "--config.train.max_epochs=3", *again))
+  digest = read_json(finished / "study.json")["digest"]
+  study.main(parse(config, *given, "--config.data.workers=1", *again))  # of the machine
+  assert not names and read_json(finished / "study.json")["digest"] == digest
+
+
+def test_the_plan_is_listed(finished, tiny, capsys):
+  study.main(parse(*tiny[1], f"--workdir={finished}", "--list", "--only=site/*"))
+  lines = capsys.readouterr().out.splitlines()
+  assert [line.split()[:3] for line in lines[1:]] == [
+    ["site/context", "context", "finished"],
+    ["site/trees", "trees", "finished"],
+    ["site/own", "network", "finished"],
+  ]
+
+
+def test_a_setting_is_chosen_on_the_validation_part_of_candidates(finished):
+  place = finished / "plain/bands/chosen"
+  chosen = read_json(place / "chosen.json")
+  assert [one["values"] for one in chosen["candidates"]] == [
+    {"train.learning_rate": 1e-9},
+    {"train.learning_rate": 0.01},
+  ]
+  scores = [one["score"] for one in chosen["candidates"]]
+  assert chosen["chosen"] == int(np.argmax(scores)) == 1
+  assert scores[0] == pytest.approx(np.mean(list(chosen["candidates"][0]["runs"].values())))
+  assert read_json(place / "config.json")["train"]["learning_rate"] == 0.01
+  tests = folds.scored_parts(place)
+  for number in (0, 1):
+    candidate = place / "candidates" / str(number)
+    assert read_json(candidate / "config.json")["protocol"]["scored"] == "validation"
+    for part, ids in folds.scored_parts(candidate).items():
+      assert ids and not set(ids) & set(tests[part])
+
+
+def test_changed_test_targets_change_no_choice(finished, tiny, monkeypatch):
+  """The test targets of fold 0 are changed. They are training targets of fold 1, whose scores differ."""
+  tests = folds.scored_parts(finished / "plain/bands/own")[("10", "0")]
+
+  def changed(read):
+    def wrapped(dataset):
+      index = read(dataset)
+      wrong = np.where(np.isin(index.ids, tests)[:, None], 1000.0 - index.target, index.target)
+      return dataclasses.replace(index, target=wrong.astype(np.float32))
+
+    return wrapped
+
+  from colearn_jax.studies import trees
+
+  for module in (run, trees):
+    monkeypatch.setattr(module, "read_index", changed(module.read_index))
+  start(tiny, "changed", "--only=plain/bands/chosen,plain/bands/trees")
+  one, two = (read_json(tiny[0] / w / "plain/bands/chosen/chosen.json") for w in ("finished", "changed"))
+  for candidate, other in zip(one["candidates"], two["candidates"], strict=True):
+    assert candidate["runs"]["seed10_fold0"] == other["runs"]["seed10_fold0"]
+    assert candidate["runs"]["seed10_fold1"] != other["runs"]["seed10_fold1"]
+  one, two = (read_json(tiny[0] / w / "plain/bands/trees/chosen.json") for w in ("finished", "changed"))
+  assert one["runs"]["seed10_fold0"] == two["runs"]["seed10_fold0"]
+  assert one["runs"]["seed10_fold1"] != two["runs"]["seed10_fold1"]
+
+
+def test_nested_choice_predicts_with_the_model_of_each_run(finished, tiny):
+  place = finished / "plain/bands/nested"
+  chosen = read_json(place / "chosen.json")
+  for name in ("seed10_fold0", "seed10_fold1"):
+    assert chosen["chosen"][name] == int(np.argmax([one["runs"][name] for one in chosen["candidates"]]))
+  assert not (place / "checkpoints").exists()
+  # The arm `own` has the learning rate of candidate 0, which therefore has the same models.
+  rows = lambda w, fold: [
+    line for line in (w / "predictions/S1.csv").read_text().splitlines()[1:] if line.split(",")[2] == fold
+  ]
+  for fold in "01":
+    same = rows(place, fold) == rows(finished / "plain/bands/own", fold)
+    assert same == (chosen["chosen"][f"seed10_fold{fold}"] == 0)
+
+
+def test_searches():
+  def ran(choice_, score):
+    search, out = choice.candidates(choice_), []
+    value = next(search, None)
+    while value is not None:
+      out.append(tuple(value.values()))
+      try:
+        value = search.send(score(value))
+      except StopIteration:
+        value = None
+    return out
+
+  values = {"a": (1, 2, 3), "b": ("x", (4, 5))}
+  every = [(a, b) for a in values["a"] for b in values["b"]]
+  assert ran(Choice(values), lambda _: None) == every
+  drawn = ran(Choice(values, "random", draws=4), lambda _: None)
+  assert len(set(drawn)) == 4 and set(drawn) < set(every) and drawn != every[:4]
+  assert drawn == ran(Choice(values, "random", draws=4), lambda _: 1.0)
+  assert set(ran(Choice(values, "random", draws=99), lambda _: None)) == set(every)
+  pytest.importorskip("optuna")
+  score = lambda value: value["a"] if value["b"] == "x" else None
+  few = ran(Choice(values, "optuna", draws=30), score)
+  assert len(few) == 30 and few == ran(Choice(values, "optuna", draws=30), score)
+  assert sum(b == "x" for _, b in few[10:]) > 12  # the first ten are random
+
+
+def test_a_failed_candidate_is_not_chosen(tmp_path, monkeypatch):
+  def train(config, workdir):
+    if config["a"] != 2:
+      raise InputError("diverged")
+    stats = {"rmse": {"mean": 3.0, "std": None, "per_fold": [3.0, None]}}
+    results = Results("d", "regression", "m", scores=dataclasses.replace(NO_SCORES, modalities={"S1": stats}))
+    return dataclasses.replace(results, timing={"runs": {"seed0_fold0": {}, "seed0_fold1": {}}})
+
+  monkeypatch.setattr(run, "train", train)
+  found = choice.choose(Choice({"a": (1, 2, 3)}), "rmse", tmp_path, dict)
+  assert found["chosen"] == 1 and found["candidates"][0]["error"] == "diverged"
+  assert found["candidates"][1]["runs"] == {"seed0_fold0": 3.0, "seed0_fold1": None}
+  with pytest.raises(InputError, match="no candidate has a score; diverged"):
+    choice.choose(Choice({"a": (1, 3)}), "rmse", tmp_path, dict)
+
+
+NO_SCORES = Results.from_json({"dataset": "", "task": "", "method": "", "modalities": {}}).scores
+ONE = Arm("one", "One")
+
+
+def plan(arm=ONE, cell="cell", values=None, comparisons=(), **options):
+  return Study(
+    "s", (Cell(cell, "", "lfmc:clean", (arm, Arm("two", "")), values or {}, **options),), comparisons
+  )
+
+
+@pytest.mark.parametrize(
+  ("wrong", "message"),
+  [
+    (plan(cell="a/../b"), "names of cells and arms have letters"),
+    (plan(dataclasses.replace(ONE, name="two")), "cell/two is given twice"),
+    (plan(comparisons=(Comparison("cell", "one", "three"),)), "comparisons: there is no arm cell/three"),
+    (plan(values={"train.max_epochs": 3}), r"train.max_epochs is not allowed; data.\* and protocol.\*"),
+    (plan(Arm("one", "", "forest")), "kind 'forest' is not allowed"),
+    (plan(Arm("one", "", "trees", choose=Choice({}))), "choose is for networks"),
+    (plan(Arm("one", "", choose=Choice({}, "random"))), "search=random needs draws"),
+    (plan(Arm("one", "", choose=Choice({"protocol.folds": (2, 3)}))), "protocol.folds cannot be chosen"),
+    (plan(Arm("one", "", values={"protocol.folds": 3})), "one and two of cell cell differ in protocol.folds"),
+    (
+      plan(Arm("one", "", "trees"), values={"protocol.name": "paper"}),
+      "validation part; protocol.name=clean",
+    ),
+    (plan(Arm("one", "", values={"train.epochs": 3})), "arm cell/one: unknown key 'train.epochs'"),
+    (plan(metric="accuracy"), "metric 'accuracy', have: r2, rmse, mae"),
+  ],
+)
+def test_a_wrong_plan_is_refused(wrong, message, tmp_path, monkeypatch):
+  monkeypatch.setattr(plans.config_lib, "call", lambda spec, path, function, words: wrong)
+  (tmp_path / "plan.py").touch()
+  # Configurations are read by the real function.
+  monkeypatch.setattr(plans, "load", lambda spec: checked(wrong))
+  with pytest.raises(InputError, match=message):
+    monkeypatch.undo()
+    plans.claim(checked(wrong), {}, tmp_path)
+
+
+def checked(wrong):
+  for problem in plans._problems(wrong):
+    raise InputError(problem)
+  return wrong
+
+
+def test_plans_of_the_package_are_allowed(tmp_path):
+  assert {"bloom", "lfmc", "synthetic"} <= set(plans.presets())
+  for name in plans.presets():
+    shown = plans.claim(plans.load(name), {}, tmp_path / name)
+    assert len(shown["cells"]) > 1 and shown["comparisons"]
+
+
+def test_a_wrong_command_line_is_refused(tiny):
+  for words, message in (
+    ([], "--config is missing"),
+    (["--config=lfmc"], "--workdir is missing"),
+    (["--config=lfmc", "--wrong=1"], "Unknown command line flag 'wrong'"),
+  ):
+    with pytest.raises(InputError, match=message):
+      parse(*words)
+  with pytest.raises(InputError, match="there is no file lfcm, did you mean lfmc"):
+    plans.load("lfcm")
+  with pytest.raises(
+    InputError, match="--only=sites: there is no such cell or arm; cells: plain/bands, site"
+  ):
+    start(tiny, "finished", "--only=sites")
+
+
+def test_processes_that_end_are_seen(tmp_path, monkeypatch):
+  """Small programs in place of workers: two succeed, one reports an error, one is killed."""
+  ends = {
+    "a": "pass",
+    "b": "open('error.txt', 'w').write('bad\\nmore'); exit(1)",
+    "c": "import os; os.abort()",
+  }
+  ends["d"] = ends["a"]
+  cores = []
+
+  def begin(job, workdir, given, spec, core):
+    (workdir / job.name).mkdir(parents=True)
+    cores.append(core)
+    return subprocess.Popen(
+      [sys.executable, "-S", "-c", ends[job.arm.name]], cwd=workdir / job.name, stderr=subprocess.DEVNULL
+    )
+
+  monkeypatch.setattr(schedule, "_start", begin)
+  monkeypatch.setattr(schedule, "_cores", lambda: [4, 7])
+  jobs = [schedule.Job(Cell("cell", "", "", ()), Arm(name, ""), "r2") for name in ends]
+  lines = []
+  progress = schedule.Progress(tmp_path, jobs, 3, lines.append)
+  errors = schedule.in_processes(jobs, progress, {}, "spec", show_every=0.0)
+  assert set(cores) == {4, 7} and len(cores) == 4
+  assert errors["cell/b"] == "bad" and "ended with status -6; see" in errors["cell/c"]
+  assert list(sorted(errors)) == ["cell/b", "cell/c"] and any("running: cell/" in line for line in lines)
+
+
+def test_a_worker_has_one_core(monkeypatch):
+  cores = []
+  monkeypatch.setattr("os.sched_setaffinity", lambda pid, own: cores.append(own), raising=False)
+  monkeypatch.setattr(plans, "load", lambda spec: plan())
+  monkeypatch.setattr(arms, "attempt", lambda place, cell, arm, metric, given: given["error"])
+  told = {"config": "s", "cell": "cell", "arm": "two", "workdir": "w", "metric": "r2", "core": 3}
+  assert worker.main(json.dumps(told | {"given": {"error": ""}})) == 0
+  assert worker.main(json.dumps(told | {"given": {"error": "bad"}})) == 1
+  assert cores == [{3}, {3}]
+  env = worker.environment({"XLA_FLAGS": "--a", "HOME": "h"})
+  assert env["XLA_FLAGS"].startswith("--a --xla_cpu") and env["NPROC"] == "1" and env["HOME"] == "h"
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(4.4, "4 s"), (61, "1 min 01 s"), (7500, "2 h 05 min")])
+def test_durations(seconds, text):
+  assert schedule.spell(seconds) == text
