@@ -187,6 +187,17 @@ SCHEMA: dict[str, Setting] = {
     "Number of features that an encoder returns.",
   ),
   "model.head_layers": Setting((), WIDTHS, "Widths of the hidden layers of the heads."),
+  "model.members": Setting(
+    1,
+    integer(1),
+    "Members of an ensemble that share the matrices of their encoders and heads, as in TabM. Each learns by "
+    "itself; a prediction is their mean. 1: no ensemble.",
+  ),
+  "model.standardised": Setting(
+    False,
+    SWITCH,
+    "Whether the heads of a regression learn the standardised target. They predict in its unit in any case.",
+  ),
   "model.dtype": Setting(
     "float32",
     choice("float32", "bfloat16"),

@@ -8,6 +8,7 @@ to `[B width]`. Its attributes:
 - `mask_nans`: whether it wants missing values as NaN. Otherwise they are set to zero.
 - `context_joins`: where the context (see `Encoder`) enters: `"inputs"`, beside the values of the sample, or
   `"features"`, after the backbone.
+- `has_members`, optional: true if the backbone takes `members=K` and then returns `[B K width]`.
 
 Series of images `[B T H W C]` are flattened after time for all backbones but those in `SPATIAL`.
 """
@@ -29,9 +30,11 @@ from colearn_jax.encoders.mlp import MLP
 from colearn_jax.encoders.pse_ltae import PSELTAE
 from colearn_jax.encoders.recurrent import GRU, LSTM, RNN
 from colearn_jax.encoders.resnet import ResNet
+from colearn_jax.encoders.table import ACTIVATIONS, EMBEDDINGS, Table
 from colearn_jax.encoders.tempcnn import TempCNN
 from colearn_jax.encoders.transformer import Transformer
 from colearn_jax.nn import layers
+from colearn_jax.nn import members as members_lib
 from colearn_jax.rules import POSITIVE, SHARE, SWITCH, TEXT, WIDTHS, Rule, Setting, choice, integer
 from colearn_jax.types import InputError
 
@@ -44,6 +47,7 @@ ENCODERS = {
   "pse_ltae": PSELTAE,
   "resnet": ResNet,
   "rnn": RNN,
+  "table": Table,
   "tae": TAE,
   "tempcnn": TempCNN,
   "transformer": Transformer,
@@ -55,14 +59,17 @@ NORMS = ("none", "layer", "batch")
 SIZES = ("seq_len", "num_features")  # settings of every encoder that are checked against the sample's shape
 AUTO = "auto"  # the encoder that `automatic` chooses by the shape of a sample
 HELP = {
-  "activation": "Activation of the feed-forward layers: relu or gelu.",
+  "activation": "Activation of the feed-forward layers: relu or gelu; of encoder table also mish.",
   "attention_dropout": "Dropout of the attention's weights.",
   "batchnorm": "Whether BatchNorm follows each dense layer.",
+  "bins": "Bins of the piecewise-linear encoding, or frequencies of the periodic one.",
   "bidirectional": "Whether a second pass reads the series backwards.",
   "d_k": "Width of the queries and keys of a head.",
   "d_model": "Width of the embedding of a time step.",
   "depth": "Number of layers: 18, 34, 50, 101 or 152.",
   "dropout": "Dropout.",
+  "embedding": f"Embedding of single numbers: {', '.join(EMBEDDINGS)}.",
+  "embedding_width": "Size of the embedding of a number.",
   "embed": "Whether a linear layer maps the bands to layer_size first.",
   "feedforward_size": "Hidden width of the feed-forward layers.",
   "kernel_size": "Length of the convolutions, in time steps.",
@@ -79,6 +86,7 @@ HELP = {
   "position": "Encoding of the positions in time.",
   "relative_position": "Encoding of the time differences in the attention.",
   "seq_len": "Number of time steps, checked against the data. None: that of the data.",
+  "sigma": "Standard deviation of the initial frequencies of the periodic encoding.",
   "step_sizes": "Widths of the layers that are applied to each time step.",
   "use_norm": "Norm after the encoder's last linear layer.",
   "weights": "File of pretrained weights in PyTorch's or safetensors format. Empty: none.",
@@ -98,6 +106,7 @@ class Encoder(nnx.Module):
     backbone: see the module's documentation.
     width: d, the width of the output.
     norm: one of `NORMS`.
+    members: K, see `Architecture.members`. With K > 1 the output is `[B K d]`.
     flatten: whether to flatten series of images `[B T H W C]` to series `[B T H*W*C]`.
     context: K, the number of values of the context. Without context the parameters are the same as ever.
     rngs: the stream `params` for the initial values.
@@ -112,11 +121,14 @@ class Encoder(nnx.Module):
     norm: str,
     flatten: bool = False,
     context: int = 0,
+    members: int = 1,
     rngs: nnx.Rngs,
     dtype=jnp.float32,
   ):
-    self.backbone, self.flatten, self.context = backbone, flatten, context
-    self.linear = layers.linear(backbone.width, width, rngs=rngs, dtype=dtype)
+    self.backbone, self.flatten, self.context, self.members = backbone, flatten, context, members
+    # Members differ from the first of their layers on. This is the first one if the backbone has none.
+    first = not getattr(backbone, "has_members", False)
+    self.linear = members_lib.linear(backbone.width, width, members, signs=first, rngs=rngs, dtype=dtype)
     wide = jnp.promote_types(dtype, jnp.float32)
     if norm == "layer":
       self.norm = layers.layer_norm(width, rngs=rngs, dtype=wide)
@@ -143,7 +155,7 @@ class Encoder(nnx.Module):
       rngs: the stream `dropout`, in training.
 
     Returns:
-      Features `[B d]`, at least float32.
+      Features `[B d]`, or `[B K d]` with members, at least float32.
 
     Raises:
       ValueError: there is a context and the encoder was built without, or the other way round.
@@ -163,6 +175,8 @@ class Encoder(nnx.Module):
     y = self.backbone(x, train=train, present=present, rngs=rngs)
     if self.join is not None:
       y = self.join(y, context)
+    if self.members > 1 and y.ndim == 2:
+      y = y[:, None]
     y = layers.widened(self.linear(y))
     if isinstance(self.norm, layers.BatchNorm):
       return self.norm(y, train=train, present=present)
@@ -197,7 +211,9 @@ def arguments(model_type: str) -> dict[str, object]:
     raise InputError(f"unknown encoder {model_type!r}, have: {', '.join(sorted(ENCODERS))}")
   parameters = inspect.signature(ENCODERS[model_type].__init__).parameters.values()
   own = {
-    p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in ("rngs", "dtype")
+    p.name: p.default
+    for p in parameters
+    if p.kind is p.KEYWORD_ONLY and p.name not in ("members", "rngs", "dtype")
   }
   return own | {"use_norm": "none"} | dict.fromkeys(SIZES)
 
@@ -225,6 +241,8 @@ def _rule(name: str, default: object) -> Rule:
     return Rule(lambda v: v is None or integer(1).ok(v), "an integer >= 1, or None for the data's own")
   if "dropout" in name:
     return SHARE
+  if name == "embedding":
+    return choice(*EMBEDDINGS)
   return {bool: SWITCH, int: integer(1), float: POSITIVE, tuple: WIDTHS}.get(type(default), TEXT)
 
 
@@ -248,6 +266,7 @@ def make_encoder(
   width: int,
   *,
   context: int = 0,
+  members: int = 1,
   rngs: nnx.Rngs,
   dtype=jnp.float32,
 ) -> Encoder:
@@ -259,6 +278,7 @@ def make_encoder(
     shape: of one sample.
     width: d, the width of the output.
     context: number of context values, see `Encoder`.
+    members: number of members, see `Encoder`.
     rngs: the stream `params` for the initial values.
     dtype: of the computation.
 
@@ -272,8 +292,9 @@ def make_encoder(
   flatten = len(shape) == 4 and settings.get("model_type") not in SPATIAL
   if flatten:
     shape = shape[0], math.prod(shape[1:])
-  backbone = make_backbone(settings, shape, context=context, rngs=rngs, dtype=dtype)
-  return Encoder(backbone, width, norm=norm, flatten=flatten, context=context, rngs=rngs, dtype=dtype)
+  backbone = make_backbone(settings, shape, context=context, members=members, rngs=rngs, dtype=dtype)
+  options = {"norm": norm, "flatten": flatten, "context": context, "members": members}
+  return Encoder(backbone, width, **options, rngs=rngs, dtype=dtype)
 
 
 def make_backbone(
@@ -281,13 +302,15 @@ def make_backbone(
   shape: tuple[int, ...],
   *,
   context: int = 0,
+  members: int = 1,
   rngs: nnx.Rngs,
   dtype=jnp.float32,
 ) -> nnx.Module:
   """Builds the part of an encoder before the linear layer, for samples of one shape.
 
   `seq_len` and `num_features`, if given, have to be the sample's numbers of time steps and of bands (for
-  `mlp` of all values). `context` is the number of context values, see `Encoder`.
+  `mlp` and `table` of all values). `context` is the number of context values, `members` that of the members,
+  see `Encoder`.
 
   Raises:
     InputError: no such encoder; an argument that it does not have, that is out of range, or that
@@ -299,7 +322,7 @@ def make_backbone(
   known = arguments(model_type)
   if unknown := sorted(set(settings) - (set(known) - {"use_norm"})):  # that is not the backbone's
     raise InputError(f"encoder {model_type} has no argument {unknown[0]!r}, has: {', '.join(known)}")
-  features = math.prod(shape) if model_type == "mlp" else shape[-1]
+  features = math.prod(shape) if model_type in ("mlp", "table") else shape[-1]
   for name, size in zip(SIZES, (shape[0] if len(shape) in (2, 4) else None, features)):
     said = settings.pop(name, None)
     if said is not None and said != size:
@@ -312,4 +335,6 @@ def make_backbone(
   backbone = ENCODERS[model_type]
   if context and backbone.context_joins == "inputs":
     shape = (math.prod(shape) + context,)
+  if getattr(backbone, "has_members", False):
+    settings["members"] = members
   return backbone(shape, **settings, dtype=dtype, rngs=rngs)

@@ -46,6 +46,26 @@ def has_values(x: jax.Array) -> jax.Array:
   return (~jnp.isnan(x)).any(tuple(range(1, x.ndim))).astype(jnp.float32)
 
 
+def mean_prediction(kind: str, output: jax.Array) -> jax.Array:
+  """The output `[B C]` whose activation is the mean of the members' activations.
+
+  Of classes this is the logarithm of the mean probability, of labels the logit of the mean probability, of a
+  regression the mean.
+
+  Args:
+    kind: one of `types.KINDS`.
+    output: `[B K C]` of K members, before the activation; `[B C]` is returned as it is.
+  """
+  if output.ndim == 2:
+    return output
+  if kind == "regression":
+    return output.mean(1)
+  log_mean = lambda logs: jax.nn.logsumexp(logs, axis=1) - jnp.log(logs.shape[1])
+  if kind == "multilabel":
+    return log_mean(jax.nn.log_sigmoid(output)) - log_mean(jax.nn.log_sigmoid(-output))
+  return log_mean(jax.nn.log_softmax(output))
+
+
 def activate(kind: str, output: jax.Array) -> jax.Array:
   """Converts a head's output `[B C]` to probabilities. Regression outputs are returned unchanged."""
   if kind == "regression":
@@ -81,7 +101,7 @@ def predict(
 
   def known(predictor, output):
     there = jnp.stack([present[m] for m in needs[predictor]]).min(0) > 0
-    return jnp.where(there[:, None], activate(kind, output), jnp.nan)
+    return jnp.where(there[:, None], activate(kind, mean_prediction(kind, output)), jnp.nan)
 
   return {
     head: {predictor: known(predictor, output) for predictor, output in named.items()}
