@@ -36,7 +36,9 @@ except ModuleNotFoundError as error:
   torch_encoders = None
 
 NAMES = flags.DEFINE_list(
-  "encoders", sorted(set(encoders.ENCODERS) - set(encoders.SPATIAL)), "Names of the encoders."
+  "encoders",
+  sorted(set(encoders.ENCODERS) - set(encoders.SPATIAL) - set(encoders.BY_BAND)),
+  "Names of the encoders.",
 )
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Samples in a batch.")
 BATCHES = flags.DEFINE_integer("batches", 4, "Batches in one program.")

@@ -7,6 +7,7 @@ keys are described in `schema.py`; `python -m colearn_jax.main --help` prints th
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import runpy
 import traceback
@@ -17,9 +18,11 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from colearn_jax import schema
+from colearn_jax.data import context as context_lib
 from colearn_jax.data import fixed_length
+from colearn_jax.data import modality as modality_lib
 from colearn_jax.rules import Setting
-from colearn_jax.types import InputError, join_views, resolve_views
+from colearn_jax.types import CONTEXT, InputError, Modality, Task
 from colearn_jax.values import assign, check, refuse, unknown
 
 
@@ -146,6 +149,7 @@ def _check_together(config: ConfigDict, known: Mapping[str, Setting]) -> None:
 
 def _check_data(config: ConfigDict, begun: bool) -> None:
   """Checks the keys that depend on the data set. The data set need not be built."""
+  from colearn_jax import encoders
   from colearn_jax.datasets import build
 
   name = config.data.name
@@ -161,22 +165,34 @@ def _check_data(config: ConfigDict, begun: bool) -> None:
   for given in config.data.context:
     if given not in described.context:
       refuse("data.context", given, f"names that {name} has: {', '.join(described.context) or 'none'}")
+  steps = modality_lib.describe_steps(described.shapes, described.views, described.dated)
+  bands = {view: facts["bands"] for view, facts in described.views.items()}
+  context = context_lib.columns(config.data.context, config.data.fourier, bands)
   # The longest series is unknown before the build. 100 is a placeholder for its length.
   shapes, views = described.shapes, described.views
   fixed = fixed_length.fixed_lengths(series_settings(config), shapes, views, dict.fromkeys(shapes, 100))
   known = shapes | {view: ragged.shape for view, ragged in fixed.items()}
   for modality in config.data.modalities:
     try:
-      joined = resolve_views(modality, known)
+      plain = modality_lib.make_modality(modality, known, views)
     except InputError as error:
       raise InputError(f"data.modalities: {error}") from None
-    shape = join_views(modality, known, joined)
+    shape = plain.shape
     if config.augment.quarter_turns and len(shape) > 2 and shape[-3] != shape[-2]:
       refuse("augment.quarter_turns", True, f"False, for images of {modality} are not square")
-    if config.data.normalisation == "fixed":
-      for view in joined:
+    kind = _check_encoder_settings(config, plain)
+    if kind in encoders.BY_BAND:
+      try:
+        plain = modality_lib.make_modality(modality, known, views, steps=steps)
+      except InputError as error:
+        raise InputError(f"encoder {kind}: {error}") from None
+      unknown_length = lambda view: shapes[view][0] is None and view not in config.data.lengths
+      if config.data.series == "pad" and any(map(unknown_length, plain.views)):
+        plain = dataclasses.replace(plain, shape=(1, *plain.shape[1:]))  # it may be short enough
+    elif config.data.normalisation == "fixed":
+      for view in plain.views:
         _check_fixed(config.data.fixed.to_dict(), view, views[view]["bands"])
-    _check_encoder(config, modality, shape, begun)
+    _check_encoder(config, plain, context, begun)
 
 
 def _check_fixed(fixed: Mapping[str, Mapping], view: str, bands: Sequence[str]) -> None:
@@ -188,34 +204,48 @@ def _check_fixed(fixed: Mapping[str, Mapping], view: str, bands: Sequence[str]) 
       refuse(f"data.fixed.{view}.{name}", values, f"a number, or one for each of: {', '.join(bands)}")
 
 
-def _check_encoder(config: ConfigDict, modality: str, shape: tuple[int, ...], begun: bool) -> None:
-  """Checks a modality's encoder arguments, and builds its encoder without arrays to check the shape."""
-  from flax import nnx
+def _encoder_key(config: ConfigDict, modality: str) -> str:
+  """The key of a modality's encoder, for messages."""
+  return "model.encoders" if config.model.encoders.to_dict().get(modality) else "model.encoder"
 
+
+def _check_encoder_settings(config: ConfigDict, modality: Modality) -> str:
+  """Checks the arguments of a modality's encoder one by one. Returns the name of the encoder."""
   from colearn_jax import encoders
   from colearn_jax.methods.configured import encoder_settings
-  from colearn_jax.weights import imagenet
 
-  own = config.model.encoders.to_dict().get(modality, {})
-  key = "model.encoders" if own else "model.encoder"
+  name, key = modality.name, _encoder_key(config, modality.name)
   try:
-    arguments = encoder_settings(config, modality, shape)
-    known = encoders.settings(arguments["model_type"])
+    kind = encoder_settings(config, name, modality.shape)["model_type"]
+    known = encoders.settings(kind)
   except InputError as error:
-    raise InputError(f"{key}, for modality {modality}: {error}") from None
-  for name, value in own.items():
-    if name != "model_type":
-      if name not in known:
-        refuse(
-          f"{key}.{modality}", name, f"an argument of encoder {arguments['model_type']}: {', '.join(known)}"
-        )
-      check(f"{key}.{modality}.{name}", value, known[name].rule)
+    raise InputError(f"{key}, for modality {name}: {error}") from None
+  for argument, value in config.model.encoders.to_dict().get(name, {}).items():
+    if argument != "model_type":
+      if argument not in known:
+        refuse(f"{key}.{name}", argument, f"an argument of encoder {kind}: {', '.join(known)}")
+      check(f"{key}.{name}.{argument}", value, known[argument].rule)
+  return kind
+
+
+def _check_encoder(config: ConfigDict, modality: Modality, context: Sequence[str], begun: bool) -> None:
+  """Builds a modality's encoder without arrays, to check that it fits the modality and its weights."""
+  from flax import nnx
+
+  from colearn_jax.methods.configured import make_architecture
+  from colearn_jax.weights import pretrained
+
+  others = [Modality(CONTEXT, (), (len(context),), tuple(context))] if context else []
+  task = Task("regression", ("any",))  # the encoder does not depend on it
   try:
-    nnx.eval_shape(lambda: encoders.make_encoder(arguments, shape, config.model.emb_dim, rngs=nnx.Rngs(0)))
+    architecture = make_architecture(config, task, [modality, *others])
+    net = nnx.eval_shape(lambda: architecture.encoder(modality.name, rngs=nnx.Rngs(0))).backbone
     if not begun:
-      imagenet.load(arguments, shape)
+      pretrained.load(architecture.encoders[modality.name], net)
   except InputError as error:
-    raise InputError(f"{key}, for modality {modality}: {error}") from None
+    raise InputError(
+      f"{_encoder_key(config, modality.name)}, for modality {modality.name}: {error}"
+    ) from None
 
 
 def series_settings(config: ConfigDict) -> fixed_length.Settings:

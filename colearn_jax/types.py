@@ -7,10 +7,21 @@ or regression targets). A `Description` joins both for a data set and is what `d
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 CONTEXT = "context"  # name of the input that the encoders of all sensors read in addition to their own
+UNIT_VECTOR = ("place_x", "place_y", "place_z")  # columns of a context: the location as a point of the sphere
+MONTH = "month"  # the last band of a modality with `Modality.months`
+CALENDAR, MONTHLY = "calendar", "month"  # what the steps of a series are, see `data.modality`
+STEPS = f"{CALENDAR}, {MONTHLY}, or a number of days such as 30 days"
 KINDS = ("binary", "multiclass", "multilabel", "regression")
+
+
+def is_steps(text: object) -> bool:
+  """Whether the text is one of `STEPS`."""
+  named = (CALENDAR, MONTHLY)
+  return isinstance(text, str) and (text in named or re.fullmatch(r"[1-9]\d* days", text) is not None)
 
 
 class InputError(ValueError):
@@ -29,21 +40,30 @@ class Modality:
     views: the views of the data set that it consists of, in order, e.g. `("S2", "S2VI")`.
     shape: shape of one sample, channels last, e.g. `(T, C)` for a series, `(C,)` for static values.
     bands: names of the C bands.
+    units: unit of each band, empty if unknown; () if none is known.
+    months: whether the last band, `month`, is the month of each step (0 is January), for encoders that read
+      it. It is NaN for unknown months and for steps without values.
   """
 
   name: str
   views: tuple[str, ...]
   shape: tuple[int, ...]
   bands: tuple[str, ...]
+  units: tuple[str, ...] = ()
+  months: bool = False
 
   def to_json(self) -> dict:
-    """As plain JSON."""
-    return {"name": self.name, **{k: list(getattr(self, k)) for k in ("views", "shape", "bands")}}
+    """As plain JSON. Units and months are left out if there are none."""
+    known = {k: list(getattr(self, k)) for k in ("views", "shape", "bands", "units")}
+    if not self.units:
+      del known["units"]
+    return {"name": self.name, **known, **({"months": True} if self.months else {})}
 
   @classmethod
   def from_json(cls, tree: Mapping) -> Modality:
     """The inverse of `to_json`."""
-    return cls(tree["name"], *(tuple(tree[k]) for k in ("views", "shape", "bands")))
+    known = (tuple(tree[k]) for k in ("views", "shape", "bands"))
+    return cls(tree["name"], *known, tuple(tree.get("units", ())), bool(tree.get("months", False)))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -58,8 +58,9 @@ class Described:
   Attributes:
     task: what is predicted. For some data sets the build may change the outputs.
     shapes: shape of one sample of each view; None for a length that differs between samples.
-    views: for each view its `bands`; its `mask`, the name of a view, if it has one; and `dated` if days are
-      stored with its values: True for dates, False for step numbers.
+    views: for each view its `bands`; its `mask`, the name of a view, if it has one; `dated` if days are
+      stored with its values: True for dates, False for step numbers; and `units` and `steps` if they are
+      known, see `colearn_jax.data.modality`.
     groups: names of the groups that folds can keep together.
     dated: whether samples have a date.
     located: whether samples have coordinates.
@@ -100,7 +101,7 @@ def describe(name: str, manual_dir: str | Path | None = None) -> Described:
   said = builder.describe(manual_dir, config) if config else builder.describe(manual_dir)
   shapes = {view: tuple(facts["shape"]) for view, facts in said["views"].items()}
   views = {
-    view: {key: facts[key] for key in ("bands", "mask") if facts.get(key) is not None}
+    view: {key: facts[key] for key in ("bands", "mask", "units", "steps") if facts.get(key) is not None}
     | ({"dated": not facts.get("numbered", False)} if facts.get("dated") else {})
     for view, facts in said["views"].items()
   }

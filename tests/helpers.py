@@ -10,7 +10,7 @@ from flax import nnx
 
 from colearn_jax import encoders
 
-SERIES = sorted(set(encoders.ENCODERS) - set(encoders.SPATIAL))
+SERIES = sorted(set(encoders.ENCODERS) - set(encoders.SPATIAL) - set(encoders.BY_BAND))
 SMALL_SHAPES = dict.fromkeys(SERIES, (6, 3)) | {"pse_ltae": (4, 2, 2, 3)}
 SMALL = {
   "convtran": {"layer_size": 8, "feedforward_size": 8},

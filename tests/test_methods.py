@@ -194,7 +194,7 @@ def test_two_epochs_of_training_and_the_predictions_of_one_sensor(lfmc, tmp_path
   sensors = ("S1_S1Ind", "S2_S2Ind")
   predictors = method.predictors(sensors)
   assert set(predictors) == {*scores.modalities, *scores.combinations}
-  dataset = data.open_dataset(f"{lfmc['data.data_dir']}/lfmc/2.0.0")
+  dataset = data.open_dataset(f"{lfmc['data.data_dir']}/lfmc/2.1.0")
   table = readers.read_table(readers.make_reader(dataset, [dataset.modality(m) for m in sensors]))
   ids = readers.read_index(dataset).ids
   for m in sensors:

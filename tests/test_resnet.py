@@ -16,7 +16,7 @@ from colearn_jax.training import setup
 from colearn_jax.training import state as state_lib
 from colearn_jax.training.state import Network
 from colearn_jax.types import InputError, Task
-from colearn_jax.weights import imagenet
+from colearn_jax.weights import imagenet, pretrained
 from tests.helpers import TINY_RESNETS, resnet_state_dict, save_torch_file, split
 
 # torchvision's numbers without the classifier, for three bands.
@@ -32,6 +32,13 @@ def tiny(monkeypatch):
 def make(depth, bands=3, **settings):
   settings = {"model_type": "resnet", "depth": depth, **settings}
   return lambda: encoders.make_encoder(settings, (32, 32, bands), 8, rngs=nnx.Rngs(0))
+
+
+def load(settings, shape):
+  settings = {"model_type": "resnet", **settings}
+  return pretrained.load(
+    settings, nnx.eval_shape(lambda: encoders.make_backbone(settings, shape, rngs=nnx.Rngs(0)))
+  )
 
 
 @pytest.mark.parametrize("depth", PARAMETERS)
@@ -132,7 +139,7 @@ def assert_same_statistics(depth, stats, expected):
 def test_imported_weights_give_what_numpy_gives(tiny, tmp_path, depth, train):
   state = resnet_state_dict(TINY_RESNETS[depth])
   file = save_torch_file(tmp_path / "weights.pth", state)
-  loaded = imagenet.load({"weights": str(file), "depth": depth}, (32, 32, 3))
+  loaded = load({"weights": str(file), "depth": depth}, (32, 32, 3))
   x = np.random.default_rng(2).normal(size=(3, 32, 32, 3)).astype(np.float32)
   y, stats = ours(depth, loaded, x, train)
   expected, after = reference(state, x.transpose(0, 3, 1, 2).astype(np.float64), train)
@@ -150,21 +157,21 @@ def test_safetensors_and_nested_state_dicts_are_the_same(tiny, tmp_path):
     tmp_path / "c.pth", {k: v for k, v in state.items() if not k.endswith("tracked")}
   )  # PyTorch 0.4
   one, two, old = (
-    imagenet.load({"weights": str(tmp_path / name), "depth": 10}, (8, 8, 3))
+    load({"weights": str(tmp_path / name), "depth": 10}, (8, 8, 3))
     for name in ("a.safetensors", "b.pth", "c.pth")
   )
   jax.tree.map(np.testing.assert_array_equal, one, two)
   assert "batches" in one["stats"]["stem"]["norm"] and "batches" not in old["stats"]["stem"]["norm"]
   (tmp_path / "a.safetensors").write_bytes(b"no tensors")
   with pytest.raises(InputError, match="a.safetensors cannot be read: ") as error:
-    imagenet.load({"weights": str(tmp_path / "a.safetensors"), "depth": 10}, (8, 8, 3))
+    load({"weights": str(tmp_path / "a.safetensors"), "depth": 10}, (8, 8, 3))
   assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("bands, kept", [(3, True), (4, False), (1, False)])
 def test_the_first_convolution_is_kept_for_its_number_of_bands(tiny, tmp_path, bands, kept):
   file = save_torch_file(tmp_path / "weights.pth", resnet_state_dict(TINY_RESNETS[10]))
-  loaded = imagenet.load({"weights": str(file), "depth": 10}, (8, 8, bands))
+  loaded = load({"weights": str(file), "depth": 10}, (8, 8, bands))
   assert ("kernel" in loaded["params"]["stem"]) == kept
   assert "norm" in loaded["params"]["stem"]
 
@@ -192,7 +199,7 @@ WRONG = {
   "shape": (
     lambda s: s | {"layer2.0.conv1.weight": s["layer1.0.conv1.weight"]},
     10,
-    r"layer2.0.conv1.weight has shape \(64, 64, 3, 3\), the encoder's is \(128, 64, 3, 3\)",
+    r"layer2.0.conv1.weight has shape \(3, 3, 64, 64\), inputs first; the encoder's is \(3, 3, 64, 128\)",
   ),
   "finite": (
     lambda s: s | {"bn1.bias": s["bn1.bias"] * np.nan},
@@ -208,7 +215,7 @@ WRONG = {
 def test_weights_that_do_not_fit_are_one_line(tiny, tmp_path, edit, depth, message):
   file = save_torch_file(tmp_path / "weights.pth", edit(resnet_state_dict(TINY_RESNETS[10])))
   with pytest.raises(InputError, match=message) as error:
-    imagenet.load({"weights": str(file), "depth": depth}, (8, 8, 3))
+    load({"weights": str(file), "depth": depth}, (8, 8, 3))
   assert "\n" not in str(error.value) and str(file) in str(error.value)
 
 
@@ -216,14 +223,14 @@ def test_another_depth_is_told(tmp_path):
   names = imagenet._names(nnx.eval_shape(make(34)).backbone)
   state = {name: np.zeros(1, np.float32) for name, _ in names}
   with pytest.raises(InputError, match="are those of a ResNet-34, the encoder has depth=50"):
-    imagenet.load({"weights": str(save_torch_file(tmp_path / "weights.pth", state))}, (8, 8, 3))
+    load({"weights": str(save_torch_file(tmp_path / "weights.pth", state))}, (8, 8, 3))
 
 
 def test_without_a_file_there_is_nothing_to_load():
-  assert imagenet.load({"model_type": "resnet", "weights": ""}, (8, 8, 3)) == {}
-  assert imagenet.load({"model_type": "tempcnn"}, (8, 3)) == {}
+  assert load({"model_type": "resnet", "weights": ""}, (8, 8, 3)) == {}
+  assert load({"model_type": "tempcnn"}, (8, 3)) == {}
   with pytest.raises(InputError, match="weights=/none.pth: there is no such file"):
-    imagenet.load({"model_type": "resnet", "weights": "/none.pth"}, (8, 8, 3))
+    load({"model_type": "resnet", "weights": "/none.pth"}, (8, 8, 3))
 
 
 def test_a_depth_that_there_is_not():
@@ -253,7 +260,7 @@ def test_both_encoders_of_a_sensor_begin_with_the_weights(tiny, tmp_path):
   assert all(np.size(constant) < 1000 for constant in jax.make_jaxpr(begin)(loaded).consts)
   drawn, state = jax.jit(lambda loaded: (begin({}), begin(loaded)))(loaded)
   equal = lambda one, other: jax.tree.map(np.testing.assert_array_equal, one, other)
-  for kind, of_file in imagenet.load(image, shapes["nir"]).items():
+  for kind, of_file in load(image, shapes["nir"]).items():
     before, after = getattr(drawn, kind), getattr(state, kind)
     equal(after, getattr(state.best, kind))
     for branch in ("unique", "common"):
@@ -266,7 +273,7 @@ def test_both_encoders_of_a_sensor_begin_with_the_weights(tiny, tmp_path):
 
 def test_weights_are_looked_for_before_anything_is_built(tiny, tmp_path):
   file = tmp_path / "weights.pth"
-  load = lambda **own: config_lib.load(
+  configure = lambda **own: config_lib.load(
     "configs/lfmc.py",
     {
       "data.name": "treesat_ts",
@@ -277,13 +284,13 @@ def test_weights_are_looked_for_before_anything_is_built(tiny, tmp_path):
   with pytest.raises(
     InputError, match="^model.encoders, for modality aerial: weights=.*there is no such file$"
   ):
-    load()
+    configure()
   save_torch_file(file, resnet_state_dict(TINY_RESNETS[10]))
-  config = load()
+  config = configure()
   with pytest.raises(
     InputError, match="^model.encoders, for modality aerial: weights=.* missing layer1.0.conv3"
   ):
-    load(depth=14)
+    configure(depth=14)
   file.unlink()
   config_lib.validate(config, begun=True)
   with pytest.raises(InputError, match="there is no such file"):
@@ -302,7 +309,7 @@ def test_imported_weights_give_what_timm_gives(tmp_path, depth):
       torch.nn.init.normal_(module.running_mean, 0.0, 0.1)
       torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
   torch.save(theirs.state_dict(), tmp_path / "weights.pth")
-  loaded = imagenet.load({"weights": str(tmp_path / "weights.pth"), "depth": depth}, (64, 64, 3))
+  loaded = load({"weights": str(tmp_path / "weights.pth"), "depth": depth}, (64, 64, 3))
   x = np.random.default_rng(2).normal(size=(4, 64, 64, 3)).astype(np.float32)
   for training in (False, True):
     theirs.train(training)

@@ -146,7 +146,7 @@ def test_running_again_changes_nothing_and_trains_nothing(finished, lfmc, tmp_pa
 
 def test_one_sensor_predicts_from_the_work_directory(finished, lfmc):
   """Its model holds nothing of the other, and gives what the evaluation gave."""
-  dataset = open_dataset(f"{lfmc['data.data_dir']}/lfmc/2.0.0")
+  dataset = open_dataset(f"{lfmc['data.data_dir']}/lfmc/2.1.0")
   table = readers.read_table(readers.make_reader(dataset, [dataset.modality("S2_S2Ind")]))
   inputs = table["inputs"]["S2_S2Ind"]
   model = load_model(finished, "S2_S2Ind", runs=["seed10_fold1"])

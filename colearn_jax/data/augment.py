@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -48,6 +48,7 @@ class Augment:
       equally for all sensors. Steps that are shifted in are missing.
     time_dropout: probability that a step is set to missing, drawn for each sensor separately.
     noise: standard deviation of Gaussian noise on every value, in units of the band's scale.
+    months: modalities whose last band is the month of the step, which gets no noise.
   """
 
   flip: bool = False
@@ -56,6 +57,7 @@ class Augment:
   time_shift: int = 0
   time_dropout: float = 0.0
   noise: float = 0.0
+  months: tuple[str, ...] = ()
 
   def __call__(
     self, key: jax.Array, inputs: Mapping[str, jax.Array], constants: Mapping[str, Mapping[str, jax.Array]]
@@ -78,7 +80,10 @@ class Augment:
         x = self._transform_image(drawn, x)
       if x.ndim in (3, 5):
         key_of_sensor = jax.random.fold_in(key, zlib.crc32(m.encode()))
-        x = self._transform_series(drawn.time_shift, key_of_sensor, x, constants[m]["scale"])
+        scale = constants[m]["scale"]
+        x = self._transform_series(
+          drawn.time_shift, key_of_sensor, x, scale.at[-1].set(0.0) if m in self.months else scale
+        )
       out[m] = x
     return out
 
@@ -123,10 +128,15 @@ class Augment:
     return x
 
 
-def make_augment(settings: Mapping[str, Any]) -> Augment | None:
-  """The augmentation with these settings, or None if they switch everything off."""
+def make_augment(settings: Mapping[str, Any], months: Sequence[str] = ()) -> Augment | None:
+  """The augmentation with these settings, or None if they switch everything off.
+
+  Args:
+    settings: the arguments of `Augment` without `months`.
+    months: see `Augment`.
+  """
   augment = Augment(**settings)
-  return None if augment == Augment() else augment
+  return None if augment == Augment() else dataclasses.replace(augment, months=tuple(months))
 
 
 def _window(size: int, side: jax.Array, start: jax.Array, flipped: jax.Array) -> jax.Array:

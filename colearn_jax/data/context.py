@@ -16,11 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from colearn_jax.types import InputError
+from colearn_jax.types import UNIT_VECTOR, InputError
 
 DATE, LOCATION = "date", "location"  # names of `data.context`; all others are static views
 DATE_COLUMNS = ("date_sin", "date_cos")
-UNIT_VECTOR = ("place_x", "place_y", "place_z")
 
 
 def ordered(names: Sequence[str]) -> tuple[str, ...]:

@@ -17,13 +17,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 from colearn_jax.data import context
 from colearn_jax.data.fixed_length import FixedLength, Settings, fixed_lengths
-from colearn_jax.types import CONTEXT, InputError, Modality, Task, join_views, resolve_views
+from colearn_jax.data.modality import describe_steps, make_modality
+from colearn_jax.types import CONTEXT, InputError, Modality, Task
 
 SPLITS = ("train", "validation", "test")
 
@@ -38,12 +40,13 @@ class Dataset:
     task: what is predicted.
     views: shape of one sample of each view, as the reader returns it.
     ragged: conversion to that shape, for views that are stored with dates, a mask or another length.
-    bands: band names of each view.
+    described: the metadata of each view: its `bands`, and others, see `fixed_length` and `modality`.
     groups: names of the features whose equal values can be kept in one fold, e.g. `site`.
     flags: views with a feature `present/<view>`.
     sizes: number of samples of each split.
     dated: whether samples have a date.
     located: whether samples have coordinates.
+    steps: how the months of a series are known, by view, see `modality.describe_steps`.
   """
 
   path: Path
@@ -51,12 +54,13 @@ class Dataset:
   task: Task
   views: Mapping[str, tuple[int, ...]]
   ragged: Mapping[str, FixedLength]
-  bands: Mapping[str, tuple[str, ...]]
+  described: Mapping[str, Mapping[str, Any]]
   groups: tuple[str, ...]
   flags: tuple[str, ...]
   sizes: Mapping[str, int]
   dated: bool = False
   located: bool = False
+  steps: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
   def __len__(self) -> int:
     """Number of samples in all splits."""
@@ -68,15 +72,17 @@ class Dataset:
     ends = np.cumsum(list(self.sizes.values()))
     return {name: np.arange(end - n, end) for (name, n), end in zip(self.sizes.items(), ends)}
 
-  def modality(self, name: str) -> Modality:
-    """The modality with this name, its views concatenated on the last axis.
+  @property
+  def bands(self) -> dict[str, tuple[str, ...]]:
+    """Band names of each view."""
+    return {view: tuple(facts["bands"]) for view, facts in self.described.items()}
 
-    Raises:
-      InputError: the data set has no such views, or their shapes cannot be concatenated.
+  def modality(self, name: str, *, months: bool = False) -> Modality:
+    """The modality with this name, its views concatenated on the last axis; see `modality.make_modality`.
+
+    With `months`, series have a last band with the month of each step.
     """
-    views = resolve_views(name, self.views)
-    shape = join_views(name, self.views, views)
-    return Modality(name, views, shape, tuple(band for view in views for band in self.bands[view]))
+    return make_modality(name, self.views, self.described, steps=self.steps if months else None)
 
   @property
   def context(self) -> tuple[str, ...]:
@@ -132,10 +138,11 @@ def open_dataset(path: str | Path, series: Settings = Settings()) -> Dataset:  #
     task=Task.from_json(metadata["task"]),
     views={name: ragged[name].shape if name in ragged else shape for name, shape in shapes.items()},
     ragged=ragged,
-    bands={name: tuple(view["bands"]) for name, view in metadata["views"].items()},
+    described=metadata["views"],
     groups=tuple(features["groups"]),
     flags=tuple(features["present"]) if "present" in features else (),
     sizes={name: info.splits[name].num_examples for name in SPLITS if name in info.splits},
     dated="date" in features,
     located="coordinates" in features,
+    steps=describe_steps(shapes, metadata["views"], "date" in features),
   )

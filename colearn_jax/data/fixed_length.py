@@ -124,7 +124,7 @@ class FixedLength:
 
 def apply_to_views(
   fixed: Mapping[str, FixedLength], names: Sequence[str], sample: Mapping[str, Mapping[str, np.ndarray]]
-) -> tuple[list[np.ndarray], tuple[str, str] | None]:
+) -> tuple[list[np.ndarray], dict[str, np.ndarray | None], tuple[str, str] | None]:
   """The views of one modality as they are used, and two of them whose steps differ.
 
   Steps of padded series are compared by their days, or by their numbers where no days are stored. Means of
@@ -136,9 +136,10 @@ def apply_to_views(
     sample: its `views`, and its `dates` where there are any.
 
   Returns:
-    The values of each view, and the names of the first two whose steps differ, None if there are none.
+    The values of each view; by view the days or numbers of the steps that were kept, None if there are none;
+    and the names of the first two views whose steps differ, None if there are none.
   """
-  parts, steps = [], []
+  parts, steps, kept = [], [], {}
   for view in names:
     stored, days, padded = sample["views"][view], None, True
     if view in fixed:
@@ -147,13 +148,14 @@ def apply_to_views(
     else:
       values = stored
     parts.append(values)
+    kept[view] = days
     if padded and len(names) > 1 and stored.ndim in SERIES:
       if days is None and not (stored.dtype.kind == "f" and np.isnan(stored).all()):
         days = np.arange(len(stored))
       if days is not None and len(days):
         steps.append((view, days))
   different = ((steps[0][0], view) for view, days in steps if not np.array_equal(days, steps[0][1]))
-  return parts, next(different, None)
+  return parts, kept, next(different, None)
 
 
 def fixed_lengths(

@@ -19,6 +19,7 @@ import tensorflow_datasets as tfds
 from colearn_jax.data import context
 from colearn_jax.data.dataset import Dataset
 from colearn_jax.data.fixed_length import FixedLength, apply_to_views
+from colearn_jax.data.modality import Months, with_months
 from colearn_jax.parallel.cores import usable_cores
 from colearn_jax.storage import array_cache
 from colearn_jax.types import CONTEXT, Description, InputError, Modality
@@ -151,12 +152,14 @@ class Reader:
   """Reads one row as `{"inputs": {m: array}, "present": {sensor: float32 scalar}}`. Can be pickled.
 
   The views of a modality are concatenated. Integers of 8 or 16 bits keep their type, all other inputs are
-  float32. The context is an input, float32 `[K]`, NaN if unknown, and has no entry in `present`.
+  float32. A modality with months has them in its last band, and is float32. The context is an input,
+  float32 `[K]`, NaN if unknown, and has no entry in `present`.
   """
 
   source: Source
   modalities: tuple[Modality, ...]
   ragged: Mapping[str, FixedLength] = dataclasses.field(default_factory=dict)
+  months: Mapping[str, Months] = dataclasses.field(default_factory=dict)
 
   @functools.cached_property
   def nbytes(self) -> int:
@@ -176,7 +179,7 @@ class Reader:
     return {"inputs": inputs | contexts, "present": present}
 
   def _join(self, modality: Modality, sample: dict) -> np.ndarray:
-    parts, two = apply_to_views(self.ragged, modality.views, sample)
+    parts, days, two = apply_to_views(self.ragged, modality.views, sample)
     if two is not None:
       raise InputError(
         f"data.modalities: {modality.name} cannot join {two[0]} and {two[1]}, whose dates differ in "
@@ -186,8 +189,10 @@ class Reader:
     if dtype.kind not in "iu" or dtype.itemsize > 2:
       dtype = np.dtype(np.float32)
     if len(parts) == 1:
-      return np.asarray(parts[0], dtype)
-    return np.concatenate(parts, axis=-1, dtype=dtype, casting="same_kind")
+      values = np.asarray(parts[0], dtype)
+    else:
+      values = np.concatenate(parts, axis=-1, dtype=dtype, casting="same_kind")
+    return self.months[modality.name].append(values, days, sample) if modality.months else values
 
 
 def _context(modality: Modality, sample: dict) -> np.ndarray:
@@ -220,8 +225,10 @@ def make_reader(dataset: Dataset, modalities: Sequence[Modality]) -> Reader:
     "dates": {view: None for view, fixed in ragged.items() if fixed.dated},
     "present": {view: None for view in views if view in dataset.flags},
   }
+  months = with_months(modalities, dataset.steps, dataset.ragged)
+  features |= {"date": None} if any(own.needs_date for own in months.values()) else {}
   features |= {"id": None} | {group: names for group, names in wanted.items() if names}
-  return Reader(Source(dataset, features), tuple(modalities), ragged)
+  return Reader(Source(dataset, features), tuple(modalities), ragged, months)
 
 
 def table_bytes(reader: Reader) -> int:

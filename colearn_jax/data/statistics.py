@@ -106,7 +106,7 @@ def of_dataset(dataset: Dataset, modalities: Sequence[Modality], rows: np.ndarra
   rows = np.sort(rows)
   query = lambda m: {
     "what": "statistics",
-    "modality": dataclasses.asdict(m),
+    "modality": dataclasses.replace(m, units=()).to_json(),
     "series": [dataclasses.asdict(dataset.ragged[view]) for view in m.views if view in dataset.ragged],
     "rows": array_cache.digest(rows),
   }
@@ -143,10 +143,12 @@ class Normalisation:
     how: `zscore` (offset is the mean, scale the standard deviation), `max` (offset 0, scale the maximum),
       `minmax` (maps the minimum to 0 and the maximum to 1), or `fixed` (given constants).
     fixed: for `fixed`, the `offset` and `scale` of each modality.
+    own: the `offset` and `scale` of modalities whose encoders have their own, whatever `how` is.
   """
 
   how: str = "zscore"
   fixed: Mapping[str, Mapping[str, np.ndarray]] = dataclasses.field(default_factory=dict)
+  own: Mapping[str, Mapping[str, np.ndarray]] = dataclasses.field(default_factory=dict)
 
   def constants(self, modality: Modality, found: Moments | None) -> dict[str, np.ndarray]:
     """The normalisation of a modality: `offset` and `scale`, `[C]` float32. Constant bands have scale 1.
@@ -156,8 +158,12 @@ class Normalisation:
       found: its moments in the training part; not needed for `fixed`.
 
     Raises:
-      InputError: a band has no value in the training part.
+      InputError: a band has no value in the training part; of those in `own`, if none has one.
     """
+    if modality.name in self.own:
+      if found is not None and not found.count.any():
+        raise InputError(f"modality {modality.name} has no value in the training part")
+      return dict(self.own[modality.name])
     if self.how == "fixed":
       return dict(self.fixed[modality.name])
     if found is None:
@@ -183,6 +189,7 @@ def make_normalisation(
   fixed: Mapping[str, Mapping[str, npt.ArrayLike]],
   dataset: Dataset,
   modalities: Sequence[Modality],
+  own: Mapping[str, Mapping[str, np.ndarray]] | None = None,
 ) -> Normalisation:
   """Makes the normalisation of these modalities.
 
@@ -191,12 +198,13 @@ def make_normalisation(
     fixed: for `fixed`, `{view: {"offset": ..., "scale": ...}}`, each a number or one number per band.
     dataset: the data set that the views belong to.
     modalities: the modalities to normalise.
+    own: see `Normalisation`. Constants in `fixed` are not needed for these.
 
   Raises:
     InputError: `how` is `fixed` and a view, e.g. a static view of the context, has no constants.
   """
   if how != "fixed":
-    return Normalisation(how)
+    return Normalisation(how, own=own or {})
 
   def join(m: Modality, name: str) -> np.ndarray:
     """The constants of a modality, from those of its views."""
@@ -209,7 +217,9 @@ def make_normalisation(
         parts.append(np.broadcast_to(np.asarray(fixed[view][name], np.float32), len(dataset.bands[view])))
     return np.concatenate(parts)
 
-  return Normalisation(how, {m.name: {n: join(m, n) for n in ("offset", "scale")} for m in modalities})
+  others = [m for m in modalities if m.name not in (own or {})]
+  constants = {m.name: {n: join(m, n) for n in ("offset", "scale")} for m in others}
+  return Normalisation(how, constants, own or {})
 
 
 def task_constants(task: Task, target: np.ndarray, class_weights: str) -> dict[str, np.ndarray]:

@@ -84,7 +84,7 @@ def save_model(model: Model, out: str | Path) -> Path:
   description = {
     **model.about,
     "format": FORMAT,
-    "modality": dataclasses.asdict(model.modality) | {"dtype": "float32"},
+    "modality": model.modality.to_json() | {"dtype": "float32"},
     "task": dataclasses.asdict(model.task),
     "context": list(context),
     "runs": model.runs,

@@ -72,7 +72,8 @@ class Model:
 
     Args:
       x: `[N *shape]`, raw values in the units and the band order of the data set. NaN or masked values are
-        missing. Any real dtype; float64 and integers of 32 bits or more are rounded to float32.
+        missing. A last band `month` is the month of each step: 0 is January, NaN unknown. Any real dtype;
+        float64 and integers of 32 bits or more are rounded to float32.
       context: `[N K]`, the columns `self.context`, NaN if unknown.
       batch_size: number of samples per batch. Default: as many as fit in 32 MiB, 4096 at most. Batches are
         padded to powers of two, so that few programs are compiled.
@@ -150,7 +151,7 @@ def read_exported(path: Path, sensor: str | None = None, *, runs: Sequence[str] 
   return Model(
     function,
     chosen(weights, runs, path),
-    Modality(modality["name"], *(tuple(modality[k]) for k in ("views", "shape", "bands"))),
+    Modality.from_json(modality),
     Task(task["kind"], tuple(task["outputs"])),
     about["context"],
     about,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -98,7 +99,13 @@ def one_sensor(
   }
   order, tree = list(flat(part)), jax.tree.structure(part)
 
+  modality = architecture.modalities.get(sensor)
+  months = modality is not None and modality.months
+
   def function(weights, x, *context):
+    if months:  # a step without values is absent, whatever its month
+      seen = ~jnp.isnan(x[..., :-1]).all(tuple(range(2, x.ndim)), keepdims=True)
+      x = x.at[..., -1:].set(jnp.where(seen, x[..., -1:], jnp.nan))
     own = jax.tree.unflatten(tree, [weights[name] for name in order])
     model = nnx.merge(graphdef, own["params"], own["stats"])
     inputs = {sensor: x} | dict(zip((CONTEXT,), context))

@@ -8,9 +8,24 @@ to `[B width]`. Its attributes:
 - `mask_nans`: whether it wants missing values as NaN. Otherwise they are set to zero.
 - `context_joins`: where the context (see `Encoder`) enters: `"inputs"`, beside the values of the sample, or
   `"features"`, after the backbone.
-- `has_members`, optional: true if the backbone takes `members=K` and then returns `[B K width]`.
 
 Series of images `[B T H W C]` are flattened after time for all backbones but those in `SPATIAL`.
+
+Backbones in `BY_BAND` know bands, dates and places. In addition they have:
+
+- `BANDS`, a class attribute: `(offset, scale)` of each band by its name. They read (value - offset) / scale,
+  with the value in the first unit that `bands.UNITS` lists for it. Names and units of a modality are matched
+  by `bands.match`. The data's own normalisation is not used for the modality: `normalisation` returns the
+  constants for its raw values.
+- two more arguments of the constructor, `bands` (by name `bands.Band`, whose `position` is on the last axis
+  of the input; the attribute `bands` keeps it) and `place` (whether a call gets one), and the setting
+  `leave_out`. `shape` may have any number of axes, and does not count the month.
+- two more arguments of a call: `months`, `[B T]` int32, 0 for January and -1 if unknown, or None for a shape
+  without steps; and `place`, the unit vector of the location `[B 3]`, NaN if unknown, or None. Both are never
+  missing or given against what the constructor was told. `mask_nans` is True: a missing value is NaN.
+
+The columns of the location are taken from the context; its other columns join the features. Months come from
+the last band of a modality with `Modality.months`.
 """
 
 from __future__ import annotations
@@ -20,23 +35,24 @@ import math
 import numbers
 from collections.abc import Mapping
 
-import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
+from colearn_jax.encoders import bands as band_names
 from colearn_jax.encoders.convtran import ConvTran
+from colearn_jax.encoders.encoder import Encoder
 from colearn_jax.encoders.ltae import LTAE, TAE
 from colearn_jax.encoders.mlp import MLP
+from colearn_jax.encoders.presto import Presto
 from colearn_jax.encoders.pse_ltae import PSELTAE
 from colearn_jax.encoders.recurrent import GRU, LSTM, RNN
 from colearn_jax.encoders.resnet import ResNet
 from colearn_jax.encoders.table import ACTIVATIONS, EMBEDDINGS, Table
 from colearn_jax.encoders.tempcnn import TempCNN
 from colearn_jax.encoders.transformer import Transformer
-from colearn_jax.nn import layers
-from colearn_jax.nn import members as members_lib
-from colearn_jax.rules import POSITIVE, SHARE, SWITCH, TEXT, WIDTHS, Rule, Setting, choice, integer
-from colearn_jax.types import InputError
+from colearn_jax.rules import POSITIVE, SHARE, SWITCH, TEXT, WIDTHS, Rule, Setting, choice, each, integer
+from colearn_jax.types import InputError, Modality
 
 ENCODERS = {
   "convtran": ConvTran,
@@ -44,6 +60,7 @@ ENCODERS = {
   "lstm": LSTM,
   "ltae": LTAE,
   "mlp": MLP,
+  "presto": Presto,
   "pse_ltae": PSELTAE,
   "resnet": ResNet,
   "rnn": RNN,
@@ -54,9 +71,18 @@ ENCODERS = {
 }
 
 SPATIAL = ("pse_ltae", "resnet")  # these read rows and columns; others get series of images as plain series
+BY_BAND = tuple(name for name, backbone in ENCODERS.items() if hasattr(backbone, "BANDS"))
+WITH_MEMBERS = ("table",)  # backbones that take `members=K` and then return `[B K width]`
 
 NORMS = ("none", "layer", "batch")
 SIZES = ("seq_len", "num_features")  # settings of every encoder that are checked against the sample's shape
+NO_SETTINGS = (
+  "bands",
+  "members",
+  "place",
+  "dtype",
+  "rngs",
+)  # keyword arguments of backbones that are no settings
 AUTO = "auto"  # the encoder that `automatic` chooses by the shape of a sample
 HELP = {
   "activation": "Activation of the feed-forward layers: relu or gelu; of encoder table also mish.",
@@ -74,8 +100,10 @@ HELP = {
   "feedforward_size": "Hidden width of the feed-forward layers.",
   "kernel_size": "Length of the convolutions, in time steps.",
   "layer_size": "Width of the layers.",
+  "leave_out": "Bands of the sensor that the encoder is not to read.",
   "layer_sizes": "Widths of the dense layers.",
   "mask_nans": "Whether time steps without any value get no attention.",
+  "max_steps": "Largest number of time steps.",
   "max_period": "Longest period of the positional encoding, in time steps.",
   "n_layers": "Number of layers.",
   "n_neurons": "Width of the merged heads, then those of the dense layers after them.",
@@ -91,112 +119,6 @@ HELP = {
   "use_norm": "Norm after the encoder's last linear layer.",
   "weights": "File of pretrained weights in PyTorch's or safetensors format. Empty: none.",
 }  # of each encoder argument, for --help and the reference page
-CONTEXT_WIDTH = 64  # of the hidden layer of a context that joins the features
-
-
-class Encoder(nnx.Module):
-  """A backbone, a linear layer to width d and an optional norm: `[B *shape]` to `[B d]`.
-
-  With `context=K`, the encoder is called with a pair: the sample and its context `[B K]`, which is what is
-  known without a sensor, such as the date and the location. Where the context joins the inputs, the
-  backbone reads it beside the sample's values. Where it joins the features, one layer reads it, and another
-  reads the result together with the backbone's output, so that the features can depend on both at once.
-
-  Args:
-    backbone: see the module's documentation.
-    width: d, the width of the output.
-    norm: one of `NORMS`.
-    members: K, see `Architecture.members`. With K > 1 the output is `[B K d]`.
-    flatten: whether to flatten series of images `[B T H W C]` to series `[B T H*W*C]`.
-    context: K, the number of values of the context. Without context the parameters are the same as ever.
-    rngs: the stream `params` for the initial values.
-    dtype: of the computation. The linear layer's output and the norm are at least float32.
-  """
-
-  def __init__(
-    self,
-    backbone: nnx.Module,
-    width: int,
-    *,
-    norm: str,
-    flatten: bool = False,
-    context: int = 0,
-    members: int = 1,
-    rngs: nnx.Rngs,
-    dtype=jnp.float32,
-  ):
-    self.backbone, self.flatten, self.context, self.members = backbone, flatten, context, members
-    # Members differ from the first of their layers on. This is the first one if the backbone has none.
-    first = not getattr(backbone, "has_members", False)
-    self.linear = members_lib.linear(backbone.width, width, members, signs=first, rngs=rngs, dtype=dtype)
-    wide = jnp.promote_types(dtype, jnp.float32)
-    if norm == "layer":
-      self.norm = layers.layer_norm(width, rngs=rngs, dtype=wide)
-    else:
-      self.norm = layers.BatchNorm(width, dtype=wide) if norm == "batch" else None
-    joins_features = context > 0 and backbone.context_joins == "features"
-    self.join = Join(backbone.width, context, rngs=rngs, dtype=dtype) if joins_features else None
-
-  def __call__(
-    self,
-    x: jax.Array | tuple[jax.Array, jax.Array],
-    *,
-    train: bool = False,
-    present: jax.Array | None = None,
-    rngs: nnx.Rngs | None = None,
-  ) -> jax.Array:
-    """Encodes normalised inputs; NaN stands for a missing value.
-
-    Args:
-      x: `[B *shape]`, or with context the pair of it and the context `[B K]`, normalised. NaN in the context
-        stands for an unknown value and is set to zero.
-      train: whether to use dropout and the batch's statistics.
-      present: mask `[B]` of the samples that have data.
-      rngs: the stream `dropout`, in training.
-
-    Returns:
-      Features `[B d]`, or `[B K d]` with members, at least float32.
-
-    Raises:
-      ValueError: there is a context and the encoder was built without, or the other way round.
-    """
-    x, context = x if isinstance(x, tuple) else (x, None)
-    if (0 if context is None else context.shape[-1]) != self.context:
-      given = "none" if context is None else f"an array of shape {context.shape}"
-      raise ValueError(f"the encoder was built for a context of {self.context} values and is given {given}")
-    if not self.backbone.mask_nans:
-      x = _without_nans(x)
-    if self.flatten:
-      x = x.reshape(*x.shape[:2], -1)
-    if context is not None:
-      context = _without_nans(context)
-      if self.join is None:
-        x = jnp.concatenate([x.reshape(x.shape[0], -1), context.astype(x.dtype)], axis=-1)
-    y = self.backbone(x, train=train, present=present, rngs=rngs)
-    if self.join is not None:
-      y = self.join(y, context)
-    if self.members > 1 and y.ndim == 2:
-      y = y[:, None]
-    y = layers.widened(self.linear(y))
-    if isinstance(self.norm, layers.BatchNorm):
-      return self.norm(y, train=train, present=present)
-    return y if self.norm is None else self.norm(y)
-
-
-class Join(nnx.Module):
-  """Joins features `[B D]` and a context `[B K]` by two layers, so that the two can interact: `[B D]`."""
-
-  def __init__(self, width: int, context: int, *, rngs: nnx.Rngs, dtype):
-    self.context = layers.linear(context, CONTEXT_WIDTH, rngs=rngs, dtype=dtype)
-    self.both = layers.linear(width + CONTEXT_WIDTH, width, rngs=rngs, dtype=dtype)
-
-  def __call__(self, features: jax.Array, context: jax.Array) -> jax.Array:
-    """Joins the two."""
-    return nnx.relu(self.both(jnp.concatenate([features, nnx.relu(self.context(context))], axis=-1)))
-
-
-def _without_nans(x: jax.Array) -> jax.Array:
-  return jnp.where(jnp.isnan(x), 0.0, x)
 
 
 def arguments(model_type: str) -> dict[str, object]:
@@ -210,11 +132,7 @@ def arguments(model_type: str) -> dict[str, object]:
   if model_type not in ENCODERS:
     raise InputError(f"unknown encoder {model_type!r}, have: {', '.join(sorted(ENCODERS))}")
   parameters = inspect.signature(ENCODERS[model_type].__init__).parameters.values()
-  own = {
-    p.name: p.default
-    for p in parameters
-    if p.kind is p.KEYWORD_ONLY and p.name not in ("members", "rngs", "dtype")
-  }
+  own = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in NO_SETTINGS}
   return own | {"use_norm": "none"} | dict.fromkeys(SIZES)
 
 
@@ -239,6 +157,8 @@ def _rule(name: str, default: object) -> Rule:
     return choice(*NORMS)
   if name in SIZES:
     return Rule(lambda v: v is None or integer(1).ok(v), "an integer >= 1, or None for the data's own")
+  if name == "leave_out":
+    return each(TEXT.ok, "names of bands, as in B1,B9, or () for none")
   if "dropout" in name:
     return SHARE
   if name == "embedding":
@@ -260,6 +180,32 @@ def automatic(shape: tuple[int, ...]) -> str:
   return names[len(shape)]
 
 
+def normalisation(settings: Mapping[str, object], modality: Modality) -> dict[str, np.ndarray] | None:
+  """The normalisation of a modality's raw values that an encoder in `BY_BAND` was trained with.
+
+  Args:
+    settings: see `make_encoder`.
+    modality: the modality. A band for the month is not changed.
+
+  Returns:
+    `offset` and `scale` `[C]` float32, or None for other encoders.
+
+  Raises:
+    InputError: the encoder does not know a band or its unit.
+  """
+  if settings["model_type"] not in BY_BAND:
+    return None
+  own = ENCODERS[str(settings["model_type"])].BANDS
+  return band_names.constants(_matched(settings, modality), own, len(modality.bands))
+
+
+def _matched(settings: Mapping[str, object], modality: Modality) -> dict[str, band_names.Band]:
+  """The bands of a modality by the names of its encoder."""
+  name, count = str(settings["model_type"]), len(modality.bands) - modality.months
+  leave_out = settings.get("leave_out", ())
+  return band_names.match(name, list(ENCODERS[name].BANDS), modality.bands[:count], modality.units, leave_out)
+
+
 def make_encoder(
   settings: Mapping[str, object],
   shape: tuple[int, ...],
@@ -267,6 +213,8 @@ def make_encoder(
   *,
   context: int = 0,
   members: int = 1,
+  modality: Modality | None = None,
+  place: int | None = None,
   rngs: nnx.Rngs,
   dtype=jnp.float32,
 ) -> Encoder:
@@ -279,6 +227,8 @@ def make_encoder(
     width: d, the width of the output.
     context: number of context values, see `Encoder`.
     members: number of members, see `Encoder`.
+    modality: the modality that is read; encoders in `BY_BAND` need it.
+    place: position of the location's unit vector in the context, if it has one.
     rngs: the stream `params` for the initial values.
     dtype: of the computation.
 
@@ -289,12 +239,31 @@ def make_encoder(
   norm = settings.pop("use_norm", "none")
   if norm not in NORMS:
     raise InputError(f"use_norm={norm!r} of encoder {settings.get('model_type')}: have {', '.join(NORMS)}")
-  flatten = len(shape) == 4 and settings.get("model_type") not in SPATIAL
+  more: dict = {}
+  by_band = settings.get("model_type") in BY_BAND
+  if by_band:
+    if modality is None:
+      raise InputError(f"encoder {settings['model_type']} has to know the names of the bands it reads")
+    more = {"bands": _matched(settings, modality), "place": place is not None}
+    shape = (*shape[:-1], shape[-1] - modality.months)
+  flatten = len(shape) == 4 and not by_band and settings.get("model_type") not in SPATIAL
   if flatten:
     shape = shape[0], math.prod(shape[1:])
-  backbone = make_backbone(settings, shape, context=context, members=members, rngs=rngs, dtype=dtype)
-  options = {"norm": norm, "flatten": flatten, "context": context, "members": members}
-  return Encoder(backbone, width, **options, rngs=rngs, dtype=dtype)
+  if settings.get("model_type") in WITH_MEMBERS:
+    more["members"] = members
+  backbone = make_backbone(settings, shape, context=context, more=more, rngs=rngs, dtype=dtype)
+  return Encoder(
+    backbone,
+    width,
+    norm=norm,
+    flatten=flatten,
+    context=context,
+    members=members,
+    place=place if by_band else None,
+    months=by_band and modality is not None and modality.months,
+    rngs=rngs,
+    dtype=dtype,
+  )
 
 
 def make_backbone(
@@ -302,20 +271,20 @@ def make_backbone(
   shape: tuple[int, ...],
   *,
   context: int = 0,
-  members: int = 1,
+  more: Mapping[str, object] | None = None,
   rngs: nnx.Rngs,
   dtype=jnp.float32,
 ) -> nnx.Module:
   """Builds the part of an encoder before the linear layer, for samples of one shape.
 
   `seq_len` and `num_features`, if given, have to be the sample's numbers of time steps and of bands (for
-  `mlp` and `table` of all values). `context` is the number of context values, `members` that of the members,
-  see `Encoder`.
+  `mlp` and `table` of all values). `context` is the number of context values, see `Encoder`. `more` are
+  further arguments of the backbone: `bands` and `place` for encoders in `BY_BAND`, `members` for those that
+  have members.
 
   Raises:
-    InputError: no such encoder; an argument that it does not have, that is out of range, or that
-    contradicts the
-      sample's shape.
+    InputError: no such encoder; an argument that it does not have, that is out of range, or that contradicts
+      the sample's shape.
   """
   settings = dict(settings)
   model_type = settings.pop("model_type", None)
@@ -335,6 +304,4 @@ def make_backbone(
   backbone = ENCODERS[model_type]
   if context and backbone.context_joins == "inputs":
     shape = (math.prod(shape) + context,)
-  if getattr(backbone, "has_members", False):
-    settings["members"] = members
-  return backbone(shape, **settings, dtype=dtype, rngs=rngs)
+  return backbone(shape, **settings, **(more or {}), dtype=dtype, rngs=rngs)

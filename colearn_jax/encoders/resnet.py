@@ -25,7 +25,7 @@ class ResNet(nnx.Module):
 
   `depth` is 18, 34, 50, 101 or 152. Blocks are bottlenecks from 50 on. Layers and initial values are those
   of torchvision. `weights` names a file of pretrained weights. This module ignores it: the training loads
-  the file with `colearn_jax.weights.imagenet`.
+  the file with `colearn_jax.weights.pretrained`.
   """
 
   mask_nans = False
@@ -57,7 +57,7 @@ class ResNet(nnx.Module):
         stage.append(Block(width, 64 * 2**number, convs, stride, keys, dtype))
         width = stage[-1].width
       self.stages.append(stage)
-    self.width = width
+    self.width, self.depth = width, depth
 
   def __call__(
     self,

@@ -83,7 +83,6 @@ class Table(nnx.Module):
 
   mask_nans = True
   context_joins = "inputs"
-  has_members = True
 
   def __init__(
     self,

@@ -14,7 +14,7 @@ from flax import nnx
 from colearn_jax.encoders import Encoder, make_encoder
 from colearn_jax.nn import layers
 from colearn_jax.nn import members as members_lib
-from colearn_jax.types import Task
+from colearn_jax.types import Modality, Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +31,8 @@ class Architecture:
     members: number of members that share the matrices of each encoder and head. Above 1, features are
       `[B members D]` and outputs `[B members C]`; each member learns by itself, and a prediction is their mean.
     standardised: whether the heads of a regression are linear in the standardised target, see `Head`.
+    place: position of the location's unit vector among the context values, if it is there.
+    modalities: the modality of each sensor, for encoders that know bands (`encoders.BY_BAND`).
     remat: whether the encoders' activations are recomputed in the backward pass, to save memory.
     dtype: data type of the encoders' computation. Layers after the encoders use float32 or wider.
   """
@@ -43,6 +45,8 @@ class Architecture:
   context: int = 0
   members: int = 1
   standardised: bool = False
+  place: int | None = None
+  modalities: Mapping[str, Modality] = dataclasses.field(default_factory=dict)
   remat: bool = False
   dtype: Any = jnp.float32
 
@@ -74,6 +78,8 @@ class Architecture:
       width or self.emb_dim,
       context=self.context,
       members=self.members,
+      modality=self.modalities.get(sensor),
+      place=self.place,
       rngs=rngs,
       dtype=self.dtype,
     )

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from colearn_jax import encoders, methods
 from colearn_jax.methods.architecture import Architecture
 from colearn_jax.methods.base import Method, Network
-from colearn_jax.types import CONTEXT, InputError, Modality, Task
+from colearn_jax.types import CONTEXT, UNIT_VECTOR, InputError, Modality, Task
 
 
 def make_method(config: ConfigDict) -> Method:
@@ -41,7 +41,7 @@ def make_architecture(config: ConfigDict, task: Task, modalities: Sequence[Modal
     have = ", ".join(name for name, method in methods.METHODS.items() if method.allows_members)
     raise InputError(f"model.members: method={config.method} has no members; 1, or a method of: {have}")
   sensors: Mapping[str, Modality] = {m.name: m for m in modalities if m.name != CONTEXT}
-  context: Any = next((m.shape[-1] for m in modalities if m.name == CONTEXT), 0)
+  columns: Sequence[str] = next((m.bands for m in modalities if m.name == CONTEXT), ())
   return Architecture(
     shapes={name: m.shape for name, m in sensors.items()},
     encoders={name: encoder_settings(config, name, m.shape) for name, m in sensors.items()},
@@ -51,6 +51,9 @@ def make_architecture(config: ConfigDict, task: Task, modalities: Sequence[Modal
     context=context,
     members=config.model.members,
     standardised=config.model.standardised,
+    context=len(columns),
+    place=columns.index(UNIT_VECTOR[0]) if UNIT_VECTOR[0] in columns else None,
+    modalities=sensors,
     remat=config.model.remat,
     dtype=jnp.dtype(config.model.dtype),
   )

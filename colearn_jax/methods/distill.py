@@ -57,9 +57,7 @@ class TreeDistillation(Individual):
       known = jnp.isfinite(teacher).all(-1)
       rows = {m: jnp.where(known, batch.present[m], 0.0) for m in outputs}
       rest = lambda m: (teacher, values.constants, rows[m], self.temperature)
-      distance = lambda m: over_members(
-        lambda y: distillation(values.task.kind, y, *rest(m)), outputs[m]
-      )
+      distance = lambda m: over_members(lambda y: distillation(values.task.kind, y, *rest(m)), outputs[m])
       parts["distillation"] = {m: distance(m) for m in outputs}
       totals["distillation"] = values.weights["distillation"] * mean_over_sensors(parts["distillation"], rows)
     return summed(parts, totals)

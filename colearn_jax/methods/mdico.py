@@ -211,7 +211,11 @@ class MDiCo(Method):
       for n in names[position + 1 :]:
         around = self._around(mesh, len(shared[m]))
         loss = functools.partial(ring.contrastive, mesh) if around else contrastive
-        options = {"temperature": self.temperature, "mask": present[m] * present[n], "negatives": self.negatives}
+        options = {
+          "temperature": self.temperature,
+          "mask": present[m] * present[n],
+          "negatives": self.negatives,
+        }
         out[f"{m}__{n}"] = over_members(functools.partial(loss, **options), shared[m], shared[n])
     return out
 

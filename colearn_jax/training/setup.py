@@ -12,6 +12,7 @@ from pathlib import Path
 from flax import nnx
 from ml_collections import ConfigDict
 
+from colearn_jax import encoders
 from colearn_jax.data import splits
 from colearn_jax.data.augment import make_augment
 from colearn_jax.data.dataset import Dataset, context_modality
@@ -19,15 +20,16 @@ from colearn_jax.data.reader import Index, make_reader, read_table, table_bytes
 from colearn_jax.data.splits import Run
 from colearn_jax.data.statistics import make_normalisation
 from colearn_jax.datasets import build
+from colearn_jax.methods.architecture import Architecture
 from colearn_jax.methods.base import Method, Network, Samples
-from colearn_jax.methods.configured import ablations, make_method, make_network, weights
+from colearn_jax.methods.configured import ablations, encoder_settings, make_method, make_network, weights
 from colearn_jax.parallel import processes, sharding
 from colearn_jax.training.on_device import OnDevice
 from colearn_jax.training.optimizer import Average, make_optimizer
 from colearn_jax.training.state import Recipe, Tree
 from colearn_jax.training.streaming import Streamed
 from colearn_jax.types import InputError, Modality, Task
-from colearn_jax.weights import imagenet
+from colearn_jax.weights import pretrained
 
 
 def prepare(config: ConfigDict) -> Path:
@@ -40,8 +42,13 @@ def prepare(config: ConfigDict) -> Path:
 
 
 def make_modalities(config: ConfigDict, dataset: Dataset) -> list[Modality]:
-  """The sensors of a configuration, followed by the context if there is one."""
-  sensors = [dataset.modality(name) for name in config.data.modalities]
+  """The sensors of a configuration, followed by the context if there is one.
+
+  Series have a band for the month if their encoder reads it.
+  """
+  kind = lambda m: encoder_settings(config, m.name, m.shape)["model_type"]
+  plain = [dataset.modality(name) for name in config.data.modalities]
+  sensors = [dataset.modality(m.name, months=True) if kind(m) in encoders.BY_BAND else m for m in plain]
   if not config.data.context:
     return sensors
   return [*sensors, context_modality(dataset, config.data.context, config.data.fourier)]
@@ -119,7 +126,7 @@ def make_recipe(
       rates=train.rates.to_dict(),
     ),
     average=None if train.average == "none" else average,
-    augment=make_augment(config.augment.to_dict()),
+    augment=make_augment(config.augment.to_dict(), [m.name for m in modalities if m.months]),
     batch_size=size,
     microbatches=parts,
     max_epochs=train.max_epochs,
@@ -136,12 +143,17 @@ def load_pretrained(network: Network) -> Tree:
   out: Tree = {"params": {}, "stats": {}}
   model = nnx.eval_shape(lambda: network.method.build(sensors, rngs=nnx.Rngs(0)))
   params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
-  for sensor, shape in sensors.shapes.items():
-    for kind, backbone in imagenet.load(sensors.encoders[sensor], shape).items():
+  for sensor in sensors.sensors:
+    net = nnx.eval_shape(functools.partial(_backbone, sensors, sensor))
+    for kind, backbone in pretrained.load(sensors.encoders[sensor], net).items():
       for group, named in params.items():
         if isinstance(named.get(sensor), dict) and "backbone" in named[sensor]:
           out[kind].setdefault(group, {})[sensor] = {"backbone": backbone}
   return out
+
+
+def _backbone(architecture: Architecture, sensor: str) -> nnx.Module:
+  return architecture.encoder(sensor, rngs=nnx.Rngs(0)).backbone
 
 
 def make_samples(
@@ -165,12 +177,18 @@ def make_samples(
     samples = Samples(table["inputs"], table["present"], index.target, index.labelled, groups, dataset.task)
     return recipe.method.arrays(run.train, samples, run.seed)
 
+  settings = recipe.network.architecture.encoders
+  own = {m.name: encoders.normalisation(settings[m.name], m) for m in modalities if m.name in settings}
   options = {
     "class_weights": config.loss.class_weights,
     "weights": lambda run: {term: weights(config, run.ablation)[term] for term in wanted},
     "arrays": arrays,
     "normalisation": make_normalisation(
-      config.data.normalisation, config.data.fixed.to_dict(), dataset, modalities
+      config.data.normalisation,
+      config.data.fixed.to_dict(),
+      dataset,
+      modalities,
+      {name: constants for name, constants in own.items() if constants is not None},
     ),
   }
   if table is not None:

@@ -45,6 +45,13 @@ VIEWS = {
   "weather": ((STEPS, 2), BANDS[13:15], "ERA5 temperature, K, and precipitation, m"),
   "DEM": ((2,), BANDS[15:17], "SRTM altitude, m, and slope, degrees"),
 }
+UNITS = {  # of the bands of some views
+  "S1": ["dB", "dB"],
+  "S1Ind": ["dB"],
+  "S2": ["reflectance x 10000"] * 11,
+  "weather": ["K", "m"],
+  "DEM": ["m", "degrees"],
+}
 # The groups of the FAO's indicative crop classification, in the order in which CropHarvest numbers them.
 CROPS = ("non_crop", "cereals", "vegetables_melons", "fruits_nuts", "oilseeds", "root_tuber")
 CROPS += ("beverage_spice", "leguminous", "sugar", "other")
@@ -283,14 +290,21 @@ def to_views(array: np.ndarray) -> dict[str, np.ndarray]:
   return {name: view.astype(np.float32) for name, view in views.items()}
 
 
+def _facts(view: str, shape: tuple[int, ...]) -> dict[str, object]:
+  """What else is known of a view, see `colearn_jax.data.modality`."""
+  units = {"units": UNITS[view]} if view in UNITS else {}
+  return units | ({"steps": "30 days"} if len(shape) == 2 else {})
+
+
 class Builder(ArrayRecords, tfds.core.GeneratorBasedBuilder):
   """Labelled places all over the world with twelve months of satellite and weather data."""
 
   pkg_dir_path, code_path = here(__file__)
-  VERSION = tfds.core.Version("2.0.0")
+  VERSION = tfds.core.Version("2.1.0")
   RELEASE_NOTES = {
     "1.0.0": "Initial release.",
     "2.0.0": "Coordinates are latitude, then longitude; `export_end_date` is the feature `date`.",
+    "2.1.0": "Units of bands, and which months the steps are.",
   }
   BUILDER_CONFIGS = [
     tfds.core.BuilderConfig(name="binary", description="Crop or not."),
@@ -328,7 +342,10 @@ class Builder(ArrayRecords, tfds.core.GeneratorBasedBuilder):
         "outputs": ["non_crop", "crop"] if binary else list(CROPS),
         "unit": "crop" if binary else "crop group",
       },
-      "views": {name: {"shape": shape, "bands": list(bands)} for name, (shape, bands, _) in VIEWS.items()},
+      "views": {
+        name: {"shape": shape, "bands": list(bands), **_facts(name, shape)}
+        for name, (shape, bands, _) in VIEWS.items()
+      },
       "groups": ["dataset"],
       "date": True,
       "coordinates": True,
@@ -357,7 +374,10 @@ class Builder(ArrayRecords, tfds.core.GeneratorBasedBuilder):
       disable_shuffling=True,  # keep the order of the labels, which may differ from the archive's
       metadata=tfds.core.MetadataDict(
         task=task,
-        views={name: {"bands": list(bands), "description": text} for name, (_, bands, text) in VIEWS.items()},
+        views={
+          name: {"bands": list(bands), "description": text, **_facts(name, shape)}
+          for name, (shape, bands, text) in VIEWS.items()
+        },
         sources={},
         left_out={},
       ),

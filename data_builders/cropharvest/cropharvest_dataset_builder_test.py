@@ -132,7 +132,7 @@ def test_archive_and_folder_give_the_same_samples(task, folder, archive, tmp_pat
     assert a["id"] == b["id"] and a["target"] == b["target"]
     for name, view in a["views"].items():
       np.testing.assert_array_equal(view, b["views"][name])
-  metadata = json.loads((tmp_path / f"two/cropharvest/{task}/2.0.0/metadata.json").read_text())
+  metadata = json.loads((tmp_path / f"two/cropharvest/{task}/2.1.0/metadata.json").read_text())
   digest = hashlib.sha256((archive / "features.tar.gz").read_bytes()).hexdigest()
   assert metadata["sources"]["features.tar.gz"] == digest
 
@@ -142,7 +142,7 @@ def test_what_is_left_out_is_told_in_one_line(folder, tmp_path):
   ran = subprocess.run(
     [*command, f"--manual_dir={folder}"], cwd=Path(__file__).parents[2], capture_output=True, text=True
   )
-  assert ran.stdout == f"{tmp_path}/cropharvest/multi/2.0.0\n"
+  assert ran.stdout == f"{tmp_path}/cropharvest/multi/2.1.0\n"
   left_out = "4 test, 2 unlabelled, 0 repeated, 1 without_array"
   assert ran.stderr == f"cropharvest/multi: 17 samples; left out: {left_out}\n"
 

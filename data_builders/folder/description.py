@@ -6,7 +6,7 @@ import json
 import math
 from pathlib import Path
 
-from colearn_jax.types import InputError
+from colearn_jax.types import STEPS, InputError, is_steps
 
 DESCRIPTION = "dataset.json"
 
@@ -47,6 +47,8 @@ VIEW = {
   "description": (_text, "a text"),
   "dates": (lambda value: isinstance(value, list) and bool(value), "a list of dates"),
   "mask": (_text, "a text"),
+  "steps": (is_steps, f"one of: {STEPS}"),
+  "units": (lambda value: _text(value) or _texts(value), "a text, or a list of one for each band"),
   "nodata": (_numbers, "a number or a list of numbers"),
   "scale": (_numbers, "a number or a list of numbers"),
   "offset": (_numbers, "a number or a list of numbers"),
@@ -82,8 +84,12 @@ def read_description(folder: Path) -> dict[str, dict]:
   check(out["task"], TASK, "the task")
   for name, described in out["views"].items():
     check(described, VIEW, f"view {name}")
-    for key in ("nodata", "scale", "offset"):
-      given, bands = described.get(key), described.get("bands")
+    for key in ("nodata", "scale", "offset", "units"):
+      given, bands, what = (
+        described.get(key),
+        described.get("bands"),
+        "units" if key == "units" else "numbers",
+      )
       if isinstance(given, list) and bands and len(given) != len(bands):
-        raise InputError(f"{path}: {key} of view {name} has {len(given)} numbers for {len(bands)} bands")
+        raise InputError(f"{path}: {key} of view {name} has {len(given)} {what} for {len(bands)} bands")
   return out

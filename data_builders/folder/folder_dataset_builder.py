@@ -282,4 +282,8 @@ def _placed(folder: Folder, surveyed: Surveyed) -> bool:
 def _described(view: View, described: dict[str, object]) -> dict:
   """A view in the metadata."""
   out = {"bands": list(view.bands), "description": described.get("description", "")}
+  if "units" in described:
+    units = described["units"]
+    out["units"] = [units] * len(view.bands) if isinstance(units, str) else units
+  out |= {"steps": described["steps"]} if "steps" in described else {}
   return out | ({"mask": described["mask"]} if "mask" in described else {})

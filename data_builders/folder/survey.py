@@ -230,9 +230,9 @@ def _view(found: ViewFiles, header: arrays.Header, decoding: Decoding, described
     raise InputError(
       f"dataset.json names {len(named)} bands of view {found.name}, its files have {shape[-1]}"
     )
-  for key in ("nodata", "scale", "offset"):
+  for key, what in (("nodata", "numbers"), ("scale", "numbers"), ("offset", "numbers"), ("units", "units")):
     if isinstance(given := described.get(key), list) and len(given) != shape[-1]:
-      raise InputError(f"{where}: {key} has {len(given)} numbers for {shape[-1]} bands")
+      raise InputError(f"{where}: {key} has {len(given)} {what} for {shape[-1]} bands")
   common = None
   if "dates" in described:
     days = dates.to_days(described["dates"], where)

@@ -55,6 +55,12 @@ LANDCOVER = {
   150: "sparse_vegetation",
   160: "flooded_broadleaved_forest",
 }
+UNITS = {  # of the bands of some views
+  "S1": ["dB", "dB"],
+  "S1Ind": ["dB"],
+  "S2": ["reflectance x 10000"] * 5,
+  "DEM": ["m", "degrees"],
+}
 VIEWS = {  # shape, bands and description of each
   **{name: ((len(STEPS), len(bands)), bands, text) for name, (bands, text) in SERIES.items()},
   **{name: ((len(bands),), bands, text) for name, (bands, text) in STATIC.items()},
@@ -172,12 +178,22 @@ def read_samples(path) -> dict:
   }
 
 
+def _facts(view: str) -> dict[str, object]:
+  """What else is known of a view, see `colearn_jax.data.modality`."""
+  units = {"units": UNITS[view]} if view in UNITS else {}
+  return units | ({"steps": "month"} if view in SERIES else {})
+
+
 class Builder(ArrayRecords, tfds.core.GeneratorBasedBuilder):
   """Live fuel moisture content, with the radar and optical data of the four months before."""
 
   pkg_dir_path, code_path = here(__file__)
-  VERSION = tfds.core.Version("2.0.0")
-  RELEASE_NOTES = {"1.0.0": "Initial release.", "2.0.0": "Coordinates are latitude, then longitude."}
+  VERSION = tfds.core.Version("2.1.0")
+  RELEASE_NOTES = {
+    "1.0.0": "Initial release.",
+    "2.0.0": "Coordinates are latitude, then longitude.",
+    "2.1.0": "Units of bands, and which months the steps are.",
+  }
   MANUAL_DOWNLOAD_INSTRUCTIONS = f"Optional, as the builder can download the file: {HOW_TO_GET_IT}."
 
   @staticmethod
@@ -198,7 +214,10 @@ class Builder(ArrayRecords, tfds.core.GeneratorBasedBuilder):
     del manual_dir  # the layout of the file is fixed
     return {
       "task": {"kind": "regression", "outputs": ["LFMC"], "unit": "%"},
-      "views": {name: {"shape": shape, "bands": list(bands)} for name, (shape, bands, _) in VIEWS.items()},
+      "views": {
+        name: {"shape": shape, "bands": list(bands), **_facts(name)}
+        for name, (shape, bands, _) in VIEWS.items()
+      },
       "groups": ["site"],
       "date": True,
       "coordinates": True,
@@ -223,7 +242,10 @@ class Builder(ArrayRecords, tfds.core.GeneratorBasedBuilder):
       disable_shuffling=True,  # with the order of the file, a seed gives the same folds as in other programs
       metadata=tfds.core.MetadataDict(
         task=self.describe()["task"],
-        views={name: {"bands": list(bands), "description": text} for name, (_, bands, text) in VIEWS.items()},
+        views={
+          name: {"bands": list(bands), "description": text, **_facts(name)}
+          for name, (_, bands, text) in VIEWS.items()
+        },
         sources={},
       ),
     )

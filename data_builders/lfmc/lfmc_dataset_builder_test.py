@@ -197,20 +197,20 @@ def test_another_source_file_than_the_prepared_one_is_an_error(prepared, tmp_pat
 def test_a_damaged_data_set_is_an_error(tmp_path):
   path = build("lfmc", tmp_path, manual_dir=DUMMY.parent)
   next(path.glob("*.array_record*")).unlink()
-  with pytest.raises(InputError, match="2.0.0 is damaged"):
+  with pytest.raises(InputError, match="2.1.0 is damaged"):
     build("lfmc", tmp_path, manual_dir=DUMMY.parent)
   (path / "dataset_info.json").write_text("{")
-  with pytest.raises(InputError, match="2.0.0 is damaged"):
+  with pytest.raises(InputError, match="2.1.0 is damaged"):
     build("lfmc", tmp_path, manual_dir=DUMMY.parent)
 
 
 def test_a_killed_build_is_built_anew_and_leaves_nothing(tmp_path):
-  for left in ("incomplete.ABCDEF_2.0.0", "incomplete.GHIJKL_2.0.0"):
+  for left in ("incomplete.ABCDEF_2.1.0", "incomplete.GHIJKL_2.1.0"):
     (tmp_path / "lfmc" / left).mkdir(parents=True)
     (tmp_path / "lfmc" / left / "lfmc-train.array_record-00000-of-00001").write_text("half")
   (tmp_path / "lfmc" / ".lock").write_text("")
   path = build("lfmc", tmp_path, manual_dir=DUMMY.parent)
-  assert {left.name for left in path.parent.iterdir()} == {".lock", "2.0.0"}
+  assert {left.name for left in path.parent.iterdir()} == {".lock", "2.1.0"}
 
 
 def test_two_processes_build_once(tmp_path):
@@ -220,8 +220,8 @@ def test_two_processes_build_once(tmp_path):
   root = Path(__file__).parents[2]
   processes = [subprocess.Popen(command, cwd=root, **pipes) for _ in range(2)]
   for process in processes:
-    assert process.communicate(timeout=60) == (f"{tmp_path}/lfmc/2.0.0\n", "")
-  assert len(tfds.builder_from_directory(tmp_path / "lfmc/2.0.0").as_data_source(split="train")) == 8
+    assert process.communicate(timeout=60) == (f"{tmp_path}/lfmc/2.1.0\n", "")
+  assert len(tfds.builder_from_directory(tmp_path / "lfmc/2.1.0").as_data_source(split="train")) == 8
 
 
 def test_the_command_line_ends_in_one_line(tmp_path):

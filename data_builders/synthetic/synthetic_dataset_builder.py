@@ -17,17 +17,29 @@ VIEWS = {
   "weather": ((12, 2), simulator.WEATHER_BANDS, "monthly mean temperature, °C, and rain, mm"),
   "terrain": ((2,), simulator.TERRAIN_BANDS, "altitude, m, and slope, degrees"),
 }
+UNITS = {
+  "S1": ["dB", "dB"],
+  "S2": ["reflectance"] * 10,
+  "S2VI": ["1"],
+  "weather": ["°C", "mm"],
+  "terrain": ["m", "degrees"],
+}
 
 # First and last + 1 of the regions in each split. A region has 100 fields.
 SPLITS = {"train": (0, 30), "validation": (30, 36), "test": (36, 50)}
+
+
+def _facts(view: str, shape: tuple[int, ...]) -> dict[str, object]:
+  """What else is known of a view, see `colearn_jax.data.modality`."""
+  return {"units": UNITS[view]} | ({"steps": "calendar"} if len(shape) == 2 else {})
 
 
 class Builder(ArrayRecords, tfds.core.GeneratorBasedBuilder):
   """5000 simulated fields of 6 crops, observed by Sentinel-1, Sentinel-2 and a weather station."""
 
   pkg_dir_path, code_path = here(__file__)
-  VERSION = tfds.core.Version("1.0.0")
-  RELEASE_NOTES = {"1.0.0": "Initial release."}
+  VERSION = tfds.core.Version("1.1.0")
+  RELEASE_NOTES = {"1.0.0": "Initial release.", "1.1.0": "Units of bands, and which months the steps are."}
 
   @staticmethod
   def sources(manual_dir):
@@ -40,7 +52,10 @@ class Builder(ArrayRecords, tfds.core.GeneratorBasedBuilder):
     del manual_dir
     return {
       "task": {"kind": "multiclass", "outputs": list(CROPS), "unit": "crop"},
-      "views": {name: {"shape": shape, "bands": list(bands)} for name, (shape, bands, _) in VIEWS.items()},
+      "views": {
+        name: {"shape": shape, "bands": list(bands), **_facts(name, shape)}
+        for name, (shape, bands, _) in VIEWS.items()
+      },
       "groups": ["region"],
       "date": False,
       "coordinates": False,
@@ -61,7 +76,10 @@ class Builder(ArrayRecords, tfds.core.GeneratorBasedBuilder):
       disable_shuffling=True,  # a fixed order keeps folds reproducible, and crops are in random order already
       metadata=tfds.core.MetadataDict(
         task=self.describe()["task"],
-        views={name: {"bands": list(bands), "description": text} for name, (_, bands, text) in VIEWS.items()},
+        views={
+          name: {"bands": list(bands), "description": text, **_facts(name, shape)}
+          for name, (shape, bands, text) in VIEWS.items()
+        },
         sources={},
         latent={
           name: {"views": list(views), "from_target": from_target, "description": text}

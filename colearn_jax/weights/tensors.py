@@ -1,0 +1,131 @@
+"""Reads files of tensors by name, in PyTorch's or safetensors format, and fills modules with them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from flax import nnx
+
+from colearn_jax.types import InputError
+from colearn_jax.weights import torch_file
+
+
+def read(path: Path) -> dict[str, np.ndarray]:
+  """Reads the tensors of a state dict, by name.
+
+  Args:
+    path: a `.safetensors` file, or a file of `torch.save` with a state dict, or with a dict that has one
+      under the key `state_dict`.
+
+  Raises:
+    InputError: there is no such file, it cannot be read, or it holds something else.
+  """
+  if not path.is_file():
+    raise InputError(f"weights={path}: there is no such file")
+  if path.suffix == ".safetensors":
+    return _read_safetensors(path)
+  content = torch_file.read(path)
+  if isinstance(content, dict) and "state_dict" in content:
+    content = content["state_dict"]
+  if not isinstance(content, dict) or not content:
+    raise InputError(f"weights={path} hold no state dict")
+  for name, value in content.items():
+    if not isinstance(value, np.ndarray):
+      raise InputError(f"weights={path} hold no state dict: {name} is no tensor")
+  return content
+
+
+def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+  try:
+    import safetensors.numpy
+  except ImportError:
+    line = "safetensors files are read with safetensors: pip install 'colearn_jax[safetensors]'"
+    raise InputError(line) from None
+  try:
+    return safetensors.numpy.load_file(path)
+  except (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
+    raise InputError(f"weights={path} cannot be read: {' '.join(str(error).split())}") from None
+
+
+def digest(path: Path) -> str:
+  """The sha256 of a file, in hexadecimal digits; InputError if it cannot be read."""
+  try:
+    with open(path, "rb") as file:
+      return hashlib.file_digest(file, "sha256").hexdigest()
+  except OSError as error:
+    raise InputError(f"weights={path} cannot be read: {error.strerror}") from None
+
+
+def check_names(path: Path, what: str, found: Collection[str], wanted: Collection[str]) -> None:
+  """Raises InputError if names are missing in a file, or if it has others."""
+  missing = [name for name in wanted if name not in found]
+  unused = [name for name in found if name not in wanted]
+  if missing or unused:
+    raise InputError(f"weights={path} do not fit {what}: missing {some(missing)}; not used {some(unused)}")
+
+
+def fill(path: Path, tensors: Mapping[str, np.ndarray], places: Iterable[tuple]) -> None:
+  """Gives variables the values of tensors.
+
+  Args:
+    path: the file, for messages.
+    tensors: by name.
+    places: for each variable the name of its tensor, the variable, and the function that gives the tensor
+      the variable's layout.
+
+  Raises:
+    InputError: a shape differs, or a value is not finite.
+  """
+  for name, variable, layout in places:
+    ours = layout(tensors[name])
+    if ours.shape != variable.shape:
+      raise InputError(
+        f"weights={path}: {name} has shape {ours.shape}, inputs first; the encoder's is {variable.shape}"
+      )
+    array = np.array(ours, variable.dtype, order="C")
+    if not np.isfinite(array).all():
+      raise InputError(f"weights={path}: {name} has values that are not finite")
+    variable.set_value(array)
+
+
+def variables(net: nnx.Module) -> dict[str, dict]:
+  """`params` and `stats` of a module as nested dicts of arrays, without variables that have no values."""
+  of = lambda kind: _filled(nnx.to_pure_dict(nnx.state(net, kind)))
+  return {"params": of(nnx.Param), "stats": of(nnx.BatchStat)}
+
+
+def some(names: Sequence[str]) -> str:
+  """Lists at most four names, for error messages of one line."""
+  return (", ".join(names[:4]) + f" and {len(names) - 4} more" * (len(names) > 4)) if names else "none"
+
+
+def _filled(tree: Mapping) -> dict:
+  parts = {k: _filled(v) if isinstance(v, Mapping) else v for k, v in tree.items()}
+  return {k: v for k, v in parts.items() if not isinstance(v, jax.ShapeDtypeStruct)}
+
+
+Layout = Callable[[np.ndarray], np.ndarray]
+
+
+def same(tensor: np.ndarray) -> np.ndarray:
+  """The layout of vectors and tables."""
+  return tensor
+
+
+def transposed(tensor: np.ndarray) -> np.ndarray:
+  """The layout of dense layers, whose kernels are `[in out]` here and `[out in]` in PyTorch."""
+  return tensor.T
+
+
+def linear(name: str, layer: nnx.Linear) -> list[tuple[str, nnx.Variable, Layout]]:
+  """The places of a dense layer, see `fill`."""
+  return [(f"{name}.weight", layer.kernel, transposed), (f"{name}.bias", layer.bias, same)]
+
+
+def norm(name: str, layer: nnx.LayerNorm) -> list[tuple[str, nnx.Variable, Layout]]:
+  """The places of a LayerNorm, see `fill`."""
+  return [(f"{name}.weight", layer.scale, same), (f"{name}.bias", layer.bias, same)]
