@@ -134,8 +134,10 @@ SCHEMA: dict[str, Setting] = {
   ),
   "data.normalisation": Setting(
     "zscore",
-    choice("zscore", "max", "minmax", "fixed"),
-    "How bands are scaled: by statistics of the training part, or by the constants in data.fixed (fixed).",
+    choice("zscore", "robust", "quantile", "max", "minmax", "fixed"),
+    "How bands are scaled: by mean and deviation (zscore), median and interquartile range (robust), quantiles "
+    "mapped to those of a normal distribution (quantile), maximum (max) or range (minmax) of the training part, "
+    "or by the constants in data.fixed (fixed).",
   ),
   "data.fixed": Setting(
     {},

@@ -48,7 +48,7 @@ from colearn_jax.encoders.presto import Presto
 from colearn_jax.encoders.pse_ltae import PSELTAE
 from colearn_jax.encoders.recurrent import GRU, LSTM, RNN
 from colearn_jax.encoders.resnet import ResNet
-from colearn_jax.encoders.table import ACTIVATIONS, EMBEDDINGS, Table
+from colearn_jax.encoders.table import EMBEDDINGS, Table
 from colearn_jax.encoders.tempcnn import TempCNN
 from colearn_jax.encoders.transformer import Transformer
 from colearn_jax.rules import POSITIVE, SHARE, SWITCH, TEXT, WIDTHS, Rule, Setting, choice, each, integer
@@ -76,13 +76,7 @@ WITH_MEMBERS = ("table",)  # backbones that take `members=K` and then return `[B
 
 NORMS = ("none", "layer", "batch")
 SIZES = ("seq_len", "num_features")  # settings of every encoder that are checked against the sample's shape
-NO_SETTINGS = (
-  "bands",
-  "members",
-  "place",
-  "dtype",
-  "rngs",
-)  # keyword arguments of backbones that are no settings
+NO_SETTINGS = ("bands", "members", "place", "dtype", "rngs")  # other keyword arguments of backbones
 AUTO = "auto"  # the encoder that `automatic` chooses by the shape of a sample
 HELP = {
   "activation": "Activation of the feed-forward layers: relu or gelu; of encoder table also mish.",

@@ -106,15 +106,13 @@ class Table(nnx.Module):
     if activation not in ACTIVATIONS:
       raise InputError(f"activation={activation!r} of encoder table: have {', '.join(ACTIVATIONS)}")
     features = math.prod(shape)
-    self.embed: nnx.Module | None = None
-    width = 1
+    width = 1 if embedding == "none" else embedding_width
     if embedding == "piecewise":
-      self.embed = Piecewise(features, embedding_width, bins=bins, rngs=rngs, dtype=dtype)
-      width = embedding_width
+      self.embed = Piecewise(features, width, bins=bins, rngs=rngs, dtype=dtype)
     elif embedding == "periodic":
-      options = {"frequencies": bins, "sigma": sigma}
-      self.embed = Periodic(features, embedding_width, **options, rngs=rngs, dtype=dtype)
-      width = embedding_width
+      self.embed = Periodic(features, width, frequencies=bins, sigma=sigma, rngs=rngs, dtype=dtype)
+    else:
+      self.embed = None
     self.scale = nnx.Param(jnp.ones(features)) if embedding == "none" else None
     self.missing = nnx.Param(jnp.zeros((features, width)))
     widths = [features * width, *layer_sizes]

@@ -29,7 +29,7 @@ class Architecture:
     head_layers: widths of the hidden layers of every head.
     context: K, the number of context values in the input of every encoder; 0 for none.
     members: number of members that share the matrices of each encoder and head. Above 1, features are
-      `[B members D]` and outputs `[B members C]`; each member learns by itself, and a prediction is their mean.
+      `[B members D]` and outputs `[B members C]`. Each member learns by itself; a prediction is their mean.
     standardised: whether the heads of a regression are linear in the standardised target, see `Head`.
     place: position of the location's unit vector among the context values, if it is there.
     modalities: the modality of each sensor, for encoders that know bands (`encoders.BY_BAND`).

@@ -174,9 +174,10 @@ class Method:
     raise NotImplementedError
 
   def predict(self, outputs: Any) -> Predictions:
-    """The output `[B C]` (of members `[B K C]`) of each head for each predictor, before `methods.predict.activate`.
+    """The output of each head for each predictor, before `methods.predict.activate`.
 
-    There is always a head named `prediction`. Predictors with a sensor that was not in the inputs are left
+    It is `[B C]`, or `[B K C]` with K members. There is always a head named `prediction`.
+    Predictors with a sensor that was not in the inputs are left
     out.
     """
     raise NotImplementedError

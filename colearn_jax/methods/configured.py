@@ -48,7 +48,6 @@ def make_architecture(config: ConfigDict, task: Task, modalities: Sequence[Modal
     task=task,
     emb_dim=config.model.emb_dim,
     head_layers=tuple(config.model.head_layers),
-    context=context,
     members=config.model.members,
     standardised=config.model.standardised,
     context=len(columns),
