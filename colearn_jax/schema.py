@@ -136,8 +136,8 @@ SCHEMA: dict[str, Setting] = {
     "zscore",
     choice("zscore", "robust", "quantile", "max", "minmax", "fixed"),
     "How bands are scaled: by mean and deviation (zscore), median and interquartile range (robust), quantiles "
-    "mapped to those of a normal distribution (quantile), maximum (max) or range (minmax) of the training part, "
-    "or by the constants in data.fixed (fixed).",
+    "mapped to those of a normal distribution (quantile), maximum (max) or range (minmax) of the training "
+    "part, or by the constants in data.fixed (fixed).",
   ),
   "data.fixed": Setting(
     {},

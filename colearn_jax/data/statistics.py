@@ -18,11 +18,11 @@ import numpy.typing as npt
 from colearn_jax.data import context
 from colearn_jax.data.dataset import Dataset
 from colearn_jax.data.reader import READ, Table, make_reader
+from colearn_jax.nn.quantiles import QUANTILES
 from colearn_jax.storage import array_cache
 from colearn_jax.types import CONTEXT, InputError, Modality, Task
 
 NORMALISATIONS = ("zscore", "robust", "quantile", "max", "minmax", "fixed")
-QUANTILES = 101  # of each band, for the normalisation `quantile`
 SAMPLED_ROWS = 20_000  # samples that quantiles are computed from, at most
 
 
@@ -142,9 +142,9 @@ class Normalisation:
   The date and location columns of a context are not normalised: their offset is 0 and their scale is 1.
 
   Attributes:
-    how: `zscore` (offset is the mean, scale the standard deviation), `robust` (offset is the median, scale the
-      interquartile range, in units of that of a normal distribution), `quantile` (as robust, and with
-      quantiles, see `methods.predict.normal_scores`), `max` (offset 0, scale the maximum),
+    how: `zscore` (offset is the mean, scale the standard deviation), `robust` (offset is the median, scale
+      the interquartile range, in units of that of a normal distribution), `quantile` (as robust, and with
+      quantiles, see `nn.quantiles.normal_scores`), `max` (offset 0, scale the maximum),
       `minmax` (maps the minimum to 0 and the maximum to 1), or `fixed` (given constants).
     fixed: for `fixed`, the `offset` and `scale` of each modality.
     own: the `offset` and `scale` of modalities whose encoders have their own, whatever `how` is.

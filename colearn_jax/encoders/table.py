@@ -38,9 +38,9 @@ class Piecewise(nnx.Module):
 
   def __call__(self, x: jax.Array) -> jax.Array:
     """Embeds `[B F]` as `[B F width]`."""
-    at = norm.cdf(layers.widened(x))[..., None] * self.bins - jnp.arange(self.bins)
-    encoded = jnp.clip(at, 0.0, 1.0).astype(self.dtype)
-    return jnp.einsum("bfn,fne->bfe", encoded, self.vectors[...].astype(self.dtype)) + self.bias[...]
+    share = norm.cdf(layers.widened(x))[..., None] * self.bins
+    encoded = jnp.clip(share - jnp.arange(self.bins)[None, None], 0.0, 1.0).astype(self.dtype)
+    return jnp.einsum("bfn,fne->bfe", encoded, self.vectors[...].astype(self.dtype)) + self.bias[...][None]
 
 
 class Periodic(nnx.Module):
@@ -57,7 +57,7 @@ class Periodic(nnx.Module):
 
   def __call__(self, x: jax.Array) -> jax.Array:
     """Embeds `[B F]` as `[B F width]`."""
-    angle = 2 * jnp.pi * self.vectors[...] * layers.widened(x)[..., None]
+    angle = 2 * jnp.pi * self.vectors[...][None] * layers.widened(x)[..., None]
     return nnx.relu(self.linear(jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)))
 
 
@@ -138,8 +138,8 @@ class Table(nnx.Module):
     x = x.reshape(x.shape[0], -1)
     missing = jnp.isnan(x)
     x = jnp.where(missing, 0.0, x)
-    embedded = (x * self.scale[...])[..., None] if self.embed is None else self.embed(x)
-    embedded = jnp.where(missing[..., None], self.missing[...].astype(embedded.dtype), embedded)
+    embedded = (x * self.scale[...][None])[..., None] if self.embed is None else self.embed(x)
+    embedded = jnp.where(missing[..., None], self.missing[...].astype(embedded.dtype)[None], embedded)
     x = embedded.reshape(x.shape[0], -1)
     if self.members > 1:
       x = x[:, None]

@@ -130,7 +130,10 @@ class Head(nnx.Module):
     for linear, norm in zip(self.hidden, self.norms):
       z = norm(nnx.relu(linear(z)), train=train, present=present)
     y = self.out(z)
-    return y if self.target is None else self.target.mean[...] + self.target.std[...] * y
+    if self.target is None:
+      return y
+    mean, std = (layers.along_last_axis(a[...], y) for a in (self.target.mean, self.target.std))
+    return mean + std * y
 
 
 class Target(nnx.Module):

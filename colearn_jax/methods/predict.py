@@ -14,6 +14,7 @@ from flax import nnx
 
 from colearn_jax.methods.base import Method, Predictions
 from colearn_jax.nn import layers
+from colearn_jax.nn.quantiles import normal_scores
 from colearn_jax.types import CONTEXT
 
 
@@ -25,7 +26,8 @@ def normalise(
   Args:
     inputs: raw values `[B *shape]` by sensor, float or integer, NaN = missing; also the context `[B K]` with
       the name `context`, if there is one.
-    constants: `offset` and `scale` `[C]` of each input; or also `quantiles` `[Q C]`, see `normal_scores`.
+    constants: `offset` and `scale` `[C]` of each input; or also `quantiles` `[Q C]`, see
+      `quantiles.normal_scores`.
 
   Returns:
     For each sensor the normalised values; with a context, the pair of these values and the context. NaN stays
@@ -40,33 +42,6 @@ def normalise(
       scaled[m] = (layers.widened(x) - offset) / scale
   context = scaled.pop(CONTEXT, None)
   return scaled if context is None else {m: (x, context) for m, x in scaled.items()}
-
-
-def normal_scores(x: jax.Array, quantiles: jax.Array) -> jax.Array:
-  """Maps values to the quantiles of a standard normal variable, band by band: Φ⁻¹(F(x)).
-
-  F is the distribution of a band in the training part: it is linear between `quantiles` `[Q C]`, which belong
-  to Q equally spaced probabilities from 0 to 1. At values that occur often F jumps, and the middle of the
-  jump is used. Values out of the training part's range become those of probability 0.001 or 0.999.
-
-  Args:
-    x: `[... C]`, NaN = missing.
-    quantiles: `[Q C]`, not decreasing. A band with NaN is returned as it is (the date and the location of a
-      context, which have no scale).
-
-  Returns:
-    `[... C]`, NaN = missing.
-  """
-  probabilities = jnp.linspace(0.0, 1.0, len(quantiles))
-
-  def one(values, known):
-    from_left = jnp.interp(values, known, probabilities)
-    from_right = jnp.interp(-values, -known[::-1], 1.0 - probabilities[::-1])
-    share = 0.5 * (from_left + 1.0 - from_right)
-    score = jax.scipy.stats.norm.ppf(jnp.clip(share, 1e-3, 1.0 - 1e-3))
-    return jnp.where(jnp.isnan(known).any() | jnp.isnan(values), values, score)
-
-  return jax.vmap(one, in_axes=(-1, 1), out_axes=-1)(x, quantiles)
 
 
 def has_values(x: jax.Array) -> jax.Array:
