@@ -146,9 +146,10 @@ SCHEMA: dict[str, Setting] = {
   ),
   "data.normalisation": Setting(
     "zscore",
-    choice("zscore", "max", "minmax", "fixed"),
-    "How bands are scaled: by statistics of the training part, or by the constants in data.fixed (fixed). "
-    "Encoders that know bands (presto) use constants of their own.",
+    choice("zscore", "robust", "quantile", "max", "minmax", "fixed"),
+    "How bands are scaled, by the training part: mean and deviation (zscore), median and interquartile range "
+    "(robust), quantiles mapped to those of a normal distribution (quantile), maximum (max), range (minmax); "
+    "or by data.fixed (fixed). Encoders that know bands (presto) use constants of their own.",
   ),
   "data.fixed": Setting(
     {},
@@ -234,6 +235,17 @@ SCHEMA: dict[str, Setting] = {
     "Number of features that an encoder returns.",
   ),
   "model.head_layers": Setting((), WIDTHS, "Widths of the hidden layers of the heads."),
+  "model.members": Setting(
+    1,
+    integer(1),
+    "Members of an ensemble that share the matrices of their encoders and heads, as in TabM. Each learns by "
+    "itself; a prediction is their mean. 1: no ensemble.",
+  ),
+  "model.standardised": Setting(
+    False,
+    SWITCH,
+    "Whether the heads of a regression learn the standardised target. They predict in its unit in any case.",
+  ),
   "model.dtype": Setting(
     "float32",
     choice("float32", "bfloat16"),

@@ -18,7 +18,6 @@ SETTINGS = {
   "fusion": {"sensor_dropout": 0.5},
   "discom_kd": {"reversal_schedule": "growing"},
   "distill": {"trees": 10, "tree_folds": 2},
-  "batch_ensemble": {"members": 3},
   "shaspec": {"complete": 0.0},
 }
 

@@ -190,7 +190,7 @@ def test_the_baseline_of_a_baseline_is_not_trained():
     ("lfmc:individual,method=mdico", "'method' is given twice"),
     ("lfmc:individual,released", "'released' is a variant of mdico"),
     ("lfmc:encoder=tcnn", "unknown encoder 'tcnn', have: auto, "),
-    ("lfmc:method=mdic", "unknown method 'mdic', have: batch_ensemble, "),
+    ("lfmc:method=mdic", "unknown method 'mdic', have: discom_kd, "),
     ("cropharvest", "a word is missing after the colon: binary or multi"),
     ("cropharvest:binary,multi", "binary and multi both set data.name"),
     ("lfcm", "did you mean lfmc? presets: cropharvest, folder, lfmc, synthetic, treesat_ts"),
@@ -349,7 +349,7 @@ def test_rules_in_time_need_samples_with_dates():
   "key, given, told",
   [
     ("method", "individual", "method: 'individual' has other keys than 'mdico'; set the method and its"),
-    ("method", "both", "method: 'both' is not allowed; one of: batch_ensemble, "),
+    ("method", "both", "method: 'both' is not allowed; one of: discom_kd, "),
     ("model.encoder.model_type", "gru", "set the encoder and its arguments by a word, as in "),
     ("data.name", "mnist", "data.name: 'mnist' is not allowed; one of: "),
     ("data.modalities", "S1,S3", "data.modalities: modality 'S3' is not allowed; a view, or several"),

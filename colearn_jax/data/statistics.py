@@ -18,10 +18,12 @@ import numpy.typing as npt
 from colearn_jax.data import context
 from colearn_jax.data.dataset import Dataset
 from colearn_jax.data.reader import READ, Table, make_reader
+from colearn_jax.nn.quantiles import QUANTILES
 from colearn_jax.storage import array_cache
 from colearn_jax.types import CONTEXT, InputError, Modality, Task
 
-NORMALISATIONS = ("zscore", "max", "minmax", "fixed")
+NORMALISATIONS = ("zscore", "robust", "quantile", "max", "minmax", "fixed")
+SAMPLED_ROWS = 20_000  # samples that quantiles are computed from, at most
 
 
 class Moments(NamedTuple):
@@ -141,7 +143,9 @@ class Normalisation:
   The date and location columns of a context are not normalised: their offset is 0 and their scale is 1.
 
   Attributes:
-    how: `zscore` (offset is the mean, scale the standard deviation), `max` (offset 0, scale the maximum),
+    how: `zscore` (offset is the mean, scale the standard deviation), `robust` (offset is the median, scale
+      the interquartile range, in units of that of a normal distribution), `quantile` (as robust, and with
+      quantiles, see `nn.quantiles.normal_scores`), `max` (offset 0, scale the maximum),
       `minmax` (maps the minimum to 0 and the maximum to 1), or `fixed` (given constants).
     fixed: for `fixed`, the `offset` and `scale` of each modality.
     own: the `offset` and `scale` of modalities whose encoders have their own, whatever `how` is.
@@ -151,12 +155,22 @@ class Normalisation:
   fixed: Mapping[str, Mapping[str, np.ndarray]] = dataclasses.field(default_factory=dict)
   own: Mapping[str, Mapping[str, np.ndarray]] = dataclasses.field(default_factory=dict)
 
-  def constants(self, modality: Modality, found: Moments | None) -> dict[str, np.ndarray]:
+  @property
+  def sampled(self) -> bool:
+    """Whether `constants` needs the values of samples."""
+    return self.how in ("robust", "quantile")
+
+  def constants(
+    self, modality: Modality, found: Moments | None, values: np.ndarray | None = None
+  ) -> dict[str, np.ndarray]:
     """The normalisation of a modality: `offset` and `scale`, `[C]` float32. Constant bands have scale 1.
+
+    With `quantile` also `quantiles` `[Q C]` float32, NaN for columns that are not normalised.
 
     Args:
       modality: the modality.
       found: its moments in the training part; not needed for `fixed`.
+      values: values of samples of the training part, `[n ... C]`, NaN = missing; if `sampled`.
 
     Raises:
       InputError: a band has no value in the training part; of those in `own`, if none has one.
@@ -174,7 +188,19 @@ class Normalisation:
     if not known.all():
       band = modality.bands[int(np.argmin(known))]
       raise InputError(f"band {band} of modality {modality.name} has no value in the training part")
-    if self.how == "zscore":
+    out = {}
+    if values is not None and self.sampled:
+      flat = np.asarray(values, np.float64).reshape(-1, len(found.count))
+      flat = np.where(np.isfinite(flat), flat, np.nan)
+      flat[:, np.isnan(flat).all(0)] = 0.0  # seen in other samples only, or never
+      quantiles = np.nanquantile(flat, np.linspace(0.0, 1.0, QUANTILES), axis=0)
+      low, offset, high = (quantiles[round(share * (QUANTILES - 1))] for share in (0.25, 0.5, 0.75))
+      deviation = np.sqrt(found.spread / np.maximum(found.count, 1))
+      scale = np.where(high > low, (high - low) / 1.349, deviation)
+      if self.how == "quantile":
+        quantiles[:, :encoded] = np.nan
+        out["quantiles"] = quantiles.astype(np.float32)
+    elif self.how == "zscore":
       offset, scale = found.mean, np.sqrt(found.spread / np.maximum(found.count, 1))
     elif self.how == "max":
       offset, scale = np.zeros_like(found.mean), found.greatest
@@ -182,7 +208,7 @@ class Normalisation:
       offset, scale = found.least, found.greatest - found.least
     scale = np.where(scale != 0, scale, 1.0)
     offset[:encoded], scale[:encoded] = 0.0, 1.0
-    return {"offset": offset.astype(np.float32), "scale": scale.astype(np.float32)}
+    return {"offset": offset.astype(np.float32), "scale": scale.astype(np.float32)} | out
 
 
 def make_normalisation(
@@ -221,6 +247,12 @@ def make_normalisation(
   others = [m for m in modalities if m.name not in (own or {})]
   constants = {m.name: {n: join(m, n) for n in ("offset", "scale")} for m in others}
   return Normalisation(how, constants, own or {})
+
+
+def sampled_rows(rows: np.ndarray) -> np.ndarray:
+  """The rows that quantiles are computed from: all, or `SAMPLED_ROWS` of them at equal distances."""
+  rows = np.sort(rows)
+  return rows[np.linspace(0, len(rows) - 1, min(len(rows), SAMPLED_ROWS)).astype(int)]
 
 
 def task_constants(task: Task, target: np.ndarray, class_weights: str) -> dict[str, np.ndarray]:

@@ -17,11 +17,13 @@ from flax import nnx
 
 from colearn_jax import config as config_lib
 from colearn_jax.deploy.model import Model, chosen, sha256
+from colearn_jax.encoders import BY_BAND
 from colearn_jax.evaluation.results import Results
 from colearn_jax.methods.architecture import Architecture
 from colearn_jax.methods.base import Method
 from colearn_jax.methods.configured import make_architecture, make_method
 from colearn_jax.methods.predict import predict
+from colearn_jax.nn.quantiles import QUANTILES
 from colearn_jax.storage import models
 from colearn_jax.storage.files import jsonable, read_json
 from colearn_jax.types import CONTEXT, Description, InputError
@@ -54,7 +56,7 @@ def load(workdir: str | Path, sensor: str, *, runs: Sequence[str] | None = None)
     raise InputError(
       f"{workdir} has no model of {sensor} alone: method {config.method} predicts with {names}"
     )
-  function, part = one_sensor(method, architecture, sensor)
+  function, part = one_sensor(method, architecture, sensor, quantiles=config.data.normalisation == "quantile")
   have = {path.name: path for path in sorted(workdir.glob("checkpoints/*"))}
   whole = [run for run in have if re.fullmatch(r"seed\d+_fold\d+", run)]  # without ablations
   paths = chosen(have, whole if runs is None else runs, workdir)
@@ -79,9 +81,11 @@ def load(workdir: str | Path, sensor: str, *, runs: Sequence[str] | None = None)
 
 
 def one_sensor(
-  method: Method, architecture: Architecture, sensor: str
+  method: Method, architecture: Architecture, sensor: str, *, quantiles: bool = False
 ) -> tuple[Callable[..., jax.Array], dict[str, Any]]:
   """Builds the prediction function of one sensor. It contains nothing of other sensors.
+
+  With `quantiles` the inputs are normalised by quantiles, but those of encoders in `BY_BAND`.
 
   Returns:
     The function for `Model`, whose weights have the names that `flat` returns; and the part of a finished
@@ -92,11 +96,17 @@ def one_sensor(
   params, stats = map(nnx.to_pure_dict, arrays)
   names = [CONTEXT, sensor] if architecture.context else [sensor]
   width = {sensor: architecture.shapes[sensor][-1], CONTEXT: architecture.context}
-  bands = lambda m: jax.ShapeDtypeStruct((width[m],), np.float32)
+  own = architecture.encoders[sensor]["model_type"] in BY_BAND
+
+  def constants(m):
+    bands = jax.ShapeDtypeStruct((width[m],), np.float32)
+    more = {"quantiles": jax.ShapeDtypeStruct((QUANTILES, width[m]), np.float32)}
+    return {"offset": bands, "scale": bands} | (more if quantiles and not (own and m == sensor) else {})
+
   part = {
     "params": params,
     "stats": stats,
-    "values": {"inputs": {m: {"offset": bands(m), "scale": bands(m)} for m in names}},
+    "values": {"inputs": {m: constants(m) for m in names}},
   }
   order, tree = list(flat(part)), jax.tree.structure(part)
 

@@ -50,6 +50,7 @@ from colearn_jax.encoders.presto import Presto
 from colearn_jax.encoders.pse_ltae import PSELTAE
 from colearn_jax.encoders.recurrent import GRU, LSTM, RNN
 from colearn_jax.encoders.resnet import ResNet
+from colearn_jax.encoders.table import EMBEDDINGS, Table
 from colearn_jax.encoders.tempcnn import TempCNN
 from colearn_jax.encoders.transformer import Transformer
 from colearn_jax.rules import POSITIVE, SHARE, SWITCH, TEXT, WIDTHS, Rule, Setting, choice, each, integer
@@ -65,6 +66,7 @@ ENCODERS = {
   "pse_ltae": PSELTAE,
   "resnet": ResNet,
   "rnn": RNN,
+  "table": Table,
   "tae": TAE,
   "tempcnn": TempCNN,
   "transformer": Transformer,
@@ -72,20 +74,24 @@ ENCODERS = {
 
 SPATIAL = ("pse_ltae", "resnet")  # these read rows and columns; others get series of images as plain series
 BY_BAND = tuple(name for name, backbone in ENCODERS.items() if hasattr(backbone, "BANDS"))
+WITH_MEMBERS = ("table",)  # backbones that take `members=K` and then return `[B K width]`
 
 NORMS = ("none", "layer", "batch")
 SIZES = ("seq_len", "num_features")  # settings of every encoder that are checked against the sample's shape
-NO_SETTINGS = ("bands", "place", "dtype", "rngs")  # keyword arguments of backbones that are no settings
+NO_SETTINGS = ("bands", "members", "place", "dtype", "rngs")  # other keyword arguments of backbones
 AUTO = "auto"  # the encoder that `automatic` chooses by the shape of a sample
 HELP = {
-  "activation": "Activation of the feed-forward layers: relu or gelu.",
+  "activation": "Activation of the feed-forward layers: relu or gelu; of encoder table also mish.",
   "attention_dropout": "Dropout of the attention's weights.",
   "batchnorm": "Whether BatchNorm follows each dense layer.",
+  "bins": "Bins of the piecewise-linear encoding, or frequencies of the periodic one.",
   "bidirectional": "Whether a second pass reads the series backwards.",
   "d_k": "Width of the queries and keys of a head.",
   "d_model": "Width of the embedding of a time step.",
   "depth": "Number of layers: 18, 34, 50, 101 or 152.",
   "dropout": "Dropout.",
+  "embedding": f"Embedding of single numbers: {', '.join(EMBEDDINGS)}.",
+  "embedding_width": "Size of the embedding of a number.",
   "embed": "Whether a linear layer maps the bands to layer_size first.",
   "feedforward_size": "Hidden width of the feed-forward layers.",
   "kernel_size": "Length of the convolutions, in time steps.",
@@ -104,6 +110,7 @@ HELP = {
   "position": "Encoding of the positions in time.",
   "relative_position": "Encoding of the time differences in the attention.",
   "seq_len": "Number of time steps, checked against the data. None: that of the data.",
+  "sigma": "Standard deviation of the initial frequencies of the periodic encoding.",
   "step_sizes": "Widths of the layers that are applied to each time step.",
   "use_norm": "Norm after the encoder's last linear layer.",
   "weights": "File of pretrained weights in PyTorch's or safetensors format. Empty: none.",
@@ -150,6 +157,8 @@ def _rule(name: str, default: object) -> Rule:
     return each(TEXT.ok, "names of bands, as in B1,B9, or () for none")
   if "dropout" in name:
     return SHARE
+  if name == "embedding":
+    return choice(*EMBEDDINGS)
   return {bool: SWITCH, int: integer(1), float: POSITIVE, tuple: WIDTHS}.get(type(default), TEXT)
 
 
@@ -199,6 +208,7 @@ def make_encoder(
   width: int,
   *,
   context: int = 0,
+  members: int = 1,
   modality: Modality | None = None,
   place: int | None = None,
   rngs: nnx.Rngs,
@@ -212,6 +222,7 @@ def make_encoder(
     shape: of one sample.
     width: d, the width of the output.
     context: number of context values, see `Encoder`.
+    members: number of members, see `Encoder`.
     modality: the modality that is read; encoders in `BY_BAND` need it.
     place: position of the location's unit vector in the context, if it has one.
     rngs: the stream `params` for the initial values.
@@ -234,6 +245,8 @@ def make_encoder(
   flatten = len(shape) == 4 and not by_band and settings.get("model_type") not in SPATIAL
   if flatten:
     shape = shape[0], math.prod(shape[1:])
+  if settings.get("model_type") in WITH_MEMBERS:
+    more["members"] = members
   backbone = make_backbone(settings, shape, context=context, more=more, rngs=rngs, dtype=dtype)
   return Encoder(
     backbone,
@@ -241,6 +254,7 @@ def make_encoder(
     norm=norm,
     flatten=flatten,
     context=context,
+    members=members,
     place=place if by_band else None,
     months=by_band and modality is not None and modality.months,
     rngs=rngs,
@@ -260,8 +274,9 @@ def make_backbone(
   """Builds the part of an encoder before the linear layer, for samples of one shape.
 
   `seq_len` and `num_features`, if given, have to be the sample's numbers of time steps and of bands (for
-  `mlp` of all values). `context` is the number of context values, see `Encoder`. `more` are `bands` and
-  `place` for encoders in `BY_BAND`.
+  `mlp` and `table` of all values). `context` is the number of context values, see `Encoder`. `more` are
+  further arguments of the backbone: `bands` and `place` for encoders in `BY_BAND`, `members` for those that
+  have members.
 
   Raises:
     InputError: no such encoder; an argument that it does not have, that is out of range, or that contradicts
@@ -272,7 +287,7 @@ def make_backbone(
   known = arguments(model_type)
   if unknown := sorted(set(settings) - (set(known) - {"use_norm"})):  # that is not the backbone's
     raise InputError(f"encoder {model_type} has no argument {unknown[0]!r}, has: {', '.join(known)}")
-  features = math.prod(shape) if model_type == "mlp" else shape[-1]
+  features = math.prod(shape) if model_type in ("mlp", "table") else shape[-1]
   for name, size in zip(SIZES, (shape[0] if len(shape) in (2, 4) else None, features)):
     said = settings.pop(name, None)
     if said is not None and said != size:

@@ -8,6 +8,7 @@ from flax import nnx
 
 from colearn_jax.encoders import bands as band_names
 from colearn_jax.nn import layers
+from colearn_jax.nn import members as members_lib
 from colearn_jax.types import UNIT_VECTOR
 
 CONTEXT_WIDTH = 64  # of the hidden layer of a context that joins the features
@@ -16,16 +17,31 @@ CONTEXT_WIDTH = 64  # of the hidden layer of a context that joins the features
 class Projection(nnx.Module):
   """A linear layer to width d and an optional norm: features `[B D]` to `[B d]`, at least float32.
 
+  With K members features are `[B K D]`, or `[B D]` for all of them, and the output is `[B K d]`.
+
   Args:
     features: D, the width of the features.
+    members: K, see `Architecture.members`.
+    signs: whether the members first differ here, see `members.MemberLinear`.
     width: d, the width of the output.
     norm: `none`, `layer` or `batch`.
     rngs: the stream `params` for the initial values.
     dtype: of the computation. The output and the norm are at least float32.
   """
 
-  def __init__(self, features: int, width: int, *, norm: str, rngs: nnx.Rngs, dtype=jnp.float32):
-    self.linear = layers.linear(features, width, rngs=rngs, dtype=dtype)
+  def __init__(
+    self,
+    features: int,
+    width: int,
+    *,
+    norm: str,
+    members: int = 1,
+    signs: bool = False,
+    rngs: nnx.Rngs,
+    dtype=jnp.float32,
+  ):
+    self.members = members
+    self.linear = members_lib.linear(features, width, members, signs=signs, rngs=rngs, dtype=dtype)
     wide = jnp.promote_types(dtype, jnp.float32)
     if norm == "layer":
       self.norm = layers.layer_norm(width, rngs=rngs, dtype=wide)
@@ -34,6 +50,8 @@ class Projection(nnx.Module):
 
   def project(self, y: jax.Array, *, train: bool = False, present: jax.Array | None = None) -> jax.Array:
     """Projects features."""
+    if self.members > 1 and y.ndim == 2:
+      y = y[:, None]
     y = layers.widened(self.linear(y))
     if isinstance(self.norm, layers.BatchNorm):
       return self.norm(y, train=train, present=present)
@@ -53,6 +71,7 @@ class Encoder(Projection):
     width: d, the width of the output.
     norm: one of `NORMS`.
     flatten: whether to flatten series of images `[B T H W C]` to series `[B T H*W*C]`.
+    members: of the projection, and of backbones that have members.
     context: K, the number of values of the context. Without context the parameters are the same as ever.
     place: position of the location's unit vector in the context, for backbones that know bands.
     months: whether the last band is the month of each step, for backbones that know bands.
@@ -68,6 +87,7 @@ class Encoder(Projection):
     norm: str,
     flatten: bool = False,
     context: int = 0,
+    members: int = 1,
     place: int | None = None,
     months: bool = False,
     rngs: nnx.Rngs,
@@ -75,7 +95,9 @@ class Encoder(Projection):
   ):
     self.backbone, self.flatten, self.context = backbone, flatten, context
     self.place, self.months = place, months
-    super().__init__(backbone.width, width, norm=norm, rngs=rngs, dtype=dtype)
+    # Members differ from their first layer on: this one, unless the backbone has members itself.
+    signs = getattr(backbone, "members", 1) == 1
+    super().__init__(backbone.width, width, norm=norm, members=members, signs=signs, rngs=rngs, dtype=dtype)
     joined = context - (0 if place is None else len(UNIT_VECTOR))
     joins_features = joined > 0 and backbone.context_joins == "features"
     self.join = Join(backbone.width, joined, rngs=rngs, dtype=dtype) if joins_features else None
@@ -98,7 +120,7 @@ class Encoder(Projection):
       rngs: the stream `dropout`, in training.
 
     Returns:
-      Features `[B d]`, at least float32.
+      Features `[B d]`, or `[B K d]` with K members, at least float32.
 
     Raises:
       ValueError: there is a context and the encoder was built without, or the other way round.

@@ -7,7 +7,6 @@ training, data and deployment uses this interface only.
 from __future__ import annotations
 
 from colearn_jax.methods.base import Method
-from colearn_jax.methods.batch_ensemble import BatchEnsemble
 from colearn_jax.methods.discom_kd import DisCoMKD
 from colearn_jax.methods.distill import TreeDistillation
 from colearn_jax.methods.dml import MutualLearning
@@ -20,7 +19,6 @@ from colearn_jax.rules import Setting, settings_of
 from colearn_jax.types import InputError
 
 METHODS: dict[str, type[Method]] = {
-  "batch_ensemble": BatchEnsemble,
   "discom_kd": DisCoMKD,
   "distill": TreeDistillation,
   "dml": MutualLearning,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from flax import nnx
 from colearn_jax.encoders import Encoder, make_encoder
 from colearn_jax.encoders.encoder import Projection
 from colearn_jax.nn import layers
+from colearn_jax.nn import members as members_lib
 from colearn_jax.types import Modality, Task
 
 
@@ -27,6 +29,9 @@ class Architecture:
     emb_dim: D, the number of features that an encoder returns.
     head_layers: widths of the hidden layers of every head.
     context: K, the number of context values in the input of every encoder; 0 for none.
+    members: number of members that share the matrices of each encoder and head. Above 1, features are
+      `[B members D]` and outputs `[B members C]`. Each member learns by itself; a prediction is their mean.
+    standardised: whether the heads of a regression are linear in the standardised target, see `Head`.
     place: position of the location's unit vector among the context values, if it is there.
     modalities: the modality of each sensor, for encoders that know bands (`encoders.BY_BAND`).
     remat: whether the encoders' activations are recomputed in the backward pass, to save memory.
@@ -39,6 +44,8 @@ class Architecture:
   emb_dim: int = 128
   head_layers: tuple[int, ...] = ()
   context: int = 0
+  members: int = 1
+  standardised: bool = False
   place: int | None = None
   modalities: Mapping[str, Modality] = dataclasses.field(default_factory=dict)
   remat: bool = False
@@ -71,6 +78,7 @@ class Architecture:
       self.shapes[sensor],
       width or self.emb_dim,
       context=self.context,
+      members=self.members,
       modality=self.modalities.get(sensor),
       place=self.place,
       rngs=rngs,
@@ -84,25 +92,61 @@ class Architecture:
 
   def head(self, features: int, outputs: int | None = None, *, rngs: nnx.Rngs) -> Head:
     """Builds a head from `[B features]` to `[B outputs]`. Default: the outputs of the task."""
-    return Head(features, outputs or self.outputs, self.head_layers, rngs=rngs, dtype=self.wide)
+    target = outputs is None and self.task.kind == "regression" and self.standardised
+    hidden = self.head_layers or ((self.emb_dim,) if self.members > 1 else ())
+    return Head(
+      features,
+      outputs or self.outputs,
+      hidden,
+      members=self.members,
+      standardised=target,
+      rngs=rngs,
+      dtype=self.wide,
+    )
 
 
 class Head(nnx.Module):
-  """A prediction head: hidden layers (linear, ReLU, BatchNorm; none by default), then a linear layer."""
+  """A prediction head: hidden layers (linear, ReLU, BatchNorm; none by default), then a linear layer.
+
+  A standardised head returns mean + std * y for the output y of its linear layer, so that y is learned at the
+  scale of the weights and not at that of the target's unit. `mean` and `std` `[outputs]` are those of the
+  training part. They are constants of a run, which `training.state.init` sets.
+  """
 
   def __init__(
-    self, features: int, outputs: int, hidden: Sequence[int] = (), *, rngs: nnx.Rngs, dtype=jnp.float32
+    self,
+    features: int,
+    outputs: int,
+    hidden: Sequence[int] = (),
+    *,
+    members: int = 1,
+    standardised: bool = False,
+    rngs: nnx.Rngs,
+    dtype=jnp.float32,
   ):
     widths = [features, *hidden]
-    self.hidden = nnx.List([layers.linear(i, o, rngs=rngs, dtype=dtype) for i, o in zip(widths, hidden)])
+    layer = functools.partial(members_lib.linear, members=members, rngs=rngs, dtype=dtype)
+    self.hidden = nnx.List([layer(i, o) for i, o in zip(widths, hidden)])
     self.norms = nnx.List([layers.BatchNorm(width, dtype=dtype) for width in hidden])
-    self.out = layers.linear(widths[-1], outputs, rngs=rngs, dtype=dtype)
+    self.out = layer(widths[-1], outputs)
+    self.target = Target(outputs) if standardised else None
 
   def __call__(self, z: jax.Array, *, train: bool, present: jax.Array | None) -> jax.Array:
-    """Maps features `[B D]` to `[B outputs]`."""
+    """Maps features `[B D]` to `[B outputs]`; with K members `[B K D]` to `[B K outputs]`."""
     for linear, norm in zip(self.hidden, self.norms):
       z = norm(nnx.relu(linear(z)), train=train, present=present)
-    return self.out(z)
+    y = self.out(z)
+    if self.target is None:
+      return y
+    mean, std = (layers.along_last_axis(a[...], y) for a in (self.target.mean, self.target.std))
+    return mean + std * y
+
+
+class Target(nnx.Module):
+  """Mean and standard deviation `[C]` of the targets of the training part."""
+
+  def __init__(self, outputs: int):
+    self.mean, self.std = nnx.BatchStat(jnp.zeros(outputs)), nnx.BatchStat(jnp.ones(outputs))
 
 
 def encode(

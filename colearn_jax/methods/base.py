@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import chex
@@ -69,9 +69,16 @@ class Values:
   mesh: Mesh | None = flax.struct.field(pytree_node=False, default=None)
 
   def task_loss(self, output: jax.Array, target: jax.Array, mask: jax.Array) -> jax.Array:
-    """The task's loss ℓ of a head's output `[B C]`, averaged over the rows with `mask` `[B]` = 1."""
-    chex.assert_shape(output, (len(target), len(self.task.outputs)))
-    return task_loss(self.task.kind, output, target, self.constants, mask)
+    """The task's loss ℓ of a head's output, averaged over the rows with `mask` `[B]` = 1.
+
+    Args:
+      output: `[B C]`, or `[B K C]` for K members, of which each has its own loss (Gorishniy et al. 2025).
+      target: see `Batch`.
+      mask: `[B]`.
+    """
+    chex.assert_shape(output, (len(target), ..., len(self.task.outputs)))
+    loss = lambda output: task_loss(self.task.kind, output, target, self.constants, mask)
+    return over_members(loss, output)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +112,7 @@ class Method:
 
   terms: ClassVar[tuple[str, ...]] = ("main",)  # loss terms: names of the fields with their weights
   requires: ClassVar[tuple[str, ...]] = ()  # methods that are trained first, in the same runs
+  allows_members: ClassVar[bool] = False  # whether `Architecture.members` may be above 1
 
   @property
   def paired(self) -> bool:
@@ -146,6 +154,8 @@ class Method:
   ) -> Any:
     """Runs the model. Returns all that the loss and the predictions need, as a tree of arrays `[B ...]`.
 
+    With K members, features and outputs are `[B K ...]`.
+
     Args:
       model: the model that `build` returned.
       inputs: see `Batch`. Sensors that are not in it are left out of the computation.
@@ -164,9 +174,10 @@ class Method:
     raise NotImplementedError
 
   def predict(self, outputs: Any) -> Predictions:
-    """The output `[B C]` of each head for each predictor, before `methods.predict.activate`.
+    """The output of each head for each predictor, before `methods.predict.activate`.
 
-    There is always a head named `prediction`. Predictors with a sensor that was not in the inputs are left
+    It is `[B C]`, or `[B K C]` with K members. There is always a head named `prediction`.
+    Predictors with a sensor that was not in the inputs are left
     out.
     """
     raise NotImplementedError
@@ -201,6 +212,13 @@ class Network:
   def model(self, params: dict, stats: dict) -> nnx.Module:
     """The model with these parameters and batch statistics."""
     return nnx.merge(self.graphdef, params, stats)
+
+
+def over_members(loss: Callable[..., jax.Array], *features: jax.Array) -> jax.Array:
+  """A loss of features or outputs `[B D]`; of those of K members, `[B K D]`, the mean of their losses."""
+  if features[0].ndim == 2:
+    return loss(*features)
+  return jax.vmap(loss, in_axes=1)(*features).mean()
 
 
 def mean_over_sensors(parts: Mapping[str, jax.Array], rows: Mapping[str, jax.Array]) -> jax.Array:

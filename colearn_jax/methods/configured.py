@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from colearn_jax import encoders, methods
 from colearn_jax.methods.architecture import Architecture
 from colearn_jax.methods.base import Method, Network
-from colearn_jax.types import CONTEXT, UNIT_VECTOR, Modality, Task
+from colearn_jax.types import CONTEXT, UNIT_VECTOR, InputError, Modality, Task
 
 
 def make_method(config: ConfigDict) -> Method:
@@ -37,6 +37,9 @@ def weights(config: ConfigDict, ablation: str = "") -> dict[str, float]:
 
 def make_architecture(config: ConfigDict, task: Task, modalities: Sequence[Modality]) -> Architecture:
   """The architecture of a configuration. `modalities` are the sensors, and the context if there is one."""
+  if config.model.members > 1 and not methods.find(config.method).allows_members:
+    have = ", ".join(name for name, method in methods.METHODS.items() if method.allows_members)
+    raise InputError(f"model.members: method={config.method} has no members; 1, or a method of: {have}")
   sensors: Mapping[str, Modality] = {m.name: m for m in modalities if m.name != CONTEXT}
   columns: Sequence[str] = next((m.bands for m in modalities if m.name == CONTEXT), ())
   return Architecture(
@@ -45,6 +48,8 @@ def make_architecture(config: ConfigDict, task: Task, modalities: Sequence[Modal
     task=task,
     emb_dim=config.model.emb_dim,
     head_layers=tuple(config.model.head_layers),
+    members=config.model.members,
+    standardised=config.model.standardised,
     context=len(columns),
     place=columns.index(UNIT_VECTOR[0]) if UNIT_VECTOR[0] in columns else None,
     modalities=sensors,

@@ -9,7 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from colearn_jax.methods.base import Samples, mean_over_sensors, summed
+from colearn_jax.methods.base import Samples, mean_over_sensors, over_members, summed
 from colearn_jax.methods.individual import Individual
 from colearn_jax.methods.tabular import imputed, tabulated
 from colearn_jax.objectives.distillation import distillation
@@ -57,9 +57,8 @@ class TreeDistillation(Individual):
       teacher = values.arrays["trees"][batch.row]
       known = jnp.isfinite(teacher).all(-1)
       rows = {m: jnp.where(known, batch.present[m], 0.0) for m in outputs}
-      distance = lambda m: distillation(
-        values.task.kind, outputs[m], teacher, values.constants, rows[m], self.temperature
-      )
+      rest = lambda m: (teacher, values.constants, rows[m], self.temperature)
+      distance = lambda m: over_members(lambda y: distillation(values.task.kind, y, *rest(m)), outputs[m])
       parts["distillation"] = {m: distance(m) for m in outputs}
       totals["distillation"] = values.weights["distillation"] * mean_over_sensors(parts["distillation"], rows)
     return summed(parts, totals)

@@ -27,6 +27,8 @@ class Separate(nnx.Module):
 class Individual(Method):
   """L = (1/M) Σ_m ℓ(ŷ_m, y), for M models that share no parameters."""
 
+  allows_members = True
+
   main: float = setting(1.0, POSITIVE, "Weight of L_main, the task's loss of each sensor's prediction.")
 
   def build(self, architecture, *, only=None, rngs):

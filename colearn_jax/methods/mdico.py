@@ -7,6 +7,7 @@ sensors. Discriminative learning makes the features of the unique encoder specif
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import flax.struct
 import jax
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from colearn_jax.methods.architecture import Architecture, encode
-from colearn_jax.methods.base import Method, mean_over_sensors, summed
+from colearn_jax.methods.base import Method, mean_over_sensors, over_members, summed
 from colearn_jax.nn import layers
 from colearn_jax.objectives import ring
 from colearn_jax.objectives.contrastive import contrastive
@@ -146,6 +147,7 @@ class MDiCo(Method):
   )
 
   terms = ("main", "auxiliary", "contrastive", "discriminative")
+  allows_members = True
 
   @property
   def uses_unlabelled(self):
@@ -197,7 +199,8 @@ class MDiCo(Method):
     names = [m for m in outputs.sensors if m in outputs.prediction]
     labelled = {m: batch.present[m] * batch.labelled for m in names}
     task = lambda head, m: values.task_loss(head[m], batch.target, labelled[m])
-    sensor = lambda head, m: modality_loss(head[m], outputs.sensors.index(m), batch.present[m])
+    number = outputs.sensors.index
+    sensor = lambda head, m: over_members(lambda y: modality_loss(y, number(m), batch.present[m]), head[m])
     parts: dict[str, dict[str, jax.Array]] = {}
     totals: dict[str, jax.Array] = {}
     for term in filter(values.weights.__contains__, self.terms):
@@ -223,11 +226,14 @@ class MDiCo(Method):
     out = {}
     for position, m in enumerate(names):
       for n in names[position + 1 :]:
-        given = shared[m], shared[n], self.temperature, present[m] * present[n]
-        if self._around(mesh, len(shared[m])):
-          out[f"{m}__{n}"] = ring.contrastive(mesh, *given, negatives=self.negatives)
-        else:
-          out[f"{m}__{n}"] = contrastive(*given, negatives=self.negatives)
+        around = self._around(mesh, len(shared[m]))
+        loss = functools.partial(ring.contrastive, mesh) if around else contrastive
+        options = {
+          "temperature": self.temperature,
+          "mask": present[m] * present[n],
+          "negatives": self.negatives,
+        }
+        out[f"{m}__{n}"] = over_members(functools.partial(loss, **options), shared[m], shared[n])
     return out
 
   def _around(self, mesh, batch_size: int) -> bool:

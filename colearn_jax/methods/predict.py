@@ -14,18 +14,20 @@ from flax import nnx
 
 from colearn_jax.methods.base import Method, Predictions
 from colearn_jax.nn import layers
+from colearn_jax.nn.quantiles import normal_scores
 from colearn_jax.types import CONTEXT
 
 
 def normalise(
   inputs: Mapping[str, jax.Array], constants: Mapping[str, Mapping[str, jax.Array]]
 ) -> dict[str, Any]:
-  """Normalises inputs: (x - offset) / scale on the last axis.
+  """Normalises inputs: (x - offset) / scale on the last axis, or by quantiles.
 
   Args:
     inputs: raw values `[B *shape]` by sensor, float or integer, NaN = missing; also the context `[B K]` with
       the name `context`, if there is one.
-    constants: `offset` and `scale` `[C]` of each input.
+    constants: `offset` and `scale` `[C]` of each input; or also `quantiles` `[Q C]`, see
+      `quantiles.normal_scores`.
 
   Returns:
     For each sensor the normalised values; with a context, the pair of these values and the context. NaN stays
@@ -33,8 +35,11 @@ def normalise(
   """
   scaled = {}
   for m, x in inputs.items():
-    offset, scale = (layers.along_last_axis(constants[m][name], x) for name in ("offset", "scale"))
-    scaled[m] = (layers.widened(x) - offset) / scale
+    if "quantiles" in constants[m]:
+      scaled[m] = normal_scores(layers.widened(x), constants[m]["quantiles"])
+    else:
+      offset, scale = (layers.along_last_axis(constants[m][name], x) for name in ("offset", "scale"))
+      scaled[m] = (layers.widened(x) - offset) / scale
   context = scaled.pop(CONTEXT, None)
   return scaled if context is None else {m: (x, context) for m, x in scaled.items()}
 
@@ -44,6 +49,26 @@ def has_values(x: jax.Array) -> jax.Array:
   if not jnp.issubdtype(x.dtype, jnp.floating):
     return jnp.ones(x.shape[0], jnp.float32)
   return (~jnp.isnan(x)).any(tuple(range(1, x.ndim))).astype(jnp.float32)
+
+
+def mean_prediction(kind: str, output: jax.Array) -> jax.Array:
+  """The output `[B C]` whose activation is the mean of the members' activations.
+
+  Of classes this is the logarithm of the mean probability, of labels the logit of the mean probability, of a
+  regression the mean.
+
+  Args:
+    kind: one of `types.KINDS`.
+    output: `[B K C]` of K members, before the activation; `[B C]` is returned as it is.
+  """
+  if output.ndim == 2:
+    return output
+  if kind == "regression":
+    return output.mean(1)
+  log_mean = lambda logs: jax.nn.logsumexp(logs, axis=1) - jnp.log(logs.shape[1])
+  if kind == "multilabel":
+    return log_mean(jax.nn.log_sigmoid(output)) - log_mean(jax.nn.log_sigmoid(-output))
+  return log_mean(jax.nn.log_softmax(output))
 
 
 def activate(kind: str, output: jax.Array) -> jax.Array:
@@ -81,7 +106,7 @@ def predict(
 
   def known(predictor, output):
     there = jnp.stack([present[m] for m in needs[predictor]]).min(0) > 0
-    return jnp.where(there[:, None], activate(kind, output), jnp.nan)
+    return jnp.where(there[:, None], activate(kind, mean_prediction(kind, output)), jnp.nan)
 
   return {
     head: {predictor: known(predictor, output) for predictor, output in named.items()}

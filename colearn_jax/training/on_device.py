@@ -42,6 +42,10 @@ class OnDevice(SamplesOf):
   def _moments(self, rows: np.ndarray) -> dict[str, statistics.Moments]:
     return statistics.of_table(self._host, rows)
 
+  def _inputs(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+    inputs, present = self._host["inputs"], self._host["present"]
+    return {m: x[rows[present[m][rows] > 0] if m in present else rows] for m, x in inputs.items()}
+
   @contextlib.contextmanager
   def epochs(self, runs: Sequence[Run], state: TrainState) -> Iterator[Epoch]:
     """Yields a function that trains these runs for one epoch."""

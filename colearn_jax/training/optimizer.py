@@ -25,7 +25,8 @@ SCALINGS: dict[str, Callable[[float], optax.GradientTransformation]] = {
   "sgd": lambda momentum: optax.trace(momentum),
 }
 SCHEDULES = ("constant", "cosine", "linear", "one_cycle")
-NOT_DECAYED = r"(^|/)(bias\w*|scale|table|token|query|vectors)$"  # no weight decay, as for all vectors
+# Parameters without weight decay, as all vectors.
+NOT_DECAYED = r"(^|/)(bias\w*|scale|before|behind|missing|table|token|query|vectors)$"
 
 
 @dataclasses.dataclass(frozen=True)

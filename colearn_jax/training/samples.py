@@ -130,9 +130,13 @@ class SamplesOf:
     """The arrays of a run, see `TrainState.values`."""
     labelled = run.train[self.index.labelled[run.train]]
     task = self.recipe.network.architecture.task
-    found = {} if self._normalisation.how == "fixed" else self._found(run)
+    normalisation = self._normalisation
+    found = {} if normalisation.how == "fixed" else self._found(run)
+    values = self._inputs(statistics.sampled_rows(run.train)) if normalisation.sampled else {}
     return {
-      "inputs": {m.name: self._normalisation.constants(m, found.get(m.name)) for m in self.modalities},
+      "inputs": {
+        m.name: normalisation.constants(m, found.get(m.name), values.get(m.name)) for m in self.modalities
+      },
       "task": statistics.task_constants(task, self.index.target[labelled], self._class_weights),
       "weights": {term: np.float32(weight) for term, weight in self._weights(run).items()},
       "arrays": dict(self._arrays(run)),
@@ -140,4 +144,8 @@ class SamplesOf:
     }
 
   def _moments(self, rows: np.ndarray) -> dict[str, statistics.Moments]:
+    raise NotImplementedError
+
+  def _inputs(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+    """The raw inputs of those of these rows that have the modality, `[n ... C]` by modality."""
     raise NotImplementedError

@@ -132,7 +132,7 @@ def init(
   model = recipe.method.build(recipe.network.architecture, rngs=rngs)
   _, *arrays = nnx.split(model, nnx.Param, nnx.BatchStat)
   drawn = dict(zip(("params", "stats"), map(nnx.to_pure_dict, arrays)))
-  replaced = _replaced(drawn, pretrained or {})
+  replaced = _with_target(_replaced(drawn, pretrained or {}), values["task"])
   params, stats = replaced["params"], replaced["stats"]
   # These have the types that steps return. A weak type would cause a second compilation.
   zero, inf = jnp.zeros((), jnp.int32), jnp.full((), jnp.inf, jnp.float32)
@@ -156,6 +156,15 @@ def _replaced(tree: Any, given: Any) -> Any:
   if not isinstance(tree, dict):
     return jnp.asarray(given, tree.dtype)
   return tree | {name: _replaced(tree[name], part) for name, part in given.items()}
+
+
+def _with_target(tree: Any, task: Mapping[str, jax.Array]) -> Any:
+  """Sets the mean and the deviation of the target in every standardised head, see `architecture.Target`."""
+  if not isinstance(tree, dict):
+    return tree
+  standardised = set(tree.get("target", {})) == {"mean", "std"}
+  own = {"target": {name: task[name] for name in ("mean", "std")}} if standardised else {}
+  return {name: _with_target(part, task) for name, part in tree.items()} | own
 
 
 def finished_model(state: TrainState) -> Tree:

@@ -9,12 +9,13 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import grain
 import jax
 import numpy as np
 
 from colearn_jax.data import statistics, stream
 from colearn_jax.data.dataset import Dataset
-from colearn_jax.data.reader import Index, check_unchanged, make_reader
+from colearn_jax.data.reader import READ, Index, check_unchanged, make_reader
 from colearn_jax.data.splits import Run
 from colearn_jax.nn import random
 from colearn_jax.parallel import sharding
@@ -67,6 +68,13 @@ class Streamed(SamplesOf):
   def check_source(self) -> None:
     """See `SamplesOf`."""
     check_unchanged(self._dataset, self.index)
+
+  def _inputs(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+    read = grain.MapDataset.source(rows).map(self._batches["reader"]).to_iter_dataset(READ)
+    every = list(read)
+    stack = lambda m: np.stack([sample["inputs"][m.name] for sample in every])
+    present = lambda m: np.stack([sample["present"].get(m.name, 1.0) for sample in every])
+    return {m.name: stack(m)[present(m) > 0] for m in self.modalities}
 
   @contextlib.contextmanager
   def epochs(self, runs: Sequence[Run], state: TrainState) -> Iterator[Epoch]:

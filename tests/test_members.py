@@ -1,0 +1,99 @@
+"""Members that share weights."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from colearn_jax import encoders
+from colearn_jax.methods.predict import activate, mean_prediction
+from colearn_jax.nn.members import MemberLinear
+from tests.small_methods import (
+  KINDS,
+  SHAPES,
+  B,
+  a_batch,
+  architecture,
+  filled,
+  make,
+  masks,
+  outputs_of,
+  random,
+  values,
+)
+
+
+def test_members_share_a_matrix():
+  layer = filled(lambda: MemberLinear(4, 3, 2, signs=True, rngs=nnx.Rngs(0)))
+  x = random(B, 2, 4)
+  a = {name: np.asarray(getattr(layer, name)[...]) for name in ("kernel", "before", "behind", "bias")}
+  for k in range(2):
+    kernel = np.diag(a["before"][k]) @ a["kernel"] @ np.diag(a["behind"][k])
+    np.testing.assert_allclose(layer(x)[:, k], x[:, k] @ kernel + a["bias"][k], rtol=1e-4, atol=1e-5)
+  np.testing.assert_allclose(layer(x[:, :1])[:, 1], layer(np.repeat(x[:, :1], 2, 1))[:, 1], rtol=1e-5)
+  new = MemberLinear(64, 3, 4, signs=True, rngs=nnx.Rngs(0))
+  assert set(np.unique(new.before[...])) == {-1.0, 1.0} and 0.3 < (new.before[...] > 0).mean() < 0.7
+  assert (MemberLinear(4, 3, 2, signs=False, rngs=nnx.Rngs(0)).before[...] == 1).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_prediction_is_the_mean_of_the_members(kind):
+  members = jnp.asarray(50 * random(B, 5, 3))  # also where probabilities round to 0 and 1
+  got = activate(kind, mean_prediction(kind, members))
+  each = jnp.stack([activate(kind, members[:, k]) for k in range(5)])
+  np.testing.assert_allclose(got, each.mean(0), rtol=1e-4, atol=1e-6)
+  output = mean_prediction(kind, members)
+  assert np.isfinite(output).all()
+  if kind in ("binary", "multiclass"):  # logarithms of probabilities, not only up to a constant
+    np.testing.assert_allclose(jnp.exp(output), got, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_member_learns_the_task(kind):
+  method, present = make("individual"), masks(radar=(1, 2), thermal=range(B))
+  each = [outputs_of(kind, 10 * k) for k in range(3)]
+  outputs = {m: jnp.stack([o[m] for o in each], 1) for m in SHAPES}
+  batch, given = a_batch(kind, present=present, labelled=[1, 0, 1, 1, 1, 1]), values(method, kind, main=2.0)
+  loss, terms = method.loss(outputs, batch, given)
+  alone = [method.loss(o, batch, given) for o in each]
+  for m in SHAPES:
+    np.testing.assert_allclose(terms[f"main/{m}"], np.mean([a[1][f"main/{m}"] for a in alone]), rtol=1e-5)
+  np.testing.assert_allclose(loss, np.mean([a[0] for a in alone]), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["individual", "distill", "mdico"])
+@pytest.mark.parametrize("encoder", ["mlp", "table"])
+def test_methods_with_members(name, encoder):
+  method = make(name)
+  settings = {"model_type": encoder, "layer_sizes": (6,), "dropout": 0.0}
+  a = architecture("regression", members=3, standardised=True)
+  a = a.__class__(**{**a.__dict__, "encoders": dict.fromkeys(SHAPES, settings)})
+  model = filled(lambda: method.build(a, rngs=nnx.Rngs(0)))
+  x = {m: random(B, *shape, seed=k) for k, (m, shape) in enumerate(SHAPES.items())}
+  outputs = method.forward(model, x, masks(), train=True, rngs=nnx.Rngs(dropout=0, sensors=0, method=0))
+  arrays = {"trees": jnp.asarray(random(B, 3))} if name == "distill" else {}
+  loss, terms = method.loss(outputs, a_batch("regression"), values(method, "regression", arrays=arrays))
+  assert np.isfinite(loss) and terms
+  for y in method.predict(outputs)["prediction"].values():
+    assert y.shape == (B, 3, 3) and float(jnp.abs(y[:, 0] - y[:, 1]).max()) > 0
+
+
+def test_a_table_embeds_each_number_and_knows_missing_ones():
+  for embedding in ("none", "periodic", "piecewise"):
+    settings = {"model_type": "table", "layer_sizes": (8,), "embedding": embedding, "dropout": 0.0}
+    make_encoder = lambda settings=settings: encoders.make_encoder(settings, (3, 2), 4, rngs=nnx.Rngs(0))
+    encoder, x = filled(make_encoder), random(B, 3, 2)
+    hole = x.copy()
+    hole[0, 1, 1] = np.nan
+    y, with_hole = encoder(x), encoder(hole)
+    assert np.isfinite(with_hole).all() and not np.allclose(y[0], with_hole[0])
+    np.testing.assert_array_equal(y[1:], with_hole[1:])
+
+
+def test_piecewise_bins_are_quantiles():
+  embed = filled(lambda: encoders.table.Piecewise(1, 4, bins=4, rngs=nnx.Rngs(0), dtype=jnp.float32))
+  embed.vectors.set_value(jnp.eye(4)[None])
+  embed.bias.set_value(jnp.zeros((1, 4)))
+  quartiles = np.array([-0.67448975, 0.0, 0.67448975, -10.0, 10.0, 0.3186394])[:, None]
+  want = [[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [0, 0, 0, 0], [1, 1, 1, 1], [1, 1, 0.5, 0]]
+  np.testing.assert_allclose(embed(quartiles)[:, 0], want, atol=1e-5)
