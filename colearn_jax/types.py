@@ -62,8 +62,9 @@ class Modality:
   @classmethod
   def from_json(cls, tree: Mapping) -> Modality:
     """The inverse of `to_json`."""
-    known = (tuple(tree[k]) for k in ("views", "shape", "bands"))
-    return cls(tree["name"], *known, tuple(tree.get("units", ())), bool(tree.get("months", False)))
+    views, shape, bands = (tuple(tree[k]) for k in ("views", "shape", "bands"))
+    units, months = tuple(tree.get("units", ())), bool(tree.get("months", False))
+    return cls(tree["name"], views, shape, bands, units, months)
 
 
 @dataclasses.dataclass(frozen=True)

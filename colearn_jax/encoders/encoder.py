@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -81,7 +83,7 @@ class Encoder(Projection):
 
   def __init__(
     self,
-    backbone: nnx.Module,
+    backbone: Any,
     width: int,
     *,
     norm: str,
@@ -93,7 +95,8 @@ class Encoder(Projection):
     rngs: nnx.Rngs,
     dtype=jnp.float32,
   ):
-    self.backbone, self.flatten, self.context = backbone, flatten, context
+    self.backbone: Any = backbone
+    self.flatten, self.context = flatten, context
     self.place, self.months = place, months
     # Members differ from their first layer on: this one, unless the backbone has members itself.
     signs = getattr(backbone, "members", 1) == 1

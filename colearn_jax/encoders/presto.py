@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -83,7 +84,7 @@ class Presto(nnx.Module):
     if not self.groups:
       known = "; ".join(f"{group} ({' '.join(names)})" for group, names in GROUPS.items())
       raise InputError(f"encoder presto: {', '.join(bands)} complete none of its groups: {known}")
-    self.embed = nnx.Dict(
+    self.embed: Any = nnx.Dict(
       {
         group: nnx.Embed(ABSENT_CLASS + 1, layer_size, dtype=dtype, rngs=rngs)
         if group == CLASSES

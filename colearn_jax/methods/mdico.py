@@ -157,8 +157,13 @@ class MDiCo(Method):
   def build(self, architecture, *, only=None, rngs):
     """See `Method`."""
     if only is not None:
-      alone = {"auxiliary": False, "discriminative": False, "one_backbone": self.backbones == "one"}
-      return Model(architecture.part([only]), **alone, rngs=rngs)
+      return Model(
+        architecture.part([only]),
+        auxiliary=False,
+        discriminative=False,
+        one_backbone=self.backbones == "one",
+        rngs=rngs,
+      )
     return Model(
       architecture,
       auxiliary=self.auxiliary > 0,

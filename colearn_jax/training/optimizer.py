@@ -140,7 +140,7 @@ def layer_decay(decay: float, blocks: Mapping[str, int]) -> dict[str, float]:
   Returns:
     The factor by a regular expression for the parameter's path.
   """
-  out = {}
+  out: dict[str, float] = {}
   for sensor, count in blocks.items():
     backbone = rf"(^|/){re.escape(sensor)}/backbone/"
     out |= {f"{backbone}blocks/{i}/": decay ** (count - i) for i in range(count)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -123,11 +124,11 @@ def transposed(tensor: np.ndarray) -> np.ndarray:
   return tensor.T
 
 
-def linear(name: str, layer: nnx.Linear) -> list[tuple[str, nnx.Variable, Layout]]:
+def linear(name: str, layer: Any) -> list[tuple[str, nnx.Variable, Layout]]:
   """The places of a dense layer, see `fill`."""
   return [(f"{name}.weight", layer.kernel, transposed), (f"{name}.bias", layer.bias, same)]
 
 
-def norm(name: str, layer: nnx.LayerNorm) -> list[tuple[str, nnx.Variable, Layout]]:
+def norm(name: str, layer: Any) -> list[tuple[str, nnx.Variable, Layout]]:
   """The places of a LayerNorm, see `fill`."""
   return [(f"{name}.weight", layer.scale, same), (f"{name}.bias", layer.bias, same)]
