@@ -55,16 +55,16 @@ PATCH = 8  # edge of the kernels, in pixels, and of the largest patches
 
 
 class Galileo(nnx.Module):
-  """Tokens of band groups, patches and time steps: `[B T C]`, `[B H W C]`, `[B T H W C]` or `[B C]` to `[B D]`.
+  """Tokens of band groups, patches and steps: `[B T C]`, `[B H W C]`, `[B T H W C]` or `[B C]` to `[B D]`.
 
   Only the groups whose bands the modality has make tokens. A group makes one for each patch and step, for
   each patch, for each step or a single one, by its kind, see `KINDS`. Values of a group are averaged over
   the axes that it does not have. The encodings of the group, of the position in the series, of the month and
   of the patch's position are added, as far as the group has them; an unknown month is encoded as zeros.
 
-  A token is left out of a sample where one of its bands is missing. The first pixel decides for its patch, and
-  other missing pixels of a patch get its mean. The output is the mean over the tokens that are there, after a
-  LayerNorm. Its width D is `layer_size`.
+  A token is left out of a sample where one of its bands is missing. The first pixel decides for its patch,
+  and other missing pixels of a patch get its mean. The output is the mean over the tokens that are there,
+  after a LayerNorm. Its width D is `layer_size`.
 
   `patch_size` is the edge of the patches of images in pixels, and `resolution` that of a pixel in metres.
   """
@@ -185,7 +185,7 @@ class Galileo(nnx.Module):
   def _tokens(
     self, number: int, x: jax.Array, months: jax.Array, place: jax.Array | None
   ) -> tuple[jax.Array, jax.Array]:
-    """The tokens of a group `[B T P D]`, and which are there; T or P is 1 for groups without time or space."""
+    """The tokens of a group, and which are there: `[B T P D]`, with T or P = 1 where it has no such axis."""
     group, quarter = self.groups[number], self.width // 4
     if group == PLACE:
       values = place[:, None, None, None]

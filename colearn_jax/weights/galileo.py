@@ -20,6 +20,7 @@ VECTORS = {"space_time": "s_t", "space": "sp", "time": "t", "static": "st"}  # o
 BLOCK = {"norm": "norm1", "dense_norm": "norm2", "project": "attn.qkv", "merge": "attn.proj",
          "dense": "mlp.fc1", "dense_out": "mlp.fc2"}  # fmt: skip
 JOINED = "qkv"  # queries, keys and values are one layer here, and three in the file
+JOINED_VECTORS = "channel_embed"  # of all kinds
 
 
 def fill(path: Path, net: galileo.Galileo) -> None:
@@ -32,19 +33,18 @@ def fill(path: Path, net: galileo.Galileo) -> None:
   Raises:
     InputError: the file cannot be read or does not fit.
   """
-  tensors = {name.replace(".backbone", "").removeprefix("backbone."): a for name, a in files.read(path).items()}
+  plain = lambda name: ".".join(part for part in name.split(".") if part != "backbone")
+  tensors = {plain(name): tensor for name, tensor in files.read(path).items()}
   _check_sizes(path, tensors, net)
   files.check_names(path, "Galileo", tensors, _names(len(net.blocks)))
   quarter = net.width // 4
   _check_table(path, MONTHS, tensors[MONTHS], galileo.month_table(quarter)[:12])
   steps = np.arange(len(tensors[POSITIONS]))
   _check_table(path, POSITIONS, tensors[POSITIONS], galileo.wave_table(steps, quarter))
-  for name in (f"blocks.{i}.attn.{JOINED}.{kind}" for i in range(len(net.blocks)) for kind in ("weight", "bias")):
-    before, after = name.split(JOINED)
-    try:
-      tensors[name] = np.concatenate([tensors[before + part + after] for part in JOINED])
-    except ValueError:
-      raise InputError(f"weights={path}: {before}q, k and v{after} have different shapes") from None
+  try:
+    tensors |= _joined(tensors, net)
+  except (ValueError, IndexError) as error:
+    raise InputError(f"weights={path}: tensors that belong together have other shapes: {error}") from None
   files.fill(path, tensors, _places(net))
 
 
@@ -80,7 +80,7 @@ def _check_sizes(path: Path, tensors: Mapping[str, np.ndarray], net: galileo.Gal
     "num_heads": first.num_heads,
     "feedforward_size": first.dense.out_features,
   }
-  found = {"num_heads": size for name, size in sizes(path).items() if name == "num_heads"}
+  found = {name: size for name, size in sizes(path).items() if name == "num_heads"}
   if "norm.weight" in tensors and "blocks.0.mlp.fc1.bias" in tensors:
     found |= {
       "layer_size": len(tensors["norm.weight"]),
@@ -89,7 +89,9 @@ def _check_sizes(path: Path, tensors: Mapping[str, np.ndarray], net: galileo.Gal
     }
   shown = lambda of: ", ".join(f"{name}={of[name]}" for name in own if name in found)
   if any(own[name] != size for name, size in found.items()):
-    raise InputError(f"weights={path} are those of a Galileo with {shown(found)}; the encoder has {shown(own)}")
+    raise InputError(
+      f"weights={path} are those of a Galileo with {shown(found)}; the encoder has {shown(own)}"
+    )
 
 
 def _check_table(path: Path, name: str, found: np.ndarray, expected: np.ndarray) -> None:
@@ -98,16 +100,36 @@ def _check_table(path: Path, name: str, found: np.ndarray, expected: np.ndarray)
     raise InputError(f"weights={path}: {name} is not the table of a Galileo")
 
 
+def _joined(tensors: Mapping[str, np.ndarray], net: galileo.Galileo) -> dict[str, np.ndarray]:
+  """The tensors of variables that the file has in several tensors."""
+  row = lambda group: list(galileo.KINDS[galileo.KIND[group]]).index(group)
+  out = {
+    JOINED_VECTORS: np.stack([tensors[_vectors(galileo.KIND[group])][row(group)] for group in net.groups])
+  }
+  for name in (f"blocks.{i}.attn" for i in range(len(net.blocks))):
+    for kind in ("weight", "bias"):
+      out[f"{name}.{JOINED}.{kind}"] = np.concatenate([tensors[f"{name}.{part}.{kind}"] for part in JOINED])
+  return out
+
+
 def _places(net: galileo.Galileo) -> Iterator[tuple]:
   """The variables of the backbone, see `tensors.fill`."""
+  yield JOINED_VECTORS, net.vectors, files.same
   for group in net.groups:
     embed, name = net.embed[group], _embed(group)
     yield f"{name}.weight", embed.kernel, lambda tensor: np.transpose(tensor, (*range(2, tensor.ndim), 1, 0))
     yield f"{name}.bias", embed.bias, files.same
   for i, block in enumerate(net.blocks):
     for ours, theirs in BLOCK.items():
-      yield from (files.norm if "norm" in ours else files.linear)(f"blocks.{i}.{theirs}", getattr(block, ours))
+      yield from (files.norm if "norm" in ours else files.linear)(
+        f"blocks.{i}.{theirs}", getattr(block, ours)
+      )
   yield from files.norm("norm", net.norm)
+
+
+def _vectors(kind: str) -> str:
+  """The name of the table with a vector for each group of a kind."""
+  return f"{VECTORS[kind]}_channel_embed"
 
 
 def _embed(group: str) -> str:
@@ -119,6 +141,10 @@ def _embed(group: str) -> str:
 def _names(n_layers: int) -> list[str]:
   """The names of all tensors in a file, whatever groups the backbone has."""
   parts = [*(part for part in BLOCK.values() if JOINED not in part), *(f"attn.{part}" for part in JOINED)]
-  named = ["norm", *map(_embed, galileo.GROUPS), *(f"blocks.{i}.{part}" for i in range(n_layers) for part in parts)]
+  named = [
+    "norm",
+    *map(_embed, galileo.GROUPS),
+    *(f"blocks.{i}.{part}" for i in range(n_layers) for part in parts),
+  ]
   both = [f"{name}.{kind}" for name in named for kind in ("weight", "bias")]
-  return [POSITIONS, MONTHS, *(f"{vectors}_channel_embed" for vectors in VECTORS.values()), *both]
+  return [POSITIONS, MONTHS, *map(_vectors, VECTORS), *both]
