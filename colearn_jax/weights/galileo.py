@@ -39,13 +39,13 @@ def fill(path: Path, net: galileo.Galileo) -> None:
   files.check_names(path, "Galileo", tensors, _names(len(net.blocks)))
   quarter = net.width // 4
   _check_table(path, MONTHS, tensors[MONTHS], galileo.month_table(quarter)[:12])
-  steps = np.arange(len(tensors[POSITIONS]))
+  steps = np.arange(len(np.atleast_1d(tensors[POSITIONS])))
   _check_table(path, POSITIONS, tensors[POSITIONS], galileo.wave_table(steps, quarter))
   try:
     tensors |= _joined(tensors, net)
   except (ValueError, IndexError) as error:
     raise InputError(f"weights={path}: tensors that belong together have other shapes: {error}") from None
-  files.fill(path, tensors, _places(net))
+  files.fill(path, tensors, places(net))
 
 
 def sizes(path: Path) -> dict[str, int]:
@@ -83,9 +83,9 @@ def _check_sizes(path: Path, tensors: Mapping[str, np.ndarray], net: galileo.Gal
   found = {name: size for name, size in sizes(path).items() if name == "num_heads"}
   if "norm.weight" in tensors and "blocks.0.mlp.fc1.bias" in tensors:
     found |= {
-      "layer_size": len(tensors["norm.weight"]),
+      "layer_size": tensors["norm.weight"].size,
       "n_layers": next(i for i in range(len(tensors) + 1) if f"blocks.{i}.norm1.weight" not in tensors),
-      "feedforward_size": len(tensors["blocks.0.mlp.fc1.bias"]),
+      "feedforward_size": tensors["blocks.0.mlp.fc1.bias"].size,
     }
   shown = lambda of: ", ".join(f"{name}={of[name]}" for name in own if name in found)
   if any(own[name] != size for name, size in found.items()):
@@ -104,7 +104,7 @@ def _joined(tensors: Mapping[str, np.ndarray], net: galileo.Galileo) -> dict[str
   """The tensors of variables that the file has in several tensors."""
   row = lambda group: list(galileo.KINDS[galileo.KIND[group]]).index(group)
   out = {
-    JOINED_VECTORS: np.stack([tensors[_vectors(galileo.KIND[group])][row(group)] for group in net.groups])
+    JOINED_VECTORS: np.stack([tensors[vectors(galileo.KIND[group])][row(group)] for group in net.groups])
   }
   for name in (f"blocks.{i}.attn" for i in range(len(net.blocks))):
     for kind in ("weight", "bias"):
@@ -112,12 +112,12 @@ def _joined(tensors: Mapping[str, np.ndarray], net: galileo.Galileo) -> dict[str
   return out
 
 
-def _places(net: galileo.Galileo) -> Iterator[tuple]:
+def places(net: galileo.Galileo) -> Iterator[tuple]:
   """The variables of the backbone, see `tensors.fill`."""
   yield JOINED_VECTORS, net.vectors, files.same
   for group in net.groups:
     embed, name = net.embed[group], _embed(group)
-    yield f"{name}.weight", embed.kernel, lambda tensor: np.transpose(tensor, (*range(2, tensor.ndim), 1, 0))
+    yield f"{name}.weight", embed.kernel, _inputs_first
     yield f"{name}.bias", embed.bias, files.same
   for i, block in enumerate(net.blocks):
     for ours, theirs in BLOCK.items():
@@ -127,7 +127,12 @@ def _places(net: galileo.Galileo) -> Iterator[tuple]:
   yield from files.norm("norm", net.norm)
 
 
-def _vectors(kind: str) -> str:
+def _inputs_first(tensor: np.ndarray) -> np.ndarray:
+  """The layout of kernels `[out in ...]` in PyTorch, `[... in out]` here."""
+  return np.moveaxis(tensor, (1, 0), (-2, -1)) if tensor.ndim > 1 else tensor
+
+
+def vectors(kind: str) -> str:
   """The name of the table with a vector for each group of a kind."""
   return f"{VECTORS[kind]}_channel_embed"
 
@@ -147,4 +152,4 @@ def _names(n_layers: int) -> list[str]:
     *(f"blocks.{i}.{part}" for i in range(n_layers) for part in parts),
   ]
   both = [f"{name}.{kind}" for name in named for kind in ("weight", "bias")]
-  return [POSITIONS, MONTHS, *map(_vectors, VECTORS), *both]
+  return [POSITIONS, MONTHS, *map(vectors, VECTORS), *both]
