@@ -87,9 +87,12 @@ _by_pieces.defvjp(_forward, _backward)
 def _map(function, heads: int, *arrays: jax.Array) -> jax.Array:
   """Applies a function of arrays `[B N ...]` to pieces of the batch whose scores fit in the cache.
 
-  A piece has every P-th sample, so that a batch which is shared by devices stays where it is.
+  A piece has every P-th sample, so that a batch which is shared by devices stays where it is. A batch whose
+  size is not known, as in exported models, is one piece.
   """
   batch, count = arrays[0].shape[:2]
+  if not isinstance(batch, int):
+    return function(*arrays)
   fitting = max(1, CACHE // (4 * heads * count**2))
   pieces = next(p for p in range(-(-batch // fitting), batch + 1) if batch % p == 0) if batch else 1
   if pieces == 1:
