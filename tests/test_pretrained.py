@@ -88,8 +88,8 @@ def lfmc(tmp_path_factory):
     }
 
 
-def load(lfmc, encoder="presto", **changes):
-  return config.load(f"configs/lfmc.py:encoder={encoder}", {**lfmc, **changes})
+def load(lfmc, **changes):
+  return config.load("configs/lfmc.py:encoder=presto", {**lfmc, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -153,9 +153,15 @@ def test_one_sensor_predicts_alike_from_the_run_and_from_its_export(lfmc, finish
 def test_galileo_trains_and_its_export_predicts_alike(lfmc, tmp_path):
   state = galileo_files.state_dict()
   file = save_torch_file(tmp_path / "encoder.pt", state)
-  changes = {"model.encoders.S1.weights": str(file), "train.rates": {"S1/backbone": 0}, "train.max_epochs": 1}
-  run.run(load(lfmc, "galileo", **changes, **{"loss.backbones": "one"}), tmp_path / "run")
-  params = models.restore(tmp_path / "run/checkpoints/seed10_fold0")["params"]["unique"]["S1"]["backbone"]
+  own = {"model_type": "galileo", **galileo_files.SIZES, "n_layers": 1, "weights": str(file)}
+  settings = {k: v for k, v in lfmc.items() if not k.startswith("model.enc")} | {
+    "model.encoders.S1": own,
+    "train.rates": {"S1/backbone": 0},
+    "train.max_epochs": 1,
+    "data.modalities": "S1",
+  }
+  run.run(config.load("configs/lfmc.py:individual,encoder=mlp", settings), tmp_path / "run")
+  params = models.restore(tmp_path / "run/checkpoints/seed10_fold0")["params"]["encoders"]["S1"]["backbone"]
   assert set(params["embed"]) == {"S1", "location"}
   kernel = state["space_time_embed.S1.proj.weight"].transpose(2, 3, 1, 0)
   np.testing.assert_array_equal(params["embed"]["S1"]["kernel"], kernel)
