@@ -149,7 +149,7 @@ SCHEMA: dict[str, Setting] = {
     choice("zscore", "robust", "quantile", "max", "minmax", "fixed"),
     "How bands are scaled, by the training part: mean and deviation (zscore), median and interquartile range "
     "(robust), quantiles mapped to those of a normal distribution (quantile), maximum (max), range (minmax); "
-    "or by data.fixed (fixed). Encoders that know bands (presto) use constants of their own.",
+    "or by data.fixed (fixed). Encoders that know bands (galileo, presto) use constants of their own.",
   ),
   "data.fixed": Setting(
     {},
@@ -338,7 +338,7 @@ SCHEMA: dict[str, Setting] = {
   "train.layer_decay": Setting(
     1.0,
     number(lambda v: 0 < v <= 1, "> 0 and <= 1"),
-    "Learning rate factor from each block of an encoder with blocks (presto) to the one before it.",
+    "Learning rate factor from each block of an encoder with blocks (galileo, presto) to the one before it.",
   ),
   "train.average": Setting(
     "none",

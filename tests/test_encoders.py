@@ -274,7 +274,7 @@ def test_convtran_positions_break_the_symmetry_of_time(position, relative):
 @pytest.mark.parametrize(
   "settings, message",
   [
-    ({"model_type": "tcn"}, "unknown encoder 'tcn', have: convtran, gru"),
+    ({"model_type": "tcn"}, "unknown encoder 'tcn', have: convtran, galileo"),
     ({"model_type": "gru", "heads": 3}, "encoder gru has no argument 'heads', has: layer_size"),
     ({"model_type": "gru", "output": "mean"}, "output='mean' of encoder gru: have last_output, last_state"),
     ({"model_type": "ltae", "num_heads": 3}, "num_heads=3 does not divide d_model=256"),
@@ -319,6 +319,6 @@ def test_interface(name):
   """What `encoders/README.md` promises of every backbone."""
   backbone = encoders.ENCODERS[name]
   assert {"train", "present", "rngs"} <= set(inspect.signature(backbone.__call__).parameters)
-  assert ("dropout" in encoders.arguments(name)) == (name != "resnet")
+  assert ("dropout" in encoders.arguments(name)) == (name not in ("galileo", "resnet"))
   assert backbone.__doc__ and inspect.getmodule(backbone).__doc__
   assert backbone.context_joins in ("inputs", "features")

@@ -21,7 +21,7 @@ from colearn_jax.storage import models
 from colearn_jax.training import run, work_directory
 from colearn_jax.training.optimizer import layer_decay, make_optimizer
 from colearn_jax.types import InputError, Modality
-from tests import small_methods
+from tests import galileo_files, small_methods
 from tests.helpers import save_torch_file
 from tests.presto_files import SIZES, state_dict
 
@@ -148,6 +148,34 @@ def test_one_sensor_predicts_alike_from_the_run_and_from_its_export(lfmc, finish
   assert np.abs(exported.predict(other, context) - got).max() > 0
   other[0, :, :2] = np.nan  # without values the sensor is absent, whatever the months are
   assert np.isnan(exported.predict(other, context)[0]).all()
+
+
+def test_galileo_trains_and_its_export_predicts_alike(lfmc, tmp_path):
+  state = galileo_files.state_dict()
+  file = save_torch_file(tmp_path / "encoder.pt", state)
+  own = {"model_type": "galileo", **galileo_files.SIZES, "n_layers": 1, "weights": str(file)}
+  settings = {k: v for k, v in lfmc.items() if not k.startswith("model.enc")} | {
+    "model.encoders.S1": own,
+    "train.rates": {"S1/backbone": 0},
+    "train.max_epochs": 1,
+    "data.modalities": "S1",
+  }
+  run.run(config.load("configs/lfmc.py:individual,encoder=mlp", settings), tmp_path / "run")
+  params = models.restore(tmp_path / "run/checkpoints/seed10_fold0")["params"]["encoders"]["S1"]["backbone"]
+  assert set(params["embed"]) == {"S1", "location"}
+  kernel = state["space_time_embed.S1.proj.weight"].transpose(2, 3, 1, 0)
+  np.testing.assert_array_equal(params["embed"]["S1"]["kernel"], kernel)
+
+  dataset = open_dataset(f"{lfmc['data.data_dir']}/lfmc/2.1.0")
+  parts = [dataset.modality("S1", months=True), context_modality(dataset, ("date", "location"))]
+  inputs = readers.read_table(readers.make_reader(dataset, parts))["inputs"]
+  x, context = inputs["S1"], inputs["context"]
+  expected = load_model(tmp_path / "run", "S1", runs=["seed10_fold0"]).predict(x, context)
+  exported = load_model(export_sensor(tmp_path / "run", "S1", tmp_path / "S1", runs=["seed10_fold0"]))
+  assert np.isfinite(expected).all()
+  np.testing.assert_allclose(exported.predict(x, context), expected, rtol=1e-5)
+  x[..., -1] = (x[..., -1] + 6) % 12
+  assert np.abs(exported.predict(x, context) - expected).max() > 0
 
 
 def test_a_resumed_run_stops_at_other_weights(lfmc, tmp_path):

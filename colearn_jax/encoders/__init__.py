@@ -44,6 +44,7 @@ from flax import nnx
 from colearn_jax.encoders import bands as band_names
 from colearn_jax.encoders.convtran import ConvTran
 from colearn_jax.encoders.encoder import Encoder
+from colearn_jax.encoders.galileo import Galileo
 from colearn_jax.encoders.ltae import LTAE, TAE
 from colearn_jax.encoders.mlp import MLP
 from colearn_jax.encoders.presto import Presto
@@ -58,6 +59,7 @@ from colearn_jax.types import InputError, Modality
 
 ENCODERS = {
   "convtran": ConvTran,
+  "galileo": Galileo,
   "gru": GRU,
   "lstm": LSTM,
   "ltae": LTAE,
@@ -87,6 +89,7 @@ HELP = {
   "bins": "Bins of the piecewise-linear encoding, or frequencies of the periodic one.",
   "bidirectional": "Whether a second pass reads the series backwards.",
   "d_k": "Width of the queries and keys of a head.",
+  "drop_path": "Probability that a block leaves out a sample in training.",
   "d_model": "Width of the embedding of a time step.",
   "depth": "Number of layers: 18, 34, 50, 101 or 152.",
   "dropout": "Dropout.",
@@ -106,9 +109,11 @@ HELP = {
   "num_features": "Number of bands, checked against the data. None: that of the data.",
   "num_heads": "Number of attention heads.",
   "output": "What is returned of a series, such as the output of the last step.",
+  "patch_size": "Edge of the patches that an image is cut into, in pixels, 1 to 8.",
   "pixel_sizes": "Widths of the layers that are applied to each pixel.",
   "position": "Encoding of the positions in time.",
   "relative_position": "Encoding of the time differences in the attention.",
+  "resolution": "Edge of a pixel, in metres.",
   "seq_len": "Number of time steps, checked against the data. None: that of the data.",
   "sigma": "Standard deviation of the initial frequencies of the periodic encoding.",
   "step_sizes": "Widths of the layers that are applied to each time step.",
@@ -155,7 +160,7 @@ def _rule(name: str, default: object) -> Rule:
     return Rule(lambda v: v is None or integer(1).ok(v), "an integer >= 1, or None for the data's own")
   if name == "leave_out":
     return each(TEXT.ok, "names of bands, as in B1,B9, or () for none")
-  if "dropout" in name:
+  if "drop" in name:
     return SHARE
   if name == "embedding":
     return choice(*EMBEDDINGS)
@@ -293,7 +298,7 @@ def make_backbone(
     if said is not None and said != size:
       raise InputError(f"encoder {model_type}: {name}={said!r}, but data of shape {shape} have {size}")
   for name, value in settings.items():
-    if "dropout" in name and not 0 <= value < 1:
+    if "drop" in name and not 0 <= value < 1:
       raise InputError(f"encoder {model_type}: {name}={value!r} is not allowed; a number >= 0 and < 1")
     if type(known[name]) is int and not (isinstance(value, numbers.Integral) and value >= 1):
       raise InputError(f"encoder {model_type}: {name}={value!r} is not allowed; an integer >= 1")

@@ -13,9 +13,13 @@ from typing import Any
 
 from flax import nnx
 
-from colearn_jax.weights import imagenet, presto, tensors
+from colearn_jax.weights import galileo, imagenet, presto, tensors
 
-LOADERS: dict[str, Callable[[Path, Any], None]] = {"presto": presto.fill, "resnet": imagenet.fill}
+LOADERS: dict[str, Callable[[Path, Any], None]] = {
+  "galileo": galileo.fill,
+  "presto": presto.fill,
+  "resnet": imagenet.fill,
+}
 
 
 def load(settings: Mapping[str, Any], net: nnx.Module) -> dict[str, dict]:
