@@ -31,7 +31,7 @@ def _state(directory: Path) -> str:
 
 
 def table(shown: Mapping, workdir: Path) -> str:
-  """The mean and deviation of the main score of each cell, arm and sensor.
+  """The mean and deviation of the main score of each cell, finished arm and sensor.
 
   Args:
     shown: the content of `study.json`.
@@ -46,5 +46,6 @@ def table(shown: Mapping, workdir: Path) -> str:
         found = Results.read(path).scores.modalities
         of_sensors = [found.get(sensor, found.get(CONTEXT, {})) for sensor in cell["sensors"]]
         rows[arm["title"]] = [cell_text(scores.get(cell["metric"])) for scores in of_sensors]
-    lines += aligned(f"{cell['title']}: {cell['metric']}", cell["sensors"], rows)
+    if rows:
+      lines += aligned(f"{cell['title']}: {cell['metric']}", cell["sensors"], rows)
   return "\n".join(lines[1:])
