@@ -29,6 +29,7 @@ SMALL = {
   "resnet": {},
   "rnn": {"layer_size": 8},
   "tae": {"d_model": 8, "num_heads": 2, "d_k": 4, "n_neurons": (16, 8)},
+  "table": {"layer_sizes": (8, 8), "embedding_width": 2, "bins": 4},
   "tempcnn": {"layer_size": 8},
   "transformer": {"layer_size": 8, "num_heads": 2, "feedforward_size": 8},
 }
