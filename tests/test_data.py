@@ -9,6 +9,7 @@ from colearn_jax.datasets import build
 from colearn_jax.data import reader as readers
 from colearn_jax.data import stream
 from colearn_jax.data.dataset import context_modality, open_dataset
+from colearn_jax.data.fixed_length import FixedLength
 from colearn_jax.parallel import sharding
 from colearn_jax.training.epoch import batched
 from colearn_jax.types import InputError, Modality
@@ -99,14 +100,43 @@ def test_prefetch_reaches_the_device_as_global_arrays(fields):
 
 
 def test_a_sensor_is_there_where_any_of_its_values_is():
+  ones, nothing = np.ones((3, 1)), np.full((3, 1), np.nan)
+  byte = lambda value: np.full((3, 1), value, np.uint8)
   samples = [
-    {"views": {"a": np.ones((3, 1)), "b": np.full((3, 1), np.nan), "c": np.zeros((3, 1), np.uint8)}},
-    {"views": {"a": np.full((3, 1), np.nan), "b": np.full((3, 1), np.nan), "c": np.ones((3, 1), np.uint8)}},
+    {"views": {"a": ones, "b": nothing, "c": byte(0), "d": byte(5)}, "present": {"c": False}},
+    {"views": {"a": nothing, "b": nothing, "c": byte(1), "d": byte(5)}, "present": {"c": True}},
+    {"views": {"a": nothing, "b": nothing, "c": byte(0), "d": byte(5)}, "present": {"c": False}},
   ]
-  samples[0]["present"], samples[1]["present"] = {"c": False}, {"c": True}
-  modalities = [Modality(n, tuple(n.split("_")), (3, len(n.split("_"))), ()) for n in ("a_b", "b", "c")]
-  table = readers.read_table(readers.Reader(samples, tuple(modalities)))
-  assert {m: p.tolist() for m, p in table["present"].items()} == {"a_b": [1, 0], "b": [0, 0], "c": [0, 1]}
+  names = ("a_b", "b", "c", "a_c", "c_d", "d_d")
+  modalities = [Modality(n, tuple(n.split("_")), (3, len(n.split("_"))), ()) for n in names]
+  reader = readers.Reader(samples, tuple(modalities))
+  table = readers.read_table(reader)
+  assert {m: p.tolist() for m, p in table["present"].items()} == {
+    "a_b": [1, 0, 0],
+    "b": [0, 0, 0],
+    "c": [0, 1, 0],
+    "a_c": [1, 1, 0],
+    "c_d": [1, 1, 1],
+    "d_d": [1, 1, 1],
+  }
+  first = {m: x[:, 0].tolist() for m, x in table["inputs"].items()}  # the first step
+  np.testing.assert_array_equal(first["a_c"], [[1, np.nan], [np.nan, 1], [np.nan, np.nan]])
+  np.testing.assert_array_equal(first["c_d"], [[np.nan, 5], [1, 5], [np.nan, 5]])
+  whole = {"c": np.uint8, "d_d": np.uint8}  # as they are stored: one view, or none that a sample may lack
+  for row in range(3):
+    types = {m: x.dtype for m, x in reader(row)["inputs"].items()}
+    assert types == {m: whole.get(m, np.float32) for m in types}
+
+
+def test_a_joined_view_that_a_sample_lacks_fits_all_steps():
+  """A mask hides a step of the other view; the filler of an absent view has no steps to compare."""
+  fixed = FixedLength("a", (3, 1), "pad", np.nan, "mask", ((0, 50),), dated=False)
+  hidden = np.array([[0], [100], [0]], np.uint8)
+  views = {"a": np.arange(3.0)[:, None], "mask": hidden, "c": np.zeros((3, 1), np.uint8)}
+  modality = Modality("a_c", ("a", "c"), (3, 2), ())
+  reader = readers.Reader([{"views": views, "present": {"c": False}}], (modality,), {"a": fixed})
+  want = [[np.nan, np.nan], [0, np.nan], [2, np.nan]]
+  np.testing.assert_array_equal(reader(0)["inputs"]["a_c"], want)
 
 
 def test_what_has_no_label_is_told_apart_and_filled():

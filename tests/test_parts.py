@@ -22,13 +22,14 @@ def fields(tmp_path, monkeypatch):
   monkeypatch.setattr(sharding, "make_mesh", lambda *_: one)
   setup._mention_once.cache_clear()
 
-  def write(targets, split=None, lacking=(), empty_band=(), **changes):
+  def write(targets, split=None, lacking=(), empty_band=(), regions=None, **changes):
     rng, folder = np.random.default_rng(0), tmp_path / "fields"
-    rows = [["id", "target", *(["split"] if split else [])]]
+    more = {name: cells for name, cells in (("split", split), ("group_region", regions)) if cells}
+    rows = [["id", "target", *more]]
     for view in ("A", "B"):
       (folder / view).mkdir(parents=True)
     for i, target in enumerate(targets):
-      rows.append([f"s{i}", target, *([split[i]] if split else [])])
+      rows.append([f"s{i}", target, *(cells[i] for cells in more.values())])
       np.save(folder / f"A/s{i}.npy", rng.normal(size=3).astype(np.float32))
       x = rng.normal(size=2).astype(np.float32)
       x[1] = np.nan if i in empty_band else x[1]
@@ -103,6 +104,42 @@ def test_a_sensor_without_a_value_is_told_before_the_first_training_B19(fields, 
     assert (
       not list((tmp_path / placement).rglob("*.csv")) and not (tmp_path / placement / "checkpoints").exists()
     )
+
+
+@pytest.mark.parametrize(
+  "words, targets, changes, message",
+  [
+    pytest.param(
+      "",
+      CLASSES,
+      {"regions": ["north", "south"] * 12, "protocol.group_by": "region"},
+      "^seed10_fold0: protocol.name=clean cannot hold out a validation part .0.1. from 1 labelled groups",
+      id="B16 two regions in two folds",
+    ),
+    pytest.param(
+      ":official",
+      [*CLASSES[:12], *[""] * 4, *CLASSES[16:]],
+      {"split": SPLIT},
+      "^protocol.split: no sample of the split 'validation' has a label",
+      id="B17 a validation split without labels",
+    ),
+    pytest.param(
+      "",
+      CLASSES[:3],
+      {},
+      "^seed10_fold[01]: protocol.name=clean cannot hold out a validation part .* from 1 labelled samples",
+      id="B17 three samples in two folds",
+    ),
+  ],
+)
+def test_parts_that_cannot_be_cut_are_told_before_the_first_training(
+  fields, tmp_path, words, targets, changes, message
+):
+  settings = config.load(f"configs/folder.py{words}", fields(targets, **changes))
+  with pytest.raises(InputError, match=message) as error:
+    train.run(settings, tmp_path / "run")
+  assert "\n" not in str(error.value)
+  assert not (tmp_path / "run/checkpoints").exists() and not list((tmp_path / "run").rglob("*.csv"))
 
 
 def test_splits_that_folds_do_not_use_are_mentioned_once_B27(fields, capsys, tmp_path):

@@ -218,8 +218,9 @@ class Reader:
   """Reads one row as `{"inputs": {m: array}, "present": {sensor: float32 scalar}}`. Can be pickled.
 
   The views of a modality are concatenated. Integers of 8 or 16 bits keep their type, all other inputs are
-  float32. A modality with months has them in its last band, and is float32. The context is an input,
-  float32 `[K]`, NaN if unknown, and has no entry in `present`.
+  float32. Joined views are float32 too if a sample may lack one that has integers: its values are NaN then. A
+  sample has a joined sensor if it has any of its views. A modality with months has them in its last band, and
+  is float32. The context is an input, float32 `[K]`, NaN if unknown, and has no entry in `present`.
   """
 
   source: Source
@@ -239,12 +240,18 @@ class Reader:
     sensors = [m for m in self.modalities if m.name != CONTEXT]
     inputs = {m.name: self._join(m, sample) for m in sensors}
     has_values = lambda x: x.dtype.kind != "f" or not np.isnan(x).all()
-    is_present = lambda m: has_values(inputs[m.name]) and all(flags.get(view, True) for view in m.views)
+    # The parts that a sample lacks are NaN in joined views.
+    flagged = lambda m: len(m.views) > 1 or flags.get(m.views[0], True)
+    is_present = lambda m: has_values(inputs[m.name]) and flagged(m)
     present = {m.name: np.float32(is_present(m)) for m in sensors}
     contexts = {m.name: _context(m, sample) for m in self.modalities if m.name == CONTEXT}
     return {"inputs": inputs | contexts, "present": present}
 
   def _join(self, modality: Modality, sample: dict) -> np.ndarray:
+    flags, joined = sample.get("present", {}), len(modality.views) > 1
+    lacking = [view for view in modality.views if joined and not flags.get(view, True)]
+    absent = {view: np.full(sample["views"][view].shape, np.nan, np.float32) for view in lacking}
+    sample = sample | {"views": sample["views"] | absent}
     parts, days, two = apply_to_views(self.ragged, modality.views, sample)
     if two is not None:
       raise InputError(
@@ -252,7 +259,9 @@ class Reader:
         f"sample {sample['id'].decode()}; data.series=month joins means of months"
       )
     dtype = np.result_type(*parts)
-    if dtype.kind not in "iu" or dtype.itemsize > 2:
+    # All samples have one type, also those that lack no view.
+    may_lack = joined and any(view in flags for view in modality.views)
+    if may_lack or dtype.kind not in "iu" or dtype.itemsize > 2:
       dtype = np.dtype(np.float32)
     if len(parts) == 1:
       values = np.asarray(parts[0], dtype)

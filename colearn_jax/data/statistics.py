@@ -108,7 +108,7 @@ def of_dataset(dataset: Dataset, modalities: Sequence[Modality], rows: np.ndarra
   rows = np.sort(rows)
   query = lambda m: {
     "what": "statistics",
-    "format": 2,
+    "format": 3,
     "modality": dataclasses.replace(m, units=()).to_json(),
     "series": [dataclasses.asdict(dataset.ragged[view]) for view in m.views if view in dataset.ragged],
     "rows": array_cache.digest(rows),

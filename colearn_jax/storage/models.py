@@ -105,16 +105,22 @@ def restore(directory: Path, part: dict[str, Any] | None = None) -> dict:
       like = _select(like, part, directory)
     on_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
     model = ocp.args.PyTreeRestore(like, on_host, partial_restore=True)
-    return manager.restore(step, args=ocp.args.Composite(model=model))["model"]
+    got = manager.restore(step, args=ocp.args.Composite(model=model))["model"]
+    return {name: {} for name in part or ()} | got  # also what has no arrays
 
 
 def _select(tree: dict, part: dict, directory: Path, path: str = "") -> dict:
-  """The branches of `tree` that are named in `part`. Names are compared as text, as some are numbers."""
+  """The branches of `tree` that are named in `part`. Names are compared as text, as some are numbers.
+
+  Branches without arrays are left out, because Orbax cannot read nothing of a branch with arrays.
+  """
   out = {}
   for name, below in part.items():
     key = next((k for k in tree if str(k) == str(name)), None)
     if key is None:
       raise InputError(f"{directory} has no {path}{name}: it was trained by another method or encoder")
     both = isinstance(below, dict) and isinstance(tree[key], dict)
-    out[key] = _select(tree[key], below, directory, f"{path}{name}/") if both else tree[key]
+    found = _select(tree[key], below, directory, f"{path}{name}/") if both else tree[key]
+    if found != {}:
+      out[key] = found
   return out
