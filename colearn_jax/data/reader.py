@@ -239,7 +239,7 @@ class Reader:
     flags = sample.get("present", {})
     sensors = [m for m in self.modalities if m.name != CONTEXT]
     inputs = {m.name: self._join(m, sample) for m in sensors}
-    has_values = lambda x: x.dtype.kind != "f" or not np.isnan(x).all()
+    has_values = lambda x: x.dtype.kind != "f" or np.isfinite(x).any()
     # The parts that a sample lacks are NaN in joined views.
     flagged = lambda m: len(m.views) > 1 or flags.get(m.views[0], True)
     is_present = lambda m: has_values(inputs[m.name]) and flagged(m)

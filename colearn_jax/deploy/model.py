@@ -71,9 +71,9 @@ class Model:
     """Predicts: the mean over the predictions of all runs.
 
     Args:
-      x: `[N *shape]`, raw values in the units and the band order of the data set. NaN or masked values are
-        missing. A last band `month` is the month of each step: 0 is January, NaN unknown. Any real dtype;
-        float64 and integers of 32 bits or more are rounded to float32.
+      x: `[N *shape]`, raw values in the units and the band order of the data set. NaN, infinite or masked
+        values are missing. A last band `month` is the month of each step: 0 is January, NaN unknown. Any real
+        dtype; float64 and integers of 32 bits or more are rounded to float32.
       context: `[N K]`, the columns `self.context`, NaN if unknown.
       batch_size: number of samples per batch. Default: as many as fit in 32 MiB, 4096 at most. Batches are
         padded to powers of two, so that few programs are compiled.

@@ -24,8 +24,8 @@ def normalise(
   """Normalises inputs: (x - offset) / scale on the last axis, or by quantiles.
 
   Args:
-    inputs: raw values `[B *shape]` by sensor, float or integer, NaN = missing; also the context `[B K]` with
-      the name `context`, if there is one.
+    inputs: raw values `[B *shape]` by sensor, float or integer, NaN or infinite = missing; also the context
+      `[B K]` with the name `context`, if there is one.
     constants: `offset` and `scale` `[C]` of each input; or also `quantiles` `[Q C]`, see
       `quantiles.normal_scores`.
 
@@ -35,20 +35,22 @@ def normalise(
   """
   scaled = {}
   for m, x in inputs.items():
+    x = layers.widened(x)
+    x = jnp.where(jnp.isinf(x), jnp.nan, x)  # as builders do, so that every array is read alike
     if "quantiles" in constants[m]:
-      scaled[m] = normal_scores(layers.widened(x), constants[m]["quantiles"])
+      scaled[m] = normal_scores(x, constants[m]["quantiles"])
     else:
       offset, scale = (layers.along_last_axis(constants[m][name], x) for name in ("offset", "scale"))
-      scaled[m] = (layers.widened(x) - offset) / scale
+      scaled[m] = (x - offset) / scale
   context = scaled.pop(CONTEXT, None)
   return scaled if context is None else {m: (x, context) for m, x in scaled.items()}
 
 
 def has_values(x: jax.Array) -> jax.Array:
-  """Which samples of raw `[B *shape]` are present, `[B]`: those with at least one value that is not NaN."""
+  """Which samples of raw `[B *shape]` are present, `[B]`: those with at least one finite value."""
   if not jnp.issubdtype(x.dtype, jnp.floating):
     return jnp.ones(x.shape[0], jnp.float32)
-  return (~jnp.isnan(x)).any(tuple(range(1, x.ndim))).astype(jnp.float32)
+  return jnp.isfinite(x).any(tuple(range(1, x.ndim))).astype(jnp.float32)
 
 
 def mean_prediction(kind: str, output: jax.Array) -> jax.Array:
