@@ -356,10 +356,10 @@ def finished_run(directory, method, encoder, columns=0):
 @pytest.mark.parametrize(
   ("method", "encoder"),
   [
-    ("mdico", "gru"),
+    pytest.param("mdico", "gru", marks=pytest.mark.slow),
     ("individual", "gru"),
     ("mdico", "tempcnn"),
-    ("mdico", "transformer"),
+    pytest.param("mdico", "transformer", marks=pytest.mark.slow),
     pytest.param("individual", "resnet", marks=pytest.mark.slow),
   ],
 )

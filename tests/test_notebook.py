@@ -8,6 +8,7 @@ NOTEBOOK = Path(__file__).parents[1] / "examples/quickstart.ipynb"
 nbformat = pytest.importorskip("nbformat")
 
 
+@pytest.mark.slow
 def test_the_notebook_runs(tmp_path, monkeypatch):
   client = pytest.importorskip("nbclient")
   pytest.importorskip("ipykernel")

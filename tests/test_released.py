@@ -205,7 +205,7 @@ def test_yaml_with_an_encoder_for_each_sensor(tmp_path):
     ({"dataset": "lfmc"}, "names no encoder"),
     ({**LFMC, "sampler": 1, "x": {"y": 2}}, "has unknown settings, --ignore=sampler,x.y skips them"),
     ({"encoder": {**SMALL, "widht": 3}}, "--ignore=encoder.widht"),
-    ({"encoder": {"model_type": "resnet"}}, "unknown encoder 'resnet', have: convtran, gru"),
+    ({"encoder": {"model_type": "resnet"}}, "unknown encoder 'resnet', have: convtran, galileo"),
     (
       {"dataset": "lfmc", "views": ["S1", "S2"], "encoders": {"S1": SMALL}},
       "encoders for S1, but the modalities are S1, S2",

@@ -229,4 +229,4 @@ def test_table_beside_a_baseline():
 def test_a_mean_just_below_zero_has_no_sign_B30():
   from colearn_jax.evaluation import results
 
-  assert results._cell({"mean": -0.0004, "std": 0.0}) == "0.000 ± 0.000"
+  assert results.cell_text({"mean": -0.0004, "std": 0.0}) == "0.000 ± 0.000"

@@ -199,6 +199,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(lfmc, tmp_path, mo
   assert_same(tmp_path / "whole", tmp_path / "stopped")
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_it_ends_the_same(lfmc, tmp_path):
   """SIGKILL, twice, at moments that are nobody's choice, against a run that nobody disturbed."""
   overrides = {**SMALL, **lfmc, "train.max_epochs": 12}
@@ -317,7 +318,7 @@ def test_clean_protocol_by_site_and_official_splits(lfmc, tmp_path):
 # Devices.
 
 
-@pytest.mark.parametrize("placement", ["device", "stream"])
+@pytest.mark.parametrize("placement", ["device", pytest.param("stream", marks=pytest.mark.slow)])
 def test_eight_devices_with_sharded_parameters_interrupted_are_one_device(
   lfmc, tmp_path, monkeypatch, placement
 ):

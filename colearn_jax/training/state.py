@@ -132,7 +132,7 @@ def init(
   model = recipe.method.build(recipe.network.architecture, rngs=rngs)
   _, *arrays = nnx.split(model, nnx.Param, nnx.BatchStat)
   drawn = dict(zip(("params", "stats"), map(nnx.to_pure_dict, arrays)))
-  replaced = _with_target(_replaced(drawn, pretrained or {}), values["task"])
+  replaced = _with_target(_replaced(drawn, pretrained or {}), values.get("task", {}))
   params, stats = replaced["params"], replaced["stats"]
   # These have the types that steps return. A weak type would cause a second compilation.
   zero, inf = jnp.zeros((), jnp.int32), jnp.full((), jnp.inf, jnp.float32)
