@@ -174,7 +174,7 @@ def test_one_sensor_predicts_from_the_work_directory(finished, lfmc):
   [
     # After a checkpoint of the first fold, and in the second.
     pytest.param({"data__placement": "device"}, (4, 8), marks=pytest.mark.slow),
-    ({"data__placement": "stream"}, (4, 8)),
+    pytest.param({"data__placement": "stream"}, (4, 8), marks=pytest.mark.slow),
     ({"train__replicas": True}, (6, 9)),  # after a checkpoint of both, and between their lines of an epoch
   ],
 )
@@ -318,7 +318,8 @@ def test_clean_protocol_by_site_and_official_splits(lfmc, tmp_path):
 # Devices.
 
 
-@pytest.mark.parametrize("placement", ["device", pytest.param("stream", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("placement", ["device", "stream"])
 def test_eight_devices_with_sharded_parameters_interrupted_are_one_device(
   lfmc, tmp_path, monkeypatch, placement
 ):
