@@ -20,7 +20,7 @@ CONFIG = "configs/folder.py:official,individual"
 SPLIT = ["train"] * 12 + ["validation"] * 4 + ["test"] * 9
 TEST = slice(16, 25)
 WITHOUT_Q = (18, 19)  # samples without the view of integers
-DAYS = [str(np.datetime64("2019-01-05") + 13 * i) for i in range(24)] + [""]
+DAYS = [str(np.datetime64("2019-01-05") + np.timedelta64(13 * i, "D")) for i in range(24)] + [""]
 LARGE = float(np.finfo(np.float32).max)
 
 

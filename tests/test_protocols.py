@@ -111,7 +111,7 @@ def table(seed, samples=240):
   """Samples of 20 sites in 5 years, some without a label: their groups, dates, places and labels."""
   rng = np.random.default_rng(seed)
   site = rng.integers(0, 20, samples)
-  dates = np.datetime64("2015-01-01") + rng.integers(0, 5 * 365, samples)
+  dates = np.datetime64("2015-01-01") + rng.integers(0, 5 * 365, samples).astype("timedelta64[D]")
   places = np.stack([rng.uniform(-40, 60, 20), rng.uniform(-180, 180, 20)], axis=1)[site]
   return np.array([f"site{k}" for k in site]), dates, places, rng.random(samples) < 0.8
 
@@ -193,7 +193,7 @@ def test_each_leaves_one_group_out_and_small_folds_only_train():
 
 
 def test_rules_hold_beside_official_splits():
-  dates = np.datetime64("2020-01-01") + np.arange(100)
+  dates = np.datetime64("2020-01-01") + np.arange(100).astype("timedelta64[D]")
   (run,) = splits.runs("clean", (0,), OWN, folds=None, apart=Apart(dates=dates, purge=30))
   np.testing.assert_array_equal(run.train, np.arange(31))
   np.testing.assert_array_equal(run.validation, OWN["validation"])
@@ -272,8 +272,8 @@ def test_nearest_distances_are_the_least_of_all_pairs():
   places = np.stack([rng.uniform(-90, 90, 300), rng.uniform(-180, 180, 300)], axis=1)
   places[100:200] = places[:100] + rng.normal(0, 0.001, (100, 2))
   places[:3], places[3:6] = np.nan, [[80.0, 179.99], [80.0, -179.99], [90.0, 12.0]]
-  dates = np.datetime64("2000-02-29") + rng.integers(-9000, 9000, 300)
-  dates[6:9] = np.datetime64("NaT")
+  dates = np.datetime64("2000-02-29") + rng.integers(-9000, 9000, 300).astype("timedelta64[D]")
+  dates[6:9] = np.datetime64("NaT", "D")
   rows, others, code = np.arange(0, 300, 2), np.arange(1, 300, 2), rng.integers(0, 9, 300)
   expected = np.nan_to_num(kilometres(places[rows], places[others]), nan=np.inf).min(1)
   np.testing.assert_allclose(nearest_km(places, rows, others), expected, rtol=1e-9, atol=1e-6)

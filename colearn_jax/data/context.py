@@ -77,7 +77,7 @@ def encode_dates(dates: Sequence[str] | np.ndarray) -> np.ndarray:
   first = days.astype("datetime64[Y]")
   number = lambda span: np.where(np.isnat(span), np.nan, span.astype(np.float64))
   passed = number(days - first.astype("datetime64[D]"))
-  length = number((first + 1).astype("datetime64[D]") - first.astype("datetime64[D]"))
+  length = number((first + np.timedelta64(1, "Y")).astype("datetime64[D]") - first.astype("datetime64[D]"))
   angle = 2 * np.pi * passed / length
   return np.stack([np.sin(angle), np.cos(angle)], -1).astype(np.float32)
 

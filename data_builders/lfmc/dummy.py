@@ -25,7 +25,9 @@ def write_dummy(path, *, rows=8, sites=3, seed=0):
   columns[lfmc.COVER] = rng.choice(list(lfmc.LANDCOVER), rows)
   columns["longitude"] = rng.uniform(-125, -100, rows).round(4)
   columns["latitude"] = rng.uniform(30, 50, rows).round(4)
-  columns["date"] = (np.datetime64("2015-06-30") + rng.integers(0, 1300, rows)).astype(str)
+  columns["date"] = (
+    np.datetime64("2015-06-30") + rng.integers(0, 1300, rows).astype("timedelta64[D]")
+  ).astype(str)
   columns["site"] = [f"Site {i}" for i in rng.integers(0, sites, rows)]
   with open(path, "w", encoding="utf-8", newline="") as file:
     writer = csv.writer(file, lineterminator="\n")

@@ -80,7 +80,7 @@ def test_samples_hold_what_the_files_hold_in_the_order_of_the_lists(prepared, fo
           unsorted += order != list(range(len(days)))
           expected = file[data][:].transpose(0, 2, 3, 1)[order].astype(np.float32)
           np.testing.assert_array_equal(sample["views"][view], expected, strict=True)
-          dates = np.datetime64("1970-01-01") + sample["dates"][view]
+          dates = np.datetime64("1970-01-01") + sample["dates"][view].astype("timedelta64[D]")
           assert [str(date).replace("-", "") for date in dates] == [days[i] for i in order]
           assert sample["dates"][view].dtype == np.int32
       wanted = {genus for genus, share in labels[f"{name}.tif"] if share >= 0.07}
