@@ -43,6 +43,24 @@ def test_clean_parts_are_disjoint_and_keep_groups(grouped):
       assert len(run.validation) == 16
 
 
+@pytest.mark.parametrize("group_by", ["", "site", "year", "block", "site,year"])
+def test_validation_parts_of_two_folds_are_as_different_as_of_two_seeds(group_by):
+  site, dates, places, _ = table(0, 1000)
+  groups = grouping.features(group_by, {"site": site}, dates=dates, places=places, block_km=2000, seed=0)
+  every, apart = {"train": np.arange(1000)}, Apart(groups)
+  make = lambda: splits.runs("clean", range(8), every, folds=4, apart=apart, validation_fraction=0.3)
+  runs = make()
+  held = [set(run.validation) for run in runs]
+  assert len({frozenset(one) for one in held}) > 8
+  overlaps = {True: [], False: []}
+  for k, run in enumerate(runs):
+    for j, other in enumerate(runs[:k]):
+      overlaps[run.seed == other.seed].append(len(held[k] & held[j]) / len(held[k]))
+  assert np.mean(overlaps[True]) < 1.2 * np.mean(overlaps[False])
+  for run, again in zip(runs, make()):
+    np.testing.assert_array_equal(run.validation, again.validation)
+
+
 def test_official_splits():
   parts = {"train": np.arange(60), "test": np.arange(60, 100)}
   (paper,) = splits.runs("paper", (3,), parts, folds=None)

@@ -4,7 +4,8 @@ The validation part decides about early stopping; the test part is scored. There
 
 - `paper`, as in the released configurations: the test part is also the validation part. Its scores are
   optimistic. It is kept for comparison with published results.
-- `clean`: the validation part is drawn from the training samples.
+- `clean`: the validation part is drawn from the training samples by seed and fold, so that the draws of the
+  folds of a seed are independent.
 
 Folds follow the groups of one feature (e.g. the sites of LFMC) or of several. With several, the groups of
 each feature are divided into parts, and a fold is a block: the samples that are in one part of every feature.
@@ -112,7 +113,7 @@ def runs(
       train = _train(rest, test, apart, name)
       validation = test
       if protocol == "clean":
-        train, validation = rules(train, seed, name)
+        train, validation = rules(train, seed, fold, name)
       out.append(Run(seed, fold, train, validation, test))
   return [_add_unlabelled(run, every, labelled, apart) for run in out] if unsupervised else out
 
@@ -164,7 +165,7 @@ def _official(
     return Run(seed, 0, _train(train, labelled["validation"], distances, name), labelled["validation"], test)
   if protocol == "paper":
     return Run(seed, 0, train, labelled["test"], test)
-  return Run(seed, 0, *hold_out(train, seed, name), test)
+  return Run(seed, 0, *hold_out(train, seed, 0, name), test)
 
 
 def _folds(
@@ -209,34 +210,38 @@ class _HoldOut:
   fraction: float
   least: int
 
-  def __call__(self, rows: np.ndarray, seed: int, run: str) -> tuple[np.ndarray, np.ndarray]:
+  def __call__(self, rows: np.ndarray, seed: int, fold: int, run: str) -> tuple[np.ndarray, np.ndarray]:
     """The rows that train, and those that are held out.
 
     Raises:
       InputError: there is too little for two parts; the message names the run.
     """
+    # The streams of a SeedSequence of both do not depend on each other, nor on the version of NumPy.
+    draw = np.random.RandomState(np.random.MT19937(np.random.SeedSequence((seed, fold))))
     groups = {name: np.unique(of[rows], return_inverse=True) for name, of in self.apart.groups.items()}
     sizes = {f"groups of {name}": len(own) for name, (own, _) in groups.items()} or {"samples": len(rows)}
     for unit, size in sizes.items():
       if size < 2 or (groups and math.ceil(self.fraction * size) >= size):
         raise InputError(self._too_few(run, size, unit))
     if groups:
-      held = self._by_groups([of.reshape(-1) for _, of in groups.values()], list(sizes.values()), seed)
+      held = self._by_groups([of.reshape(-1) for _, of in groups.values()], list(sizes.values()), draw)
       kept, validation = rows[~held], rows[held]
     else:
-      shuffled = np.random.RandomState(seed).permutation(rows)
+      shuffled = draw.permutation(rows)
       count = min(max(self.least, round(self.fraction * len(rows))), len(rows) - 1)
       kept, validation = shuffled[count:], shuffled[:count]
     if len(validation) < self.least:
       raise InputError(self._too_few(run, len(rows), "samples", f" of protocol.min_samples={self.least}"))
     return _train(kept, validation, self.apart, run), validation
 
-  def _by_groups(self, groups: Sequence[np.ndarray], sizes: Sequence[int], seed: int) -> np.ndarray:
+  def _by_groups(
+    self, groups: Sequence[np.ndarray], sizes: Sequence[int], draw: np.random.RandomState
+  ) -> np.ndarray:
     """Which rows are held out: those in a random fraction of the groups of each feature.
 
     With fewer than `least` rows, the fraction grows group by group, until one group of each feature is left.
     """
-    orders = [np.random.RandomState(seed).permutation(size) for size in sizes]
+    orders = [draw.permutation(size) for size in sizes]
     number = [math.ceil(self.fraction * size) for size in sizes]
     while True:
       chosen = [np.isin(of, order[:n]) for of, order, n in zip(groups, orders, number)]
