@@ -154,11 +154,27 @@ def _check_together(config: ConfigDict, known: Mapping[str, Setting]) -> None:
       check(f"loss.ablations.{name}.{term}", weight, known[f"loss.{term}"].rule)
   if config.data.fourier and "location" not in config.data.context:
     refuse("data.fourier", config.data.fourier, "0, or location among the names of data.context")
-  if config.protocol.scored == "validation" and config.protocol.name != "clean":
-    refuse("protocol.scored", "validation", "test; only protocol.name=clean holds out a validation part")
+  _check_validation(config)
   for modality in config.model.encoders:
     if modality not in config.data.modalities:
       refuse("model.encoders", modality, f"a configured modality: {', '.join(config.data.modalities)}")
+
+
+def _check_validation(config: ConfigDict) -> None:
+  """Checks that there is a validation part if anything is chosen by it."""
+  own, train = config.protocol, config.train
+  if own.scored == "validation" and own.name != "clean":
+    refuse("protocol.scored", "validation", "test; only protocol.name=clean holds out a validation part")
+  if own.validation_fraction == 0:
+    for key, other in (
+      ("protocol.scored=validation", own.scored == "validation"),
+      (f"protocol.name={own.name}", own.name != "clean"),
+      (f"train.patience={train.patience}", train.patience > 0),
+      (f"train.keep={train.keep}", train.keep != "last"),
+    ):
+      if other:
+        allowed = f"a fraction > 0, as {key} needs a validation part; without one: protocol.name=clean, "
+        refuse("protocol.validation_fraction", 0, f"{allowed}train.patience=0 and train.keep=last")
 
 
 def _check_data(config: ConfigDict, begun: bool) -> None:

@@ -220,9 +220,10 @@ SCHEMA: dict[str, Setting] = {
   ),
   "protocol.validation_fraction": Setting(
     0.1,
-    number(lambda v: 0 < v < 1, "between 0 and 1"),
+    SHARE,
     "With protocol.name=clean, fraction of the training samples that becomes the validation part; with "
-    "protocol.group_by, fraction of the groups of each feature.",
+    "protocol.group_by, fraction of the groups of each feature. 0: no validation part; needs "
+    "train.patience=0 and train.keep=last.",
   ),
   "protocol.scored": Setting(
     "test",

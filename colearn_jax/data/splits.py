@@ -77,7 +77,8 @@ def runs(
     apart: what keeps the parts of a run apart. Folds are cut by its groups. Of the data set's own splits,
       groups only divide training and validation part; the other rules hold for all parts.
     validation_fraction: fraction of the training samples (of the groups of each feature, if there are any)
-      that `clean` holds out for validation. Not used with an official validation split.
+      that `clean` holds out for validation. 0: none, the validation part is empty. Not used with an official
+      validation split.
     min_samples: smallest number of labelled samples in a test part and in a drawn validation part. Smaller
       folds are left out; their samples only train.
     labelled: `[N]` bool, which samples have a label; all by default.
@@ -216,6 +217,8 @@ class _HoldOut:
     Raises:
       InputError: there is too little for two parts; the message names the run.
     """
+    if self.fraction == 0:
+      return rows, rows[:0]
     # The streams of a SeedSequence of both do not depend on each other, nor on the version of NumPy.
     draw = np.random.RandomState(np.random.MT19937(np.random.SeedSequence((seed, fold))))
     groups = {name: np.unique(of[rows], return_inverse=True) for name, of in self.apart.groups.items()}

@@ -228,7 +228,8 @@ def text(found: Mapping) -> str:
     same = " (the test part also stops the training)" if run["test_stops_training"] else ""
     left_out = f"; {run['left_out']} labelled samples in no part" if run["left_out"] else ""
     lines.append(f"  {name}: {'; '.join(sizes)}{left_out}{same}")
-    shown = {part: own for part, own in run["parts"].items() if not (same and part == "validation")}
+    hidden = "validation" if same or not run["parts"]["validation"]["samples"] else ""
+    shown = {part: own for part, own in run["parts"].items() if part != hidden}
     lines += [f"    {part}: {_short(own['targets'])}" for part, own in shown.items()]
   lines += ["", "test samples that share a window of steps with a training sample, exactly or nearly:"]
   lines += _leaks(found["runs"], found["near_duplicates"], found["nearest"])

@@ -19,16 +19,19 @@ def learning_curve(
 
   Args:
     plt: pyplot.
-    curves: by name `[epochs]` of the training part and of the validation part, means over the runs.
+    curves: by name `[epochs]` of the training part and of the validation part, means over the runs. NaN
+      where there is none.
     title: name of the term.
     caption: of the figure.
   """
   figure, ax = panel(plt)
+  validated = any(np.isfinite(validation).any() for _, validation in curves.values())
   for name, (train, validation) in curves.items():
     epochs = np.arange(1, len(train) + 1)
     line = ax.plot(epochs, train, label=name, marker="." if len(epochs) == 1 else "")[0]
-    ax.plot(epochs, validation, "--", color=line.get_color(), marker=line.get_marker())
-  ax.set(title=title, xlabel="epoch (solid: training, dashed: validation)")
+    if validated:
+      ax.plot(epochs, validation, "--", color=line.get_color(), marker=line.get_marker())
+  ax.set(title=title, xlabel=f"epoch (solid: training{', dashed: validation' * validated})")
   ax.xaxis.get_major_locator().set_params(integer=True)
   ax.legend()
   return finish(plt, figure, caption)

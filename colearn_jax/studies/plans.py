@@ -187,6 +187,11 @@ def _checked(cell: Cell, configs: Mapping[str, ConfigDict]) -> tuple[str, str]:
       raise InputError(
         f"arm {cell.name}/{arm.name}: settings are chosen on a validation part; protocol.name=clean"
       )
+    if arm.choose is not None and config.protocol.validation_fraction == 0:
+      raise InputError(
+        f"arm {cell.name}/{arm.name}: settings are chosen on a validation part; "
+        "protocol.validation_fraction > 0"
+      )
   data = configs[first].data
   task = build.describe(data.name, data.manual_dir).task.kind
   if cell.metric and cell.metric not in HEADLINE[task]:

@@ -191,8 +191,11 @@ def fit_run(
     `{"chosen": number of the learner, "scores": of all learners}`.
 
   Raises:
-    InputError: the validation part is the test part, or no training sample has the sensor.
+    InputError: the validation part is the test part, or it is empty and there are several learners; or no
+      training sample has the sensor.
   """
+  if len(tried) > 1 and not len(run.validation):
+    raise InputError(f"{run.name}: trees choose on a validation part; protocol.validation_fraction > 0")
   if np.isin(run.validation, run.test).any():
     raise InputError(f"{run.name}: trees need a validation part that is not scored; protocol.name=clean")
   task, target, out, choice = samples.task, samples.target, {}, {}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import TypeVar
 
 import jax
@@ -20,6 +21,7 @@ from colearn_jax.nn import random
 from colearn_jax.parallel import sharding
 from colearn_jax.training.state import Best, Recipe, Stop, TrainState, Tree
 from colearn_jax.training.step import Terms, eval_step, predict_step, present_rows, train_step
+from colearn_jax.types import InputError
 
 T = TypeVar("T")
 
@@ -71,11 +73,12 @@ def train_epoch(
     state: the state before the epoch.
     table: leaves `[N ...]`.
     train_rows: `[S B]`, see `batched`. They are shuffled anew in every epoch.
-    validation_rows: `[V B]`, used in this order.
+    validation_rows: `[V B]`, used in this order. V = 0 without a validation part.
     uneven: whether the last batches may consist of padding only. No steps are made with these.
 
   Returns:
-    The new state, and the mean of every term over rows, `{"train": ..., "validation": ...}`.
+    The new state, and the mean of every term over rows, `{"train": ..., "validation": ...}`; without a
+    validation part only those of `train`.
   """
   split = NamedSharding(sharding.current(recipe.mesh), jax.P(sharding.BATCH))
   over_devices = lambda rows: jax.lax.with_sharding_constraint(rows, split)
@@ -98,10 +101,10 @@ def train_epoch(
     order = random.epoch_rows(words, state.epoch, train_rows, recipe.blocks)
     state, train = jax.lax.scan(step, state, order)
     state = average_epoch(recipe, state)
-    _, validation = jax.lax.scan(validate, None, validation_rows)
-    train, validation = _mean(*train), _mean(*validation)
-    state = end_epoch(recipe, state, validation["objective"])
-    return state, {"train": train, "validation": validation}
+    means = {"train": _mean(*train)}
+    if len(validation_rows):
+      means["validation"] = _mean(*jax.lax.scan(validate, None, validation_rows)[1])
+    return end_epoch(recipe, state, validation_objective(means)), means
 
   return _unless(state.stop.done, run, state)
 
@@ -115,16 +118,31 @@ def average_epoch(recipe: Recipe, state: TrainState) -> TrainState:
   return dataclasses.replace(state, average=average)
 
 
-def end_epoch(recipe: Recipe, state: TrainState, objective: jax.Array) -> TrainState:
+def validation_objective(means: Mapping[str, Terms]) -> jax.Array | None:
+  """The objective of the validation part among the means of an epoch; None without a validation part."""
+  return means["validation"]["objective"] if "validation" in means else None
+
+
+def end_epoch(recipe: Recipe, state: TrainState, objective: jax.Array | None) -> TrainState:
   """Counts the epoch, keeps its model if it is the best so far, and decides whether the run is finished.
 
   Args:
     recipe: the recipe of the training.
     state: the state after the last step of the epoch.
-    objective: validation objective, scalar.
+    objective: validation objective, scalar. None without a validation part: the last epoch's model is kept,
+      after `max_epochs`.
+
+  Raises:
+    InputError: there is no validation part, but the recipe has a patience or keeps the best epoch's model.
   """
   epoch = state.epoch + 1
   model = state.average or {"params": state.params, "stats": state.stats}
+  if objective is None:
+    if recipe.patience or not recipe.keep_last:
+      raise InputError("without a validation part: train.patience=0 and train.keep=last")
+    best = dataclasses.replace(state.best, epoch=epoch, **model)
+    stop = dataclasses.replace(state.stop, done=epoch >= recipe.max_epochs)
+    return dataclasses.replace(state, epoch=epoch, best=best, stop=stop)
   new = Best(objective=objective, epoch=epoch, **model)
   best = new if recipe.keep_last else keep_where(objective < state.best.objective, new, state.best)
   enough = objective < state.stop.reference - recipe.min_delta
@@ -155,7 +173,7 @@ def train_stack(
     states: leaves `[R ...]`.
     table: leaves `[N ...]`, shared by all runs.
     train_rows: `[R S B]`.
-    validation_rows: `[R V B]`.
+    validation_rows: `[R V B]`, V = 0 without validation parts.
     uneven: see `train_epoch`.
   """
 

@@ -54,7 +54,7 @@ class History:
     active = [(k, run) for k, run in enumerate(self._runs) if self._active[k]]
     for k, run in active:
       scalars = {f"{part}/{name}": float(v[k]) for part in terms for name, v in terms[part].items()}
-      for part in ("train", "validation"):
+      for part in terms:
         if not np.isfinite(objective := scalars[f"{part}/objective"]):
           raise InputError(
             f"{run.name} diverged: its {part} objective is {objective} in epoch {epoch}; a lower "
@@ -65,6 +65,9 @@ class History:
     if active:
       rate = sum(len(run.train) for _, run in active) / took
       mean = lambda values: float(values[self._active].mean())
-      objective, best = terms["validation"]["objective"], status["best_objective"]
-      self._progress.update(epoch, mean(objective), mean(best), rate)
+      if "validation" in terms:
+        objective, best = terms["validation"]["objective"], status["best_objective"]
+        self._progress.update(epoch, mean(objective), mean(best), rate)
+      else:
+        self._progress.update(epoch, mean(terms["train"]["objective"]), None, rate)
     self._active = ~status["done"]

@@ -166,8 +166,15 @@ class Progress:
     self._bar: tqdm | None = None
     self._shown, self._pending = -float("inf"), ""
 
-  def update(self, epoch: int, objective: float, best: float, samples_per_second: float) -> None:
-    """Reports that `epoch` epochs are finished, with the last and the best validation objective."""
+  def update(self, epoch: int, objective: float, best: float | None, samples_per_second: float) -> None:
+    """Reports that `epoch` epochs are finished.
+
+    Args:
+      epoch: number of the epoch.
+      objective: the last validation objective; without a validation part that of training.
+      best: the best validation objective; None without a validation part.
+      samples_per_second: training samples per second.
+    """
     if not self._enabled:
       return
     if self._bar is None:
@@ -180,7 +187,8 @@ class Progress:
         dynamic_ncols=True,
         disable=None,  # disabled if the stream is not a terminal
       )
-    text = f"objective {objective:.4f}  best {best:.4f}  {samples_per_second:,.0f} samples/s"
+    which, known = ("training ", "") if best is None else ("", f"  best {best:.4f}")
+    text = f"{which}objective {objective:.4f}{known}  {samples_per_second:,.0f} samples/s"
     if not self._bar.disable:
       self._bar.set_postfix_str(text, refresh=False)
       self._bar.update(epoch - self._bar.n)

@@ -22,7 +22,7 @@ from colearn_jax.evaluation import evaluate, results
 from colearn_jax.evaluation.results import Results
 from colearn_jax.methods.configured import make_method
 from colearn_jax.parallel import processes
-from colearn_jax.storage import models
+from colearn_jax.storage import files, models
 from colearn_jax.training import checkpoint, setup, work_directory
 from colearn_jax.training.history import History
 from colearn_jax.training.log import Log, Progress
@@ -143,7 +143,8 @@ def fit(
     pretrained: returns pretrained variables of the encoders.
 
   Returns:
-    For each run by name: seed, fold, ablation, epochs, best epoch, best objective and seconds.
+    For each run by name: seed, fold, ablation, epochs, best epoch, best objective (None without a validation
+    part) and seconds.
   """
   directory, first, max_epochs = _training(workdir, runs), processes.first(), config.train.max_epochs
   begins = models.latest(directory) < 0
@@ -183,7 +184,8 @@ def fit(
   status, ended = jax.device_get(samples.status(state)), {}
   for k, run in enumerate(runs):
     ended[run.name] = {"seed": run.seed, "fold": run.fold, "ablation": run.ablation}
-    ended[run.name] |= {name: status[name][k].item() for name in ("epoch", "best_epoch", "best_objective")}
+    reached = {name: status[name][k].item() for name in ("epoch", "best_epoch", "best_objective")}
+    ended[run.name] |= files.jsonable(reached)  # without a validation part there is no best objective
     ended[run.name] |= {"seconds": float(history.seconds[k])}
     models.save(_model(workdir, run), samples.pick(finished_model(state), k), ended[run.name])
   checkpoint.remove(directory)

@@ -6,7 +6,7 @@ import collections
 import contextlib
 import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import grain
@@ -19,7 +19,15 @@ from colearn_jax.data.reader import READ, Index, check_unchanged, make_reader
 from colearn_jax.data.splits import Run
 from colearn_jax.nn import random
 from colearn_jax.parallel import sharding
-from colearn_jax.training.epoch import average_epoch, batched, end_epoch, keep_where, only, stacked
+from colearn_jax.training.epoch import (
+  average_epoch,
+  batched,
+  end_epoch,
+  keep_where,
+  only,
+  stacked,
+  validation_objective,
+)
 from colearn_jax.training.samples import Epoch, SamplesOf
 from colearn_jax.training.state import Recipe, TrainState, Tree
 from colearn_jax.training.step import eval_step, predict_step, present_rows, train_step
@@ -94,7 +102,9 @@ class Streamed(SamplesOf):
     words = np.asarray(jax.random.key_data(random.stream(random.run_key(run.seed, run.fold), "order")))
     order = stream.Order(words, rows, self.recipe.blocks)
     iterator = iter(stream.train_batches(order=order, start=start * len(rows), **self._batches))
-    validation = stream.eval_batches(rows=run.validation, size=self.recipe.batch_size, **self._batches)
+    validation: Iterable = ()
+    if len(run.validation):
+      validation = stream.eval_batches(rows=run.validation, size=self.recipe.batch_size, **self._batches)
 
     def epoch(state):
       done, checked = self.status(state)["done"], False
@@ -173,6 +183,7 @@ def _end(recipe, state, train, validation):
     name: value if name == "learning_rate" else value / totals["count"]
     for name, value in totals["sums"].items()
   }
-  terms, old = {"train": mean(train), "validation": mean(validation)}, only(state)
-  new = end_epoch(recipe, old, terms["validation"]["objective"])
+  parts = {"train": train} | ({} if validation is None else {"validation": validation})
+  terms, old = {part: mean(totals) for part, totals in parts.items()}, only(state)
+  new = end_epoch(recipe, old, validation_objective(terms))
   return stacked(keep_where(old.stop.done, old, new)), stacked(terms)
