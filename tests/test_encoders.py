@@ -18,6 +18,7 @@ WIDTH = 128
 PARAMETERS = {
   "convtran": (90_040, 253_880),
   "gru": (166_272, 170_112),
+  "kernel": (4096 * 64 + 64 + 64 * 128 + 128,) * 2,
   "lstm": (216_192, 221_312),
   "ltae": (89_860, 92_440),
   "mlp": (36_736, 52_096),
@@ -135,12 +136,12 @@ def test_context_reaches_the_output_and_the_gradient(name):
 
 @pytest.mark.parametrize("name", SERIES)
 def test_number_of_parameters_with_context(name):
-  """`mlp` and `table` read K more inputs. In others a layer of 64 units reads K values and joins them."""
+  """`mlp` and `table` read K more inputs, and so does `kernel`, which has no parameters for them. In others a layer of 64 units reads K values and joins them."""
   build = lambda: encoders.make_encoder({"model_type": name}, RADAR, WIDTH, context=5, rngs=nnx.Rngs(0))
   module = nnx.eval_shape(build)
   count = sum(p.size for p in jax.tree.leaves(nnx.state(module, nnx.Param)))
   width = module.backbone.width
-  inputs = {"mlp": 5 * 128, "table": 5 * (16 * 8 + 8 + 8 + 8 * 128)}
+  inputs = {"kernel": 0, "mlp": 5 * 128, "table": 5 * (16 * 8 + 8 + 8 + 8 * 128)}
   more = inputs[name] if name in inputs else 5 * 64 + 64 + (width + 64) * width + width
   assert count == PARAMETERS[name][0] + more
 
@@ -302,8 +303,8 @@ def test_wrong_settings_are_one_line(settings, message):
   assert "\n" not in str(error.value)
 
 
-def test_only_mlp_and_table_read_vectors():
-  for name in set(SERIES) - {"mlp", "table"}:
+def test_only_some_read_vectors():
+  for name in set(SERIES) - {"kernel", "mlp", "table"}:
     with pytest.raises(InputError, match=rf"encoder {name} reads series of shape \(T, C\), got \(4,\)"):
       make(name, shape=(4,))
 

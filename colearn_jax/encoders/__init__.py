@@ -45,6 +45,7 @@ from colearn_jax.encoders import bands as band_names
 from colearn_jax.encoders.convtran import ConvTran
 from colearn_jax.encoders.encoder import Encoder
 from colearn_jax.encoders.galileo import Galileo
+from colearn_jax.encoders.kernel import SMOOTHNESS, Kernel
 from colearn_jax.encoders.ltae import LTAE, TAE
 from colearn_jax.encoders.mlp import MLP
 from colearn_jax.encoders.presto import Presto
@@ -61,6 +62,7 @@ ENCODERS = {
   "convtran": ConvTran,
   "galileo": Galileo,
   "gru": GRU,
+  "kernel": Kernel,
   "lstm": LSTM,
   "ltae": LTAE,
   "mlp": MLP,
@@ -76,11 +78,12 @@ ENCODERS = {
 
 SPATIAL = ("pse_ltae", "resnet")  # these read rows and columns; others get series of images as plain series
 BY_BAND = tuple(name for name, backbone in ENCODERS.items() if hasattr(backbone, "BANDS"))
+FLAT = ("kernel", "mlp", "table")  # these read all values of a sample as one vector
 WITH_MEMBERS = ("table",)  # backbones that take `members=K` and then return `[B K width]`
 
 NORMS = ("none", "layer", "batch")
 SIZES = ("seq_len", "num_features")  # settings of every encoder that are checked against the sample's shape
-NO_SETTINGS = ("bands", "members", "place", "dtype", "rngs")  # other keyword arguments of backbones
+NO_SETTINGS = ("bands", "context", "members", "place", "dtype", "rngs")  # other keyword arguments of backbones
 AUTO = "auto"  # the encoder that `automatic` chooses by the shape of a sample
 HELP = {
   "activation": "Activation of the feed-forward layers: relu or gelu; of encoder table also mish.",
@@ -88,6 +91,7 @@ HELP = {
   "batchnorm": "Whether BatchNorm follows each dense layer.",
   "bins": "Bins of the piecewise-linear encoding, or frequencies of the periodic one.",
   "bidirectional": "Whether a second pass reads the series backwards.",
+  "context_lengthscale": "Distance at which samples begin to differ in their context.",
   "d_k": "Width of the queries and keys of a head.",
   "drop_path": "Probability that a block leaves out a sample in training.",
   "d_model": "Width of the embedding of a time step.",
@@ -96,9 +100,11 @@ HELP = {
   "embedding": f"Embedding of single numbers: {', '.join(EMBEDDINGS)}.",
   "embedding_width": "Size of the embedding of a number.",
   "embed": "Whether a linear layer maps the bands to layer_size first.",
+  "features": "Number of random features.",
   "feedforward_size": "Hidden width of the feed-forward layers.",
   "kernel_size": "Length of the convolutions, in time steps.",
   "layer_size": "Width of the layers.",
+  "lengthscale": "Distance at which samples begin to differ in the sensor's values, after normalisation.",
   "leave_out": "Bands of the sensor that the encoder is not to read.",
   "layer_sizes": "Widths of the dense layers.",
   "mask_nans": "Whether time steps without any value get no attention.",
@@ -116,6 +122,7 @@ HELP = {
   "resolution": "Edge of a pixel, in metres.",
   "seq_len": "Number of time steps, checked against the data. None: that of the data.",
   "sigma": "Standard deviation of the initial frequencies of the periodic encoding.",
+  "smoothness": f"Smoothness ν of the Matérn kernel: {', '.join(map(str, SMOOTHNESS))}.",
   "step_sizes": "Widths of the layers that are applied to each time step.",
   "use_norm": "Norm after the encoder's last linear layer.",
   "weights": "File of pretrained weights in PyTorch's or safetensors format. Empty: none.",
@@ -279,7 +286,7 @@ def make_backbone(
   """Builds the part of an encoder before the linear layer, for samples of one shape.
 
   `seq_len` and `num_features`, if given, have to be the sample's numbers of time steps and of bands (for
-  `mlp` and `table` of all values). `context` is the number of context values, see `Encoder`. `more` are
+  those in `FLAT` of all values). `context` is the number of context values, see `Encoder`. `more` are
   further arguments of the backbone: `bands` and `place` for encoders in `BY_BAND`, `members` for those that
   have members.
 
@@ -292,7 +299,7 @@ def make_backbone(
   known = arguments(model_type)
   if unknown := sorted(set(settings) - (set(known) - {"use_norm"})):  # that is not the backbone's
     raise InputError(f"encoder {model_type} has no argument {unknown[0]!r}, has: {', '.join(known)}")
-  features = math.prod(shape) if model_type in ("mlp", "table") else shape[-1]
+  features = math.prod(shape) if model_type in FLAT else shape[-1]
   for name, size in zip(SIZES, (shape[0] if len(shape) in (2, 4) else None, features)):
     said = settings.pop(name, None)
     if said is not None and said != size:
@@ -305,4 +312,6 @@ def make_backbone(
   backbone = ENCODERS[model_type]
   if context and backbone.context_joins == "inputs":
     shape = (math.prod(shape) + context,)
+    if "context" in inspect.signature(backbone.__init__).parameters:
+      more = {**(more or {}), "context": context}
   return backbone(shape, **settings, **(more or {}), dtype=dtype, rngs=rngs)
