@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ml_collections import ConfigDict
 
 from colearn_jax import schema
+from colearn_jax.constraints import check_together
 from colearn_jax.data import context as context_lib
 from colearn_jax.data import fixed_length, grouping
 from colearn_jax.data import modality as modality_lib
@@ -138,43 +139,8 @@ def validate(config: ConfigDict, *, begun: bool = False) -> None:
     if key not in values:
       raise InputError(f"{key} is missing; {setting.rule.allowed}")
     check(key, values[key], setting.rule)
-  _check_together(config, known)
+  check_together(config, known)
   _check_data(config, begun)
-
-
-def _check_together(config: ConfigDict, known: Mapping[str, Setting]) -> None:
-  """Checks rules that involve several keys."""
-  from colearn_jax import methods
-
-  terms = methods.find(config.method).terms
-  for name, weights in config.loss.ablations.items():
-    for term, weight in weights.items():
-      if term not in terms:
-        refuse(f"loss.ablations.{name}", term, f"a loss term of {config.method}: {', '.join(terms)}")
-      check(f"loss.ablations.{name}.{term}", weight, known[f"loss.{term}"].rule)
-  if config.data.fourier and "location" not in config.data.context:
-    refuse("data.fourier", config.data.fourier, "0, or location among the names of data.context")
-  _check_validation(config)
-  for modality in config.model.encoders:
-    if modality not in config.data.modalities:
-      refuse("model.encoders", modality, f"a configured modality: {', '.join(config.data.modalities)}")
-
-
-def _check_validation(config: ConfigDict) -> None:
-  """Checks that there is a validation part if anything is chosen by it."""
-  own, train = config.protocol, config.train
-  if own.scored == "validation" and own.name != "clean":
-    refuse("protocol.scored", "validation", "test; only protocol.name=clean holds out a validation part")
-  if own.validation_fraction == 0:
-    for key, other in (
-      ("protocol.scored=validation", own.scored == "validation"),
-      (f"protocol.name={own.name}", own.name != "clean"),
-      (f"train.patience={train.patience}", train.patience > 0),
-      (f"train.keep={train.keep}", train.keep != "last"),
-    ):
-      if other:
-        allowed = f"a fraction > 0, as {key} needs a validation part; without one: protocol.name=clean, "
-        refuse("protocol.validation_fraction", 0, f"{allowed}train.patience=0 and train.keep=last")
 
 
 def _check_data(config: ConfigDict, begun: bool) -> None:
@@ -193,6 +159,11 @@ def _check_data(config: ConfigDict, begun: bool) -> None:
   for given in config.data.context:
     if given not in described.context:
       refuse("data.context", given, f"names that {name} has: {', '.join(described.context) or 'none'}")
+  for given in config.loss.get("teacher_context", ()):
+    if given not in described.context:
+      refuse(
+        "loss.teacher_context", given, f"names that {name} has: {', '.join(described.context) or 'none'}"
+      )
   steps = modality_lib.describe_steps(described.shapes, described.views, described.dated)
   bands = {view: facts["bands"] for view, facts in described.views.items()}
   context = context_lib.columns(config.data.context, config.data.fourier, bands)
@@ -200,6 +171,11 @@ def _check_data(config: ConfigDict, begun: bool) -> None:
   shapes, views = described.shapes, described.views
   fixed = fixed_length.fixed_lengths(series_settings(config), shapes, views, dict.fromkeys(shapes, 100))
   known = shapes | {view: ragged.shape for view, ragged in fixed.items()}
+  for modality in config.loss.get("teacher_sensors", ()):
+    try:
+      modality_lib.make_modality(modality, known, views)
+    except InputError as error:
+      raise InputError(f"loss.teacher_sensors: {error}") from None
   for modality in config.data.modalities:
     try:
       plain = modality_lib.make_modality(modality, known, views)

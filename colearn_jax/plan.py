@@ -27,7 +27,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 KINDS = ("network", "trees", "context")
-LEARNERS = ("extra_trees", "boosting")
+LEARNERS = ("extra_trees", "boosting", "svm")
 SEARCHES = ("grid", "random", "optuna")
 
 # Keyword arguments of scikit-learn's classes, each with the values to try.
@@ -65,7 +65,7 @@ class Trees:
   """Learners of scikit-learn. Each seed, fold and sensor chooses one setting on its own validation part.
 
   Attributes:
-    grid: for each learner (`extra_trees`, `boosting`) the values to try, by keyword argument.
+    grid: for each learner (see `LEARNERS`) the values to try, by keyword argument.
     refit: whether the chosen setting is fitted again on the training and the validation part.
   """
 

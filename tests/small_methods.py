@@ -17,7 +17,8 @@ B = 6
 SETTINGS = {
   "fusion": {"sensor_dropout": 0.5},
   "discom_kd": {"reversal_schedule": "growing"},
-  "distill": {"trees": 10, "tree_folds": 2},
+  "distill": {"trees": 10, "teacher_folds": 2},
+  "mdico": {"distillation": 0.5},
   "shaspec": {"complete": 0.0},
 }
 

@@ -1,4 +1,4 @@
-"""Methods that learn from another model: a teacher, peers, trees."""
+"""Methods that learn from another network: a teacher, peers. `test_teacher.py` has other teachers."""
 
 import dataclasses
 
@@ -8,11 +8,7 @@ import numpy as np
 import pytest
 import scipy.special
 
-from colearn_jax.methods import distill, tabular
-from colearn_jax.methods.base import Samples
-from colearn_jax.methods.predict import activate
 from colearn_jax.objectives.distillation import distillation
-from colearn_jax.types import InputError
 from tests.small_methods import (
   KINDS,
   SHAPES,
@@ -22,9 +18,6 @@ from tests.small_methods import (
   make,
   masks,
   outputs_of,
-  random,
-  targets,
-  task,
   values,
 )
 
@@ -107,96 +100,3 @@ def test_peers_learn_from_each_other(kind):
   apart = a_batch(kind, present=masks(radar=(0, 1, 2), thermal=(3, 4, 5)))
   got = method.loss(outputs, apart, given)[1]["mutual/radar"]
   np.testing.assert_allclose(got, distance(kind, outputs["radar"], outputs["optical"], [3, 4, 5]), rtol=1e-5)
-
-
-# Trees as teachers.
-
-
-def tree_samples(kind, rows=40, groups=None, seed=0):
-  inputs = {"radar": random(rows, 3, seed=seed), "tile": random(rows, 2, 4, 4, 2, seed=seed + 1)}
-  inputs["radar"][::7, 1] = np.nan
-  present = {"radar": np.ones(rows, np.float32), "tile": (np.arange(rows) % 9 > 0).astype(np.float32)}
-  labelled = np.arange(rows) % 5 > 0
-  return Samples(inputs, present, targets(kind, rows), labelled, groups, task(kind))
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_trees_predict_out_of_fold(kind):
-  samples, train = tree_samples(kind), np.arange(2, 32)
-  predict = lambda samples: distill.out_of_fold(samples, train, folds=3, trees=20, seed=1)
-  got = predict(samples)
-  assert got.shape == (40, len(samples.task.outputs)) and got.dtype == np.float32
-  held = np.setdiff1d(np.arange(40), train)
-  assert np.isfinite(got[train]).all() and np.isnan(got[held]).all()
-  probabilities = np.asarray(activate(kind, jnp.asarray(got[train])))
-  if kind != "regression":
-    assert (probabilities > 0).all() and (probabilities < 1).all()
-  if kind in ("binary", "multiclass"):
-    np.testing.assert_allclose(probabilities.sum(1), 1.0, rtol=1e-5)
-    np.testing.assert_allclose(np.exp(got[train]), probabilities, rtol=1e-4)
-  # A label has no part in its own sample's prediction; labels outside of the training part have none at all.
-  changed = samples.target.copy()
-  changed[[6, *held]] = 1 - changed[[6, *held]] if kind != "regression" else 1e3
-  other = predict(dataclasses.replace(samples, target=changed % 2 if kind == "binary" else np.abs(changed)))
-  np.testing.assert_array_equal(other[6], got[6])
-  assert not np.array_equal(other[train], got[train])
-  np.testing.assert_array_equal(predict(samples), got)
-
-
-def test_trees_keep_groups_together():
-  groups = np.repeat(np.arange(8), 5)
-  samples, train = tree_samples("regression", groups=groups), np.arange(40)
-  got = distill.out_of_fold(samples, train, folds=4, trees=5, seed=1)
-  changed = samples.target.copy()
-  changed[groups == 3] = 1e3
-  other = distill.out_of_fold(dataclasses.replace(samples, target=changed), train, folds=4, trees=5, seed=1)
-  np.testing.assert_array_equal(other[groups == 3], got[groups == 3])
-  assert (other.max(1) > 50).any()
-  with pytest.raises(InputError, match="loss.tree_folds: 9 folds cannot be cut from the 8 groups"):
-    distill.out_of_fold(samples, train, folds=9, trees=5, seed=1)
-
-
-def test_trees_know_all_classes_and_labels_of_the_task():
-  """Also those that no sample of the training part has, or that all have."""
-  samples = tree_samples("multiclass")
-  samples = dataclasses.replace(samples, target=np.where(samples.target == 1, 0, samples.target))
-  got = distill.out_of_fold(samples, np.arange(40), folds=2, trees=20, seed=0)
-  np.testing.assert_allclose(np.exp(got[:, 1]), (1 / 3) / 21, rtol=1e-5)
-  samples = tree_samples("multilabel")
-  samples.target[:, 2], samples.target[:, 1] = 1.0, 0.0
-  got = distill.out_of_fold(samples, np.arange(40), folds=2, trees=20, seed=0)
-  np.testing.assert_allclose(scipy.special.expit(got[:, 1]), 0.5 / 21, rtol=1e-5)
-  np.testing.assert_allclose(scipy.special.expit(got[:, 2]), 20.5 / 21, rtol=1e-5)
-
-
-def test_trees_read_means_and_deviations_of_pixels():
-  samples, rows = tree_samples("regression"), np.arange(40)
-  table = tabular.tabulated(samples, rows)
-  assert table.shape == (40, 3 + 2 * 2 * 2 + 2)
-  tile = samples.inputs["tile"]
-  both = np.concatenate([tile.mean((2, 3)), tile.std((2, 3))], axis=-1).reshape(40, -1)
-  there = samples.present["tile"] > 0
-  np.testing.assert_allclose(table[there, 3:11], both[there], rtol=1e-4, atol=1e-6)
-  assert np.isnan(table[~there, 3:11]).all() and np.isnan(table[::7, 1]).all()
-  np.testing.assert_array_equal(table[:, 12], samples.present["tile"])
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_students_learn_from_the_trees(kind):
-  method, outputs = make("distill", temperature=2.0), outputs_of(kind, 0)
-  teacher = np.array(outputs_of(kind, 20)["radar"])
-  teacher[[1, 4]] = np.nan  # held-out rows
-  present = masks(radar=(2,), thermal=(0, 2, 3, 5))
-  batch = a_batch(kind, present=present)
-  batch = batch.replace(row=jnp.array([5, 4, 3, 2, 1, 0]))
-  given = values(method, kind, arrays={"trees": jnp.asarray(teacher)}, distillation=3.0)
-  loss, terms = method.loss(outputs, batch, given)
-  rows = {"radar": [0, 3, 5], "optical": [0, 2, 3, 5]}
-  want = {m: distance(kind, outputs[m], teacher[::-1], rows[m], 2.0) for m in rows}
-  for m, value in want.items():
-    np.testing.assert_allclose(terms[f"distillation/{m}"], value, rtol=1e-5)
-  np.testing.assert_allclose(terms["total/distillation"], 3 * np.mean(list(want.values())), rtol=1e-5)
-  np.testing.assert_allclose(loss, terms["total/main"] + terms["total/distillation"], rtol=1e-6)
-  grads = jax.grad(lambda o: method.loss(o, batch, given)[0])(outputs)
-  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
-  assert make("distill", distillation=0.0).arrays(np.arange(3), None, 0) == {}

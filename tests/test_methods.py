@@ -43,7 +43,7 @@ def objective(method, kind):
   )
   graphdef, params, stats = build(method)
   teachers = {name: (make(name), *build(make(name))) for name in method.requires}
-  given = values(method, kind, arrays={"trees": jnp.asarray(random(B, len(arch.task.outputs), seed=7))})
+  given = values(method, kind, arrays={"teacher": jnp.asarray(random(B, len(arch.task.outputs), seed=7))})
 
   @jax.jit
   def call(inputs, present, target, labelled, row):
@@ -157,7 +157,7 @@ def test_every_term_but_the_first_can_be_switched_off(name):
       model = off.build(architecture(), rngs=nnx.Rngs(0))
       inputs = {m: jnp.ones((B, *shape)) for m, shape in SHAPES.items()}
       said = {"fusion": {"optical+radar+thermal": jnp.ones((B, 3))}} if method.requires else {}
-      arrays = {"trees": jnp.ones((B, 3))}
+      arrays = {"teacher": jnp.ones((B, 3))}
       batch = a_batch("multiclass", teachers=said)
       return off.loss(off.forward(model, inputs), batch, values(off, "multiclass", arrays=arrays))[1]
 

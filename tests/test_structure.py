@@ -36,7 +36,8 @@ ROOMS = {
   "schema": "types rules nn encoders methods data schema_pages",
   "values": "types rules schema",
   "configs": "types rules plan encoders methods schema values",
-  "config": "types rules storage nn encoders weights methods data datasets schema values configs",
+  "constraints": "rules methods values",
+  "config": "types rules storage nn encoders weights methods data datasets schema values configs constraints",
   "deploy": "types rules storage nn encoders methods data evaluation config",
   "training": (
     "types rules storage parallel nn objectives encoders weights methods data evaluation datasets schema"

@@ -203,6 +203,35 @@ def _divided(
   return [np.isin(at, test) for _, test in splitter.split(rows, groups=groups)]
 
 
+def inner_folds(
+  rows: np.ndarray, number: int, apart: Apart, seed: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
+  """Cuts the rows of a training part into folds again, by the rules that keep the parts of runs apart.
+
+  Args:
+    rows: to be cut, with or without a label.
+    number: of folds; of several features, of parts of each. There are never more parts than groups.
+    apart: see `runs`.
+    seed: of the draw.
+
+  Returns:
+    For each fold the rows that may be used for the held-out rows, and the held-out rows. Each of `rows` is
+    held out once.
+
+  Raises:
+    InputError: there are fewer than two samples, or than two groups of a feature.
+  """
+  sizes = {f"groups of {name}": len(np.unique(of[rows])) for name, of in apart.groups.items()}
+  for unit, size in (sizes or {"samples": len(rows)}).items():
+    if size < 2:
+      raise InputError(f"folds of a training part need two {unit}, it has {size}")
+  numbers = tuple(min(number, size) for size in (sizes or {"samples": len(rows)}).values())
+  return [
+    (apart.allowed(np.setdiff1d(rows, held), held), held)
+    for held in _folds(rows, numbers, apart.groups, seed)
+  ]
+
+
 @dataclasses.dataclass(frozen=True)
 class _HoldOut:
   """Divides labelled rows into those that train and the validation part; see `runs` for the attributes."""

@@ -90,16 +90,33 @@ class Samples:
     present: by sensor `[N]`.
     target: `[N K]`, or `[N]` for a task with one class per sample.
     labelled: `[N]` bool.
-    groups: `[N]` or None, the group of each sample; samples of one group are in the same fold.
     task: task of the data set.
+    folds: cuts rows into folds: of rows, their number and a seed it makes for each fold the rows that a
+      learner may be fitted on, and the rows that are held out. It keeps the rules that keep the parts of runs
+      apart.
+    balanced: whether classes are weighted inversely to their frequency.
   """
 
   inputs: Mapping[str, np.ndarray]
   present: Mapping[str, np.ndarray]
   target: np.ndarray
   labelled: np.ndarray
-  groups: np.ndarray | None
   task: Task
+  folds: Callable[[np.ndarray, int, int], Sequence[tuple[np.ndarray, np.ndarray]]] | None = None
+  balanced: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Reads:
+  """What `Method.arrays` reads of all samples, in addition to their targets.
+
+  Attributes:
+    sensors: modalities of the data set; () for the sensors of the model.
+    context: names as in `data.context`, in addition to those of the model's context.
+  """
+
+  sensors: tuple[str, ...] = ()
+  context: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,6 +143,11 @@ class Method:
   def uses_unlabelled(self) -> bool:
     """Whether samples without a label contribute to the loss."""
     return False
+
+  @property
+  def reads(self) -> Reads | None:
+    """What `arrays` reads of all samples; None if the method has no arrays."""
+    return None
 
   def predictors(self, sensors: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """The predictors by name, each with the sensors that it needs. Default: one per sensor."""
@@ -186,12 +208,12 @@ class Method:
     """Computes arrays `[N ...]` by row for the loss (`Values.arrays`), once before a run is trained.
 
     An example are the predictions of a tree ensemble as a teacher. Only rows in `train` may be used to fit
-    it.
+    it. It is called if `reads` is not None.
 
     Args:
       train: rows of the run's training part.
-      samples: all samples. They must fit in memory.
-      seed: random seed of the run.
+      samples: all samples, with the inputs that `reads` names. They must fit in memory.
+      seed: random seed of the run's seed and fold.
     """
     del train, samples, seed
     return {}

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from colearn_jax.methods.architecture import Architecture, encode
-from colearn_jax.methods.base import Method, mean_over_sensors, over_members, summed
+from colearn_jax.methods.base import mean_over_sensors, over_members, summed
+from colearn_jax.methods.teacher import Taught
 from colearn_jax.nn import layers
 from colearn_jax.objectives import ring
 from colearn_jax.objectives.contrastive import contrastive
@@ -100,16 +101,17 @@ class Model(nnx.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class MDiCo(Method):
-  """L = w_main L_main + w_aux L_aux + w_cont L_cont + w_mod L_mod.
+class MDiCo(Taught):
+  """L = w_main L_main + w_aux L_aux + w_cont L_cont + w_mod L_mod (+ w_dist L_dist, with a teacher).
 
   L_main, L_aux and L_mod are means over sensors, where each sensor contributes the mean over its present
   samples. Sensors without samples in the batch are left out. L_cont is the sum over ordered pairs of sensors,
   so that each pair counts twice. Samples without a label contribute only to L_cont and L_mod. A weight of 0
-  switches a term off; its heads are not built.
+  switches a term off; its heads are not built. L_dist is not part of the published method. It is the distance
+  of each sensor's prediction from a teacher, see `teacher`; w_main may be 0 then.
   """
 
-  main: float = setting(1.0, POSITIVE, "Weight of L_main, the task's loss of each sensor's prediction.")
+  main: float = setting(1.0, WEIGHT, "Weight of L_main, the task's loss of each sensor's prediction.")
   auxiliary: float = setting(
     1.0, WEIGHT, "Weight of L_aux, the task's loss of the auxiliary head on specific and on shared features."
   )
@@ -146,13 +148,13 @@ class MDiCo(Method):
     "features two layers project (one).",
   )
 
-  terms = ("main", "auxiliary", "contrastive", "discriminative")
+  terms = ("main", "auxiliary", "contrastive", "discriminative", "distillation")
   allows_members = True
 
   @property
   def uses_unlabelled(self):
     """See `Method`."""
-    return self.contrastive + self.discriminative > 0
+    return self.contrastive + self.discriminative + self.distillation > 0
 
   def build(self, architecture, *, only=None, rngs):
     """See `Method`."""
@@ -206,12 +208,9 @@ class MDiCo(Method):
     task = lambda head, m: values.task_loss(head[m], batch.target, labelled[m])
     number = outputs.sensors.index
     sensor = lambda head, m: over_members(lambda y: modality_loss(y, number(m), batch.present[m]), head[m])
-    parts: dict[str, dict[str, jax.Array]] = {}
-    totals: dict[str, jax.Array] = {}
-    for term in filter(values.weights.__contains__, self.terms):
-      if term == "main":
-        parts[term] = {m: task(outputs.prediction, m) for m in names}
-      elif term == "auxiliary":
+    parts, totals = self.taught({m: outputs.prediction[m] for m in names}, batch, values)
+    for term in filter(values.weights.__contains__, ("auxiliary", "contrastive", "discriminative")):
+      if term == "auxiliary":
         first, second = outputs.auxiliary_specific, outputs.auxiliary_shared
         parts[term] = {m: 0.5 * (task(first, m) + task(second, m)) for m in names}
       elif term == "discriminative":

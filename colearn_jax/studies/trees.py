@@ -1,4 +1,4 @@
-"""ExtraTrees and gradient boosting of scikit-learn, on the values of one sensor, on the context, or on both.
+"""Learners of scikit-learn, such as ExtraTrees, on the values of one sensor, on the context, or on both.
 
 Each run (seed and fold) and each predictor chooses a setting by its own validation part. Test parts are only
 predicted.
@@ -26,62 +26,12 @@ from colearn_jax.data.splits import Run
 from colearn_jax.evaluation import evaluate, metrics
 from colearn_jax.evaluation.results import Results
 from colearn_jax.methods.base import Samples
-from colearn_jax.methods.tabular import imputed, tabulated
-from colearn_jax.parallel.cores import usable_cores
+from colearn_jax.methods.learners import Learner
+from colearn_jax.methods.tabular import tabulated
 from colearn_jax.plan import LEARNERS, Trees
 from colearn_jax.storage import files
 from colearn_jax.training import setup, work_directory
-from colearn_jax.types import CONTEXT, InputError, Task
-
-
-@dataclasses.dataclass(frozen=True)
-class Learner:
-  """A learner of scikit-learn, with keyword arguments of its class.
-
-  Attributes:
-    name: one of `plan.LEARNERS`.
-    settings: keyword arguments.
-    balanced: whether classes are weighted inversely to their frequency.
-  """
-
-  name: str
-  settings: Mapping[str, Any]
-  balanced: bool = False
-
-  def predict(self, task: Task, x: np.ndarray, y: np.ndarray, rows: np.ndarray, seed: int) -> np.ndarray:
-    """Fits on `x` `[n F]` and `y`, and predicts for `rows` `[k F]`: values or probabilities `[k C]`."""
-    if self.name == "extra_trees":
-      both = imputed(np.concatenate([x, rows]), np.arange(len(x)))
-      x, rows = both[: len(x)], both[len(x) :]
-    if task.kind == "regression":
-      columns = [self._new("Regressor", seed).fit(x, column).predict(rows) for column in y.T]
-    elif task.kind == "multilabel":
-      columns = [self._probabilities(x, label.astype(int), rows, 2, seed)[:, 1] for label in y.T]
-    else:
-      return self._probabilities(x, y, rows, len(task.outputs), seed)
-    return np.stack(columns, axis=1).astype(np.float32)
-
-  def _probabilities(
-    self, x: np.ndarray, y: np.ndarray, rows: np.ndarray, classes: int, seed: int
-  ) -> np.ndarray:
-    """Probabilities `[k classes]`; 0 of a class that does not occur in `y`."""
-    seen = np.unique(y)
-    out = np.zeros((len(rows), classes), np.float32)
-    if len(seen) == 1:  # gradient boosting needs two classes
-      out[:, seen] = 1.0
-    else:
-      weights = {"class_weight": "balanced"} if self.balanced else {}
-      out[:, seen] = self._new("Classifier", seed, **weights).fit(x, y).predict_proba(rows)
-    return out
-
-  def _new(self, what: str, seed: int, **more: Any) -> Any:
-    from sklearn import ensemble  # slow to load
-
-    if self.name == "extra_trees":
-      own = getattr(ensemble, f"ExtraTrees{what}")
-      return own(random_state=seed, n_jobs=usable_cores(), **self.settings, **more)
-    own = getattr(ensemble, f"HistGradientBoosting{what}")
-    return own(**({"early_stopping": False, "random_state": seed} | dict(self.settings)), **more)
+from colearn_jax.types import CONTEXT, InputError
 
 
 def learners(grid: Mapping[str, Mapping[str, Sequence]], balanced: bool = False) -> list[Learner]:
@@ -125,9 +75,7 @@ def train(config: ConfigDict, workdir: Path, *, kind: str, trees: Trees, metric:
   work_directory.describe(workdir, describe(dataset, modalities, index), ())
 
   table = read_table(make_reader(dataset, modalities))
-  samples = Samples(
-    table["inputs"], table["present"], index.target, index.labelled, groups=None, task=dataset.task
-  )
+  samples = Samples(table["inputs"], table["present"], index.target, index.labelled, dataset.task)
   inputs = _inputs(samples, kind)
   tried = learners(trees.grid, config.loss.class_weights == "balanced")
   fit = functools.partial(fit_run, samples, inputs, tried, refit=trees.refit, metric=metric)

@@ -100,12 +100,12 @@ class SamplesOf:
     """
 
   def check(self, runs: Sequence[Run]) -> None:
-    """Checks that each sensor and band has a value in the training part of these runs.
+    """Checks that each sensor and band has a value in the training parts, and makes the arrays of all runs.
 
     Fixed constants of normalisation need no values, so nothing is read and nothing is checked.
 
     Raises:
-      InputError: one has none; the message names the run.
+      InputError: one has none, or there are no arrays, see `Method.arrays`; the message names the run.
     """
     for run in runs if self._normalisation.how != "fixed" else ():
       found = self._found(run)
@@ -119,6 +119,8 @@ class SamplesOf:
             f"{run.name}: {line}; leave it out, or cut other parts: protocol.folds, protocol.group_by, "
             "protocol.seeds, or the data set's own splits"
           ) from None
+    for run in runs:
+      self._arrays(run)
 
   def _found(self, run: Run) -> dict[str, statistics.Moments]:
     """The moments of a run's training part, which its ablations share."""

@@ -22,13 +22,14 @@ from colearn_jax.data.splits import Run
 from colearn_jax.data.statistics import make_normalisation
 from colearn_jax.datasets import build
 from colearn_jax.methods.architecture import Architecture
-from colearn_jax.methods.base import Method, Network, Samples
+from colearn_jax.methods.base import Network
 from colearn_jax.methods.configured import ablations, encoder_settings, make_method, make_network, weights
 from colearn_jax.parallel import processes, sharding
 from colearn_jax.training.on_device import OnDevice
 from colearn_jax.training.optimizer import Average, layer_decay, make_optimizer
 from colearn_jax.training.state import Recipe, Tree
 from colearn_jax.training.streaming import Streamed
+from colearn_jax.training.teaching import make_arrays
 from colearn_jax.types import InputError, Modality, Task
 from colearn_jax.weights import pretrained
 
@@ -210,24 +211,13 @@ def make_samples(
   on_device = config.data.placement == "device" or (config.data.placement == "auto" and small)
   table = read_table(reader) if on_device else None
   check_unchanged(dataset, index)  # a table is read once; batches are read later, see `Streamed`
-  own_arrays = type(recipe.method).arrays is not Method.arrays
-
-  def arrays(run: Run) -> dict:
-    if not own_arrays:
-      return {}
-    if table is None:
-      raise InputError(f"method={config.method} needs its samples in memory; data.placement=device")
-    # Of several features, the first one: their blocks would leave little to fit on.
-    groups = next(iter(make_apart(config, index, run.seed).groups.values()), None)
-    samples = Samples(table["inputs"], table["present"], index.target, index.labelled, groups, dataset.task)
-    return recipe.method.arrays(run.train, samples, run.seed)
-
+  apart = functools.partial(make_apart, config, index)
   settings = recipe.network.architecture.encoders
   own = {m.name: encoders.normalisation(settings[m.name], m) for m in modalities if m.name in settings}
   options = {
     "class_weights": config.loss.class_weights,
     "weights": lambda run: {term: weights(config, run.ablation)[term] for term in wanted},
-    "arrays": arrays,
+    "arrays": make_arrays(config, recipe.method, dataset, index, table, apart),
     "normalisation": make_normalisation(
       config.data.normalisation,
       config.data.fixed.to_dict(),

@@ -198,10 +198,11 @@ def _terms(recipe: Recipe, state: TrainState, batch: dict, outputs: mdico.Output
   the step; their parts are computed here.
   """
   parts, task, method = terms, recipe.network.architecture.task, recipe.method
-  if state.values["weights"].keys() != set(method.terms):
+  published = method.terms[:4]  # without that of a teacher
+  if state.values["weights"].keys() != set(published):
     every = Values(
       constants=state.values["task"],
-      weights=dict.fromkeys(method.terms, 1.0),
+      weights=dict.fromkeys(published, 1.0),
       arrays={},
       progress=jnp.zeros(()),
       task=task,
@@ -210,7 +211,7 @@ def _terms(recipe: Recipe, state: TrainState, batch: dict, outputs: mdico.Output
     everything = method.loss(outputs, given, every)[1]
     parts = {name: term for name, term in everything.items() if "/" in name and "total" not in name} | terms
   parts = {name: value for name, value in parts.items() if name != "learning_rate"}
-  totals = dict.fromkeys((f"total_{term}" for term in method.terms), jnp.zeros(()))
+  totals = dict.fromkeys((f"total_{term}" for term in published), jnp.zeros(()))
   pairs = [name.removeprefix("contrastive/").split("__") for name in parts if name.startswith("contrastive/")]
   mirrored = {f"contrastive/{n}__{m}": parts[f"contrastive/{m}__{n}"] for m, n in pairs}
   return totals | {name.replace("total/", "total_"): value for name, value in parts.items()} | mirrored

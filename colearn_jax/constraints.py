@@ -1,0 +1,68 @@
+"""Rules of a configuration that involve several keys, but not the data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ml_collections import ConfigDict
+
+from colearn_jax.rules import Setting
+from colearn_jax.values import check, refuse
+
+
+def check_together(config: ConfigDict, known: Mapping[str, Setting]) -> None:
+  """Checks the rules that involve several keys.
+
+  Args:
+    config: the configuration, whose values are allowed one by one.
+    known: all settings of its method and encoder, by dotted key.
+
+  Raises:
+    InputError: values do not go together.
+  """
+  from colearn_jax import methods
+
+  terms = methods.find(config.method).terms
+  for name, weights in config.loss.ablations.items():
+    for term, weight in weights.items():
+      if term not in terms:
+        refuse(f"loss.ablations.{name}", term, f"a loss term of {config.method}: {', '.join(terms)}")
+      check(f"loss.ablations.{name}.{term}", weight, known[f"loss.{term}"].rule)
+  if config.data.fourier and "location" not in config.data.context:
+    refuse("data.fourier", config.data.fourier, "0, or location among the names of data.context")
+  _check_validation(config)
+  _check_teacher(config)
+  for modality in config.model.encoders:
+    if modality not in config.data.modalities:
+      refuse("model.encoders", modality, f"a configured modality: {', '.join(config.data.modalities)}")
+
+
+def _check_teacher(config: ConfigDict) -> None:
+  """Checks that every prediction is learnt from something, and that a teacher's inputs have a teacher."""
+  from colearn_jax.methods.configured import ablations, make_method, weights
+
+  for name in ablations(config):
+    own = weights(config, name)
+    if own["main"] == 0 and not own.get("distillation", 0.0):
+      key = f"loss.ablations.{name}.main" if name else "loss.main"
+      refuse(key, 0, "a number > 0, or 0 with loss.distillation > 0")
+  for key in ("teacher_context", "teacher_sensors"):
+    if config.loss.get(key) and make_method(config).reads is None:
+      refuse(f"loss.{key}", config.loss[key], "(), for there is no teacher: loss.distillation=0")
+
+
+def _check_validation(config: ConfigDict) -> None:
+  """Checks that there is a validation part if anything is chosen by it."""
+  own, train = config.protocol, config.train
+  if own.scored == "validation" and own.name != "clean":
+    refuse("protocol.scored", "validation", "test; only protocol.name=clean holds out a validation part")
+  if own.validation_fraction == 0:
+    for key, other in (
+      ("protocol.scored=validation", own.scored == "validation"),
+      (f"protocol.name={own.name}", own.name != "clean"),
+      (f"train.patience={train.patience}", train.patience > 0),
+      (f"train.keep={train.keep}", train.keep != "last"),
+    ):
+      if other:
+        allowed = f"a fraction > 0, as {key} needs a validation part; without one: protocol.name=clean, "
+        refuse("protocol.validation_fraction", 0, f"{allowed}train.patience=0 and train.keep=last")
