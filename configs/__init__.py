@@ -20,6 +20,8 @@ def preset(
   values: Mapping[str, object],
   *,
   encoder: str = schema.ENCODER,
+  method: str = schema.METHOD,
+  loss: Mapping[str, object] | None = None,
   **choices: Mapping[str, object],
 ) -> ConfigDict:
   """Builds the configuration of a preset.
@@ -31,6 +33,8 @@ def preset(
     words: the text after the colon: words separated by commas.
     values: values of the preset by dotted key. Other keys have the defaults of `schema.py`.
     encoder: the encoder, unless a word selects another one.
+    method: the method, unless a word selects another one.
+    loss: values of the group `loss`, only for this method.
     choices: further words of this preset, each with the values that it sets.
 
   Raises:
@@ -46,9 +50,11 @@ def preset(
     if name in named:
       raise InputError(f"{name!r} is given twice")
     named[name] = value
-  method = named.get("method", schema.METHOD)
+  default, method = method, named.get("method", method)
   config = schema.defaults(named.get("encoder", encoder), method)
   change = dict(values)
+  if method == default:
+    change |= {f"loss.{name}": value for name, value in (loss or {}).items()}
   if method == "individual":
     change["baseline"] = False
   if "released" in named:

@@ -16,6 +16,14 @@ from __future__ import annotations
 from colearn_jax.configs import preset
 from ml_collections import ConfigDict
 
+YEAR = {
+  "protocol.name": "clean",
+  "protocol.group_by": "year",
+  "protocol.folds": "each",
+  "protocol.purge": 93,  # three months: a series has four
+  "protocol.min_samples": 100,  # 2019 has only 26, all of January
+}
+
 
 def get_config(words: str = "") -> ConfigDict:
   """The configuration; `preset` describes the words."""
@@ -28,11 +36,5 @@ def get_config(words: str = "") -> ConfigDict:
       "checkpoint.every_epochs": 10,  # an epoch takes only half a second
     },
     clean={"protocol.name": "clean", "protocol.group_by": "site"},
-    year={
-      "protocol.name": "clean",
-      "protocol.group_by": "year",
-      "protocol.folds": "each",
-      "protocol.purge": 93,  # three months: a series has four
-      "protocol.min_samples": 100,  # 2019 has only 26, all of January
-    },
+    year=YEAR,
   )

@@ -83,7 +83,14 @@ WITH_MEMBERS = ("table",)  # backbones that take `members=K` and then return `[B
 
 NORMS = ("none", "layer", "batch")
 SIZES = ("seq_len", "num_features")  # settings of every encoder that are checked against the sample's shape
-NO_SETTINGS = ("bands", "context", "members", "place", "dtype", "rngs")  # other keyword arguments of backbones
+NO_SETTINGS = (
+  "bands",
+  "context",
+  "members",
+  "place",
+  "dtype",
+  "rngs",
+)  # other keyword arguments of backbones
 AUTO = "auto"  # the encoder that `automatic` chooses by the shape of a sample
 HELP = {
   "activation": "Activation of the feed-forward layers: relu or gelu; of encoder table also mish.",

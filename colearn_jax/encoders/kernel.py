@@ -16,15 +16,17 @@ from flax import nnx
 from colearn_jax.nn import layers
 from colearn_jax.types import InputError
 
+SQUARES = 128.0  # S, the sum of the squares of the features
 SMOOTHNESS = (0.5, 1.5, 2.5)  # ν of the Matérn kernels that have a short closed form
 
 
 class RandomFeatures(nnx.Module):
   """D random Fourier features of a Matérn kernel, which are drawn once and not trained: `[B F]` to `[B D]`.
 
-  They are √2 cos(w·x + b) with b uniform in [0, 2π) and w from the kernel's spectral density, a multivariate
-  t distribution with 2ν degrees of freedom. The mean over D of the product of the features of two samples
-  tends to the kernel of their distance (Rahimi & Recht 2007, algorithm 1).
+  They are √(2 S / D) cos(w·x + b) with b uniform in [0, 2π) and w from the kernel's spectral density, a
+  multivariate t distribution with 2ν degrees of freedom. The product of the features of two samples tends to
+  S times the kernel of their distance (Rahimi & Recht 2007, algorithm 1). S is 128, as of 128 inputs with
+  variance 1, so that the learning rate does not depend on D.
 
   Args:
     scale: `[F]`, by which the F values are divided before their distance is taken.
@@ -37,15 +39,25 @@ class RandomFeatures(nnx.Module):
     normal = layers.he_normal(2)  # with variance 1
     chi_square = jnp.square(normal(rngs.params(), (round(2 * smoothness), features))).sum(0)
     direction = normal(rngs.params(), (len(scale), features))
-    frequencies = direction * jnp.sqrt(2 * smoothness / chi_square) / scale[:, None]
-    phases = jnp.pi * (1.0 + layers.uniform_fan_in(1)(rngs.params(), (features,)))
+    frequencies = direction * jnp.sqrt(2 * smoothness / chi_square) / scale[:, None] / (2 * jnp.pi)
+    phases = 0.5 * (1.0 + layers.uniform_fan_in(1)(rngs.params(), (features,)))
+    self.amplitude = math.sqrt(2 * SQUARES / features)
     # Constants of a run, as batch statistics are: without gradient and without a state of the optimizer.
     self.frequencies, self.phases = nnx.BatchStat(frequencies), nnx.BatchStat(phases)
 
   def __call__(self, x: jax.Array) -> jax.Array:
     """Computes the features of `[B F]`, at least float32."""
-    angle = layers.widened(x) @ self.frequencies[...] + self.phases[...][None]
-    return 2**0.5 * jnp.cos(angle)
+    turns = layers.widened(x) @ self.frequencies[...] + self.phases[...][None]
+    return self.amplitude * cosine(turns)
+
+
+def cosine(turns: jax.Array) -> jax.Array:
+  """cos(2π t), to 1e-6 for |t| up to 10: a polynomial, which takes a tenth of the time of XLA's on a CPU."""
+  angle = 2 * jnp.pi * (0.25 - jnp.abs(turns - jnp.round(turns)))  # cos(2π t) = sin(angle), |angle| <= π/2
+  square, out = angle * angle, jnp.zeros_like(turns)
+  for order in (11, 9, 7, 5, 3, 1):  # of the Taylor series, by Horner's rule
+    out = out * square + (-1) ** (order // 2) / math.factorial(order)
+  return angle * out
 
 
 class Kernel(nnx.Module):

@@ -1,0 +1,73 @@
+"""LFMC with a recipe for the most accurate models of one sensor. Beside it stands `lfmc`, the paper's.
+
+    python -m colearn_jax.main --config=lfmc_best --workdir=runs/best --config.data.manual_dir=DIR
+
+What differs from `lfmc`, and why:
+
+- Encoder `kernel`: one wide layer of fixed random features, on values that are normalised by their quantiles.
+  Networks whose layers are all trained overfit on the 2 300 samples of 135 sites.
+- Method `distill`: a teacher of a kernel machine and trees reads both sensors, the date, the place and the
+  static layers, and predicts each site from the others. The students learn its predictions beside the
+  measurements. Each of them reads one sensor alone.
+- The heads are linear in the standardised target.
+- A fixed number of epochs with AdamW, a cosine schedule and a moving average of the weights. Nothing is
+  chosen by held-out samples, so no validation part is held out: all sites outside of the fold train.
+
+Words: `individual` is the same recipe without a teacher, so without the other sensors. `date` reads the day of
+the year beside the sensor, `everything` also the place and the static layers. Folds are by site. `year` holds
+out years, with three months around them; `plain` holds out single samples, and then measures how well a site
+is recognised (docs/guides/training.md).
+"""
+
+from __future__ import annotations
+
+from colearn_jax.configs import lfmc, preset
+from ml_collections import ConfigDict
+
+STATIC = ("soil", "DEM", "LIDAR", "landcover")
+
+
+def get_config(words: str = "") -> ConfigDict:
+  """The configuration; `preset` describes the words."""
+  return preset(
+    words,
+    {
+      "data.name": "lfmc",
+      "data.modalities": ("S1_S1Ind", "S2_S2Ind"),
+      "data.normalisation": "quantile",
+      "protocol.name": "clean",
+      "protocol.group_by": "site",
+      "protocol.validation_fraction": 0.0,
+      "model.emb_dim": 64,
+      "model.standardised": True,
+      "train.batch_size": 128,
+      "train.max_epochs": 10,
+      "train.optimizer": "adamw",
+      "train.learning_rate": 6e-4,
+      "train.weight_decay": 0.1,
+      "train.schedule": "cosine",
+      "train.average": "ema",
+      "train.average_decay": 0.98,
+      "train.patience": 0,
+      "train.keep": "last",
+      "baseline": False,
+      "checkpoint.every_epochs": 10,
+    },
+    encoder="kernel",
+    method="distill",
+    loss={
+      "distillation": 1.0,
+      "learners": ("svm", "trees"),
+      "teacher_context": ("date", "location", *STATIC),
+      "trees": 100,
+      "tree_leaf": 4,
+    },
+    date={"data.context": ("date",), "model.encoder.context_lengthscale": 0.7},
+    everything={
+      "data.context": ("date", "location", *STATIC),
+      "data.fourier": 4,
+      "model.encoder.context_lengthscale": 0.5,
+    },
+    plain={"protocol.group_by": ""},
+    year=lfmc.YEAR,
+  )
