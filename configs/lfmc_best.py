@@ -13,10 +13,10 @@ What differs from `lfmc`, and why:
 - A fixed number of epochs with AdamW, a cosine schedule and a moving average of the weights. Nothing is
   chosen by held-out samples, so no validation part is held out: all sites outside of the fold train.
 
-Words: `individual` is the same recipe without a teacher, so without the other sensors. `date` reads the day of
-the year beside the sensor, `everything` also the place and the static layers. Folds are by site. `year` holds
-out years, with three months around them; `plain` holds out single samples, and then measures how well a site
-is recognised (docs/guides/training.md).
+Words: `individual` is the same recipe without a teacher, so without the other sensors. `date` reads the day
+of the year beside the sensor, `everything` also the place and the static layers. Folds are by site. `year`
+holds out years, with three months around them; `plain` holds out single samples, and then measures how well a
+site is recognised (docs/guides/training.md).
 """
 
 from __future__ import annotations

@@ -136,7 +136,10 @@ def test_context_reaches_the_output_and_the_gradient(name):
 
 @pytest.mark.parametrize("name", SERIES)
 def test_number_of_parameters_with_context(name):
-  """`mlp` and `table` read K more inputs, and so does `kernel`, which has no parameters for them. In others a layer of 64 units reads K values and joins them."""
+  """Those of `FLAT` read K more inputs; `kernel` has no parameters for them.
+
+  In others a layer of 64 units reads K values and joins them.
+  """
   build = lambda: encoders.make_encoder({"model_type": name}, RADAR, WIDTH, context=5, rngs=nnx.Rngs(0))
   module = nnx.eval_shape(build)
   count = sum(p.size for p in jax.tree.leaves(nnx.state(module, nnx.Param)))

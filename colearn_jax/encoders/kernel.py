@@ -39,7 +39,7 @@ class RandomFeatures(nnx.Module):
     normal = layers.he_normal(2)  # with variance 1
     chi_square = jnp.square(normal(rngs.params(), (round(2 * smoothness), features))).sum(0)
     direction = normal(rngs.params(), (len(scale), features))
-    frequencies = direction * jnp.sqrt(2 * smoothness / chi_square) / scale[:, None] / (2 * jnp.pi)
+    frequencies = direction * jnp.sqrt(2 * smoothness / chi_square)[None] / (2 * jnp.pi * scale[:, None])
     phases = 0.5 * (1.0 + layers.uniform_fan_in(1)(rngs.params(), (features,)))
     self.amplitude = math.sqrt(2 * SQUARES / features)
     # Constants of a run, as batch statistics are: without gradient and without a state of the optimizer.
@@ -61,7 +61,7 @@ def cosine(turns: jax.Array) -> jax.Array:
 
 
 class Kernel(nnx.Module):
-  """Random features of all values of a sample, then dense layers with ReLU: `[B ...]` to `[B layer_sizes[-1]]`.
+  """Random features of all values of a sample, then dense layers: `[B ...]` to `[B layer_sizes[-1]]`.
 
   One dense layer on many fixed features is close to a kernel machine. It is trained like any other network,
   yet overfits less on a few thousand samples than layers that are trained down to the values.
@@ -77,7 +77,7 @@ class Kernel(nnx.Module):
     lengthscale: of the sensor's values, in their deviations after normalisation.
     context_lengthscale: of the context's values.
     smoothness: ν of the Matérn kernel, one of `SMOOTHNESS`. 0.5 is the roughest.
-    layer_sizes: widths of the dense layers.
+    layer_sizes: widths of the dense layers, which have ReLU.
     dropout: of the random features and after each layer.
     dtype: of the dense layers.
     rngs: the stream `params`.

@@ -2,9 +2,9 @@
 
     python -m colearn_jax.study --config=lfmc_best --workdir=runs/study_best --config.data.manual_dir=DIR
 
-DIR contains training_features.csv. `individual` is the recipe of `colearned` without a teacher, so without the
-other sensors. The trees are tuned on validation parts, and fitted again on all training samples. The settings
-of both networks were fixed before these folds were scored: on 5 folds by site of seed 77.
+DIR contains training_features.csv. `individual` is the recipe of `colearned` without a teacher, so without
+the other sensors. The trees are tuned on validation parts, and fitted again on all training samples. Kernels
+were compared on the folds by site of seed 10, and the settings of both networks on 5 folds of seed 77.
 """
 
 from __future__ import annotations
