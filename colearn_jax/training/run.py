@@ -23,6 +23,7 @@ from colearn_jax.evaluation.results import Results
 from colearn_jax.methods.configured import make_method
 from colearn_jax.parallel import processes
 from colearn_jax.storage import models
+from colearn_jax.storage.files import read_json
 from colearn_jax.training import checkpoint, setup, work_directory
 from colearn_jax.training.history import History
 from colearn_jax.training.log import Log, Progress
@@ -58,7 +59,9 @@ def run(config: ConfigDict, workdir: str | Path) -> Results:
 def train(config: ConfigDict, workdir: Path) -> Results:
   """Trains and evaluates every seed, fold and ablation of one method, and writes all files."""
   began = time.monotonic()
-  config_lib.validate(config, begun=(workdir / "config.json").is_file())
+  begun = read_json(workdir / "config.json") if (workdir / "config.json").is_file() else None
+  config_lib.validate(config, begun=begun is not None)
+  config = config_lib.with_sizes(config, begun)
   work_directory.claim(config, workdir)
 
   # The data: prepared if necessary, indexed, and split into runs.
