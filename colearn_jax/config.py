@@ -321,8 +321,8 @@ def with_sizes(config: ConfigDict, begun: Mapping | None = None) -> ConfigDict:
     names = [name for name in encoders.SIZES_OF_FILE if settings.get(name) is None]
     if found := {name: sized[name] for name in names if sized.get(name) is not None}:
       every[modality] = own | found
-  model = schema.group({**config.model.items(), "encoders": every})
-  return schema.group({**config.items(), "model": model}).lock()
+  model = schema.group(dict(config.model.items()) | {"encoders": every})
+  return schema.group(dict(config.items()) | {"model": model}).lock()
 
 
 def series_settings(config: ConfigDict) -> fixed_length.Settings:

@@ -56,13 +56,15 @@ def _embed(config: ConfigDict, modality: Modality, x: np.ndarray, place: np.ndar
   build = lambda: encoders.make_encoder(
     settings, modality.shape, 2, modality=modality, rngs=nnx.Rngs(0), **known
   )
-  graphdef, shapes = nnx.split(nnx.eval_shape(build))
-  values = pretrained.load(settings, nnx.merge(graphdef, shapes).backbone)["params"]
+  encoder = nnx.eval_shape(build)
+  pretrained.load(settings, encoder.backbone)
+  graphdef, state = nnx.split(encoder)
+  unused = lambda a: np.zeros(a.shape, a.dtype) if isinstance(a, jax.ShapeDtypeStruct) else a
+  values = jax.tree.map(unused, nnx.to_pure_dict(state))  # the projection behind the backbone is not read
 
   @jax.jit
   def run(values, x, place):
-    encoder = nnx.merge(graphdef, shapes)  # its projection has no values, and is not used
-    nnx.update(encoder.backbone, values)
+    encoder = nnx.merge(graphdef, values)
     scaled = normalise({modality.name: x}, {modality.name: fixed})[modality.name]
     return encoder.features(scaled if place is None else (scaled, place))
 
