@@ -149,6 +149,8 @@ def _check_data(config: ConfigDict, begun: bool) -> None:
   from colearn_jax.datasets import build
 
   name = config.data.name
+  if not begun:
+    config = with_sizes(config)
   if name not in build.names():
     refuse("data.name", name, f"one of: {', '.join(build.names())}")
   try:
@@ -184,12 +186,15 @@ def _check_data(config: ConfigDict, begun: bool) -> None:
     shape = plain.shape
     if config.augment.quarter_turns and len(shape) > 2 and shape[-3] != shape[-2]:
       refuse("augment.quarter_turns", True, f"False, for images of {modality} are not square")
-    kind = _check_encoder_settings(config, plain)
-    if kind in encoders.BY_BAND:
+    settings = _check_encoder_settings(config, plain)
+    if settings["model_type"] in encoders.BY_BAND:
+      months = steps if encoders.reads_months(settings) else None
       try:
-        plain = modality_lib.make_modality(modality, known, views, steps=steps)
+        plain = modality_lib.make_modality(modality, known, views, steps=months)
       except InputError as error:
-        raise InputError(f"encoder {kind}: {error}") from None
+        raise InputError(
+          f"encoder {settings['model_type']}: {error}; use_months=False reads no months"
+        ) from None
       unknown_length = lambda view: shapes[view][0] is None and view not in config.data.lengths
       if config.data.series == "pad" and any(map(unknown_length, plain.views)):
         plain = dataclasses.replace(plain, shape=(1, *plain.shape[1:]))  # it may be short enough
@@ -236,14 +241,15 @@ def _encoder_key(config: ConfigDict, modality: str) -> str:
   return "model.encoders" if config.model.encoders.to_dict().get(modality) else "model.encoder"
 
 
-def _check_encoder_settings(config: ConfigDict, modality: Modality) -> str:
-  """Checks the arguments of a modality's encoder one by one. Returns the name of the encoder."""
+def _check_encoder_settings(config: ConfigDict, modality: Modality) -> dict[str, Any]:
+  """Checks the arguments of a modality's encoder one by one. Returns the settings of the encoder."""
   from colearn_jax import encoders
   from colearn_jax.methods.configured import encoder_settings
 
   name, key = modality.name, _encoder_key(config, modality.name)
   try:
-    kind = encoder_settings(config, name, modality.shape)["model_type"]
+    settings = encoder_settings(config, name, modality.shape)
+    kind = settings["model_type"]
     known = encoders.settings(kind)
   except InputError as error:
     raise InputError(f"{key}, for modality {name}: {error}") from None
@@ -252,7 +258,7 @@ def _check_encoder_settings(config: ConfigDict, modality: Modality) -> str:
       if argument not in known:
         refuse(f"{key}.{name}", argument, f"an argument of encoder {kind}: {', '.join(known)}")
       check(f"{key}.{name}.{argument}", value, known[argument].rule)
-  return kind
+  return settings
 
 
 def _check_encoder(config: ConfigDict, modality: Modality, context: Sequence[str], begun: bool) -> None:
@@ -273,6 +279,42 @@ def _check_encoder(config: ConfigDict, modality: Modality, context: Sequence[str
     raise InputError(
       f"{_encoder_key(config, modality.name)}, for modality {modality.name}: {error}"
     ) from None
+
+
+def with_sizes(config: ConfigDict, begun: Mapping | None = None) -> ConfigDict:
+  """The same configuration with the sizes that files of pretrained weights tell, locked.
+
+  They are set in `model.encoders`, for each modality whose encoder has a file and leaves them out.
+
+  Args:
+    config: the configuration.
+    begun: `config.json` of the run that is resumed. Its sizes are taken, as the files need not exist.
+
+  Raises:
+    InputError: a file cannot be read, or does not tell a size.
+  """
+  from colearn_jax import encoders
+  from colearn_jax.methods.configured import encoder_settings
+  from colearn_jax.weights import pretrained
+
+  common, every = config.model.encoder.to_dict(), config.model.encoders.to_dict()
+  for modality in config.data.modalities:
+    own = every.get(modality, {})
+    if own.get("model_type", common["model_type"]) not in encoders.BY_BAND:
+      continue
+    settings = encoder_settings(config, modality)
+    if begun is None:
+      try:
+        sized = pretrained.sized(settings)
+      except InputError as error:
+        raise InputError(f"{_encoder_key(config, modality)}, for modality {modality}: {error}") from None
+    else:
+      sized = begun["model"]["encoders"].get(modality, {})
+    names = [name for name in encoders.SIZES_OF_FILE if settings.get(name) is None]
+    if found := {name: sized[name] for name in names if sized.get(name) is not None}:
+      every[modality] = own | found
+  model = schema.group(dict(config.model.items()) | {"encoders": every})
+  return schema.group(dict(config.items()) | {"model": model}).lock()
 
 
 def series_settings(config: ConfigDict) -> fixed_length.Settings:

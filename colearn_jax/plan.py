@@ -29,6 +29,7 @@ from collections.abc import Mapping, Sequence
 KINDS = ("network", "trees", "context")
 LEARNERS = ("extra_trees", "boosting", "svm")
 SEARCHES = ("grid", "random", "optuna")
+INPUTS = ("bands", "embedding")
 
 # Keyword arguments of scikit-learn's classes, each with the values to try.
 GRID: Mapping[str, Mapping[str, Sequence]] = {
@@ -67,10 +68,13 @@ class Trees:
   Attributes:
     grid: for each learner (see `LEARNERS`) the values to try, by keyword argument.
     refit: whether the chosen setting is fitted again on the training and the validation part.
+    inputs: what is read of a sensor: its values (`bands`), the features of its pretrained encoder as it is
+      published (`embedding`), or both. The arm names the encoder and its `weights`.
   """
 
   grid: Mapping[str, Mapping[str, Sequence]] = dataclasses.field(default_factory=lambda: GRID)
   refit: bool = True
+  inputs: tuple[str, ...] = ("bands",)
 
 
 @dataclasses.dataclass(frozen=True)

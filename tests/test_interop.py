@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from colearn_jax.interop import names
+from colearn_jax.interop import names, state_dict
 from colearn_jax.interop.state_dict import UNUSED_HEAD
 from colearn_jax.methods.architecture import Architecture
 from colearn_jax.methods.mdico import MDiCo
 from colearn_jax.types import InputError, Task
+from tests import small_methods
 from tests.golden_replay import check, replay
 from tests.golden_replay.golden import Case
 
@@ -136,6 +137,27 @@ def test_mixed_encoders_heads_and_norms_round_trip():
   params = arbitrary(tensors) | mask | unused
   back = names.state_dict(names.load_mdico(MIXED, params))
   assert {name: a.tobytes() for name, a in back.items()} == {name: a.tobytes() for name, a in params.items()}
+
+
+def test_one_backbone_goes_out_as_two_that_are_equal():
+  method, a = MDiCo(backbones="one"), small_methods.architecture(names=("radar", "optical"))
+  model = small_methods.filled(lambda: method.build(a, rngs=nnx.Rngs(0)))
+  params = names.state_dict(model)
+  two = nnx.eval_shape(lambda: MDiCo().build(a, rngs=nnx.Rngs(0)))
+  state_dict.fill(two, params)
+  inputs = {m: small_methods.random(small_methods.B, *a.shapes[m]) for m in a.sensors}
+  expected, got = (small_methods.forward(method, m, inputs, small_methods.masks()) for m in (model, two))
+  for sensor in a.sensors:
+    np.testing.assert_allclose(got.prediction[sensor], expected.prediction[sensor], rtol=1e-6)
+    np.testing.assert_allclose(got.shared[sensor], expected.shared[sensor], rtol=1e-6)
+
+  back = nnx.eval_shape(lambda: method.build(a, rngs=nnx.Rngs(0)))
+  state_dict.fill(back, params)
+  for name, tensor in names.state_dict(back).items():
+    np.testing.assert_array_equal(tensor, params[name])
+  key = "modality_encoders_common.radar.pre_encoder.layers.0.0.bias"
+  with pytest.raises(InputError, match=f"unique.radar.* and {key} differ, but the model has one backbone"):
+    state_dict.fill(back, params | {key: params[key] + 1})
 
 
 def test_a_model_without_heads_goes_back_with_zeros():

@@ -9,11 +9,13 @@ import pytest
 from colearn_jax.datasets.lfmc.dummy import write_dummy
 from flax import nnx
 
-from colearn_jax import config, methods
+from colearn_jax import config, encoders, methods
 from colearn_jax.data import reader as readers
 from colearn_jax.data.dataset import context_modality, open_dataset
 from colearn_jax.deploy.export import export_sensor
 from colearn_jax.deploy.load import load_model
+from colearn_jax.encoders.bands import DYNAMIC_WORLD, WORLD_CEREAL
+from colearn_jax.encoders.galileo import Galileo
 from colearn_jax.evaluation.results import Results
 from colearn_jax.methods.architecture import Architecture
 from colearn_jax.parallel import sharding
@@ -26,21 +28,25 @@ from tests.helpers import save_torch_file
 from tests.presto_files import SIZES, state_dict
 
 
-def architecture(**more):
+def architecture(encoder="presto", **more):
   modality = lambda name, own: Modality(name, (name,), (4, len(own) + 1), (*own, "month"), (), True)
   sensors = {
     "radar": modality("radar", ("VV", "VH")),
     "optical": modality("optical", ("B2", "B3", "B4")),
     "thermal": modality("thermal", ("t2m", "rain")),
   }
-  settings = dict.fromkeys(sensors, {"model_type": "presto", **SIZES, "n_layers": 1})
+  settings = dict.fromkeys(sensors, {"model_type": encoder, **SIZES, "n_layers": 1})
   shapes, task = {name: m.shape for name, m in sensors.items()}, small_methods.task("multiclass")
   known = {"context": 5, "place": 2, "modalities": sensors}
   return Architecture(shapes, settings, task, emb_dim=4, **(known | more))
 
 
 @pytest.mark.parametrize("name", methods.METHODS)
-@pytest.mark.parametrize("more", [{}, {"remat": True, "dtype": jnp.bfloat16}], ids=["plain", "remat_bf16"])
+@pytest.mark.parametrize(
+  "more",
+  [{}, {"remat": True, "dtype": jnp.bfloat16}, {"encoder": "galileo"}],
+  ids=["presto", "presto_remat_bf16", "galileo"],
+)
 def test_every_method_takes_it(name, more):
   method, a = small_methods.make(name), architecture(**more)
   inputs = {m: (jnp.ones((6, *shape)), jnp.ones((6, 5))) for m, shape in a.shapes.items()}
@@ -52,6 +58,20 @@ def test_every_method_takes_it(name, more):
     return method.predict(outputs)["prediction"]
 
   assert {y.shape for y in jax.eval_shape(call, inputs).values()} == {(6, 3)}
+
+
+@pytest.mark.parametrize("backbones", ["one", "two"])
+def test_one_backbone_has_members_as_two_have(backbones):
+  method, a = small_methods.make("mdico", backbones=backbones), architecture(members=3)
+  inputs = {m: (jnp.ones((6, *shape)), jnp.ones((6, 5))) for m, shape in a.shapes.items()}
+
+  def call(inputs):
+    model = method.build(a, rngs=nnx.Rngs(0))
+    return method.forward(model, inputs, small_methods.masks(), train=True, rngs=nnx.Rngs(dropout=1))
+
+  outputs = jax.eval_shape(call, inputs)
+  assert {y.shape for y in outputs.shared.values()} == {(6, 3, 2)}
+  assert {y.shape for y in outputs.prediction.values()} == {(6, 3, 3)}
 
 
 def test_layers_learn_the_slower_the_deeper_they_are():
@@ -178,6 +198,60 @@ def test_galileo_trains_and_its_export_predicts_alike(lfmc, tmp_path):
   assert np.abs(exported.predict(x, context) - expected).max() > 0
 
 
+def test_climate_lights_and_land_cover_of_a_folder(lfmc, tmp_path):
+  """Galileo's bands by name and unit: values in other units give the same normalised ones."""
+  rng, rows, own = np.random.default_rng(0), 24, tmp_path / "own"
+  own.mkdir()
+  lines = [f"s{i},{'ab'[i % 2]},{40 + i / 10},{-120 + i / 10}" for i in range(rows)]
+  (own / "samples.csv").write_text("\n".join(["id,target,lat,lon", *lines]))
+  climate = rng.uniform(0, 100, (rows, 3, 4)).astype(np.float32)
+  cover = rng.uniform(0, 100, (rows, 2, 2, 14)).astype(np.float32)
+  cover[0], climate[1, 1] = np.nan, np.nan
+  np.save(own / "climate.npy", climate)
+  np.save(own / "cover.npy", cover)
+  shares = [*DYNAMIC_WORLD, *WORLD_CEREAL]
+  views = {
+    "climate": {
+      "bands": ["DEF", "soil", "AET", "avg_rad"],
+      "units": ["mm", "0.1 mm", "mm", "nW/cm²/sr"],
+      "steps": "calendar",
+    },
+    "cover": {"bands": shares, "units": ["%"] * 9 + ["1"] * 5},
+  }
+  (own / "dataset.json").write_text(json.dumps({"views": views}))
+  settings = {
+    "data.manual_dir": str(own),
+    "data.data_dir": str(tmp_path / "data"),
+    "data.modalities": "climate,cover",
+    "data.context": "location",
+    "model.emb_dim": 4,
+    **{f"model.encoder.{name}": size for name, size in galileo_files.SIZES.items()},
+    "model.encoder.n_layers": 1,
+    "model.encoder.patch_size": 2,
+    "protocol.folds": 2,
+    "train.batch_size": 8,
+    "train.max_epochs": 1,
+  }
+  run.run(config.load("configs/folder.py:encoder=galileo", settings), tmp_path / "run")
+  groups = {"climate": {"TC", "VIIRS", "location"}, "cover": {"DW", "WC", "location"}}
+  params = models.restore(tmp_path / "run/checkpoints/seed10_fold0")["params"]["unique"]
+  for name, expected in groups.items():
+    assert set(params[name]["backbone"]["embed"]) == expected
+    model = load_model(tmp_path / "run", name)
+    constants = next(iter(model.about["normalisation"].values()))[name]
+    factors = [10, 1, 10, 1] if name == "climate" else [0.01] * 9 + [1] * 5
+    bands = ["def", "soil", "aet", "avg_rad"] if name == "climate" else shares
+    own_constants = np.array([Galileo.BANDS[band] for band in bands]) / np.array(factors)[:, None]
+    given = np.stack([constants["offset"], constants["scale"]], 1)[: len(bands)]
+    np.testing.assert_allclose(given, own_constants, rtol=1e-5)
+    file = (tmp_path / f"run/predictions/{name}.csv").read_text().splitlines()
+    assert len(file) == 1 + rows
+  with pytest.raises(InputError, match="soil has the unit 'cm', it reads: 0.1 mm, mm"):
+    views["climate"]["units"][1] = "cm"
+    (own / "dataset.json").write_text(json.dumps({"views": views}))
+    config.load("configs/folder.py:encoder=galileo", settings)
+
+
 def test_a_resumed_run_stops_at_other_weights(lfmc, tmp_path):
   of = lambda file: {"S1": {"model_type": "presto", "weights": str(file)}}
   work_directory.keep_weights(tmp_path, of(lfmc["model.encoders.S1.weights"]))
@@ -187,12 +261,36 @@ def test_a_resumed_run_stops_at_other_weights(lfmc, tmp_path):
   assert list(work_directory.keep_weights(tmp_path, of(tmp_path / "none.pt"))) == ["S1"]
 
 
+def test_sizes_of_the_file_are_kept_with_the_run(lfmc, tmp_path):
+  """They are read at the start. The months of the steps can be left out."""
+  file = save_torch_file(tmp_path / "presto.pt", state_dict(blocks=2))
+  plain = {k: v for k, v in lfmc.items() if k.removeprefix("model.encoder.") not in encoders.SIZES_OF_FILE}
+  plain |= {"data.modalities": "S1", "train.max_epochs": 1, "model.encoder.num_heads": 4}
+  plain |= {"model.encoders.S1.weights": str(file), "model.encoders.S1.use_months": False}
+  settings = lambda: config.load("configs/lfmc.py:individual,encoder=presto", plain)
+  first = settings()
+  assert first.model.encoder.layer_size is None
+  run.run(first, tmp_path / "run")
+  kept = json.loads((tmp_path / "run/config.json").read_text())["model"]
+  sizes = {"layer_size": 16, "n_layers": 2, "feedforward_size": 24}
+  assert sizes.items() <= kept["encoders"]["S1"].items() and kept["encoder"]["layer_size"] is None
+  model = load_model(tmp_path / "run", "S1")
+  assert model.bands == ("vv", "vh")  # without a month
+  (tmp_path / "run/results.json").unlink()
+  file.unlink()
+  run.run(first, tmp_path / "run")  # a run that is resumed does not need the file
+  assert load_model(tmp_path / "run", "S1").about["weights"] == model.about["weights"]
+
+
 @pytest.mark.parametrize(
   "changes, message",
   [
     ({"data.modalities": "S2_S2Ind,S1"}, "does not know the bands ndwi, nirv"),
     ({"model.encoders.S1.weights": "/none.pt"}, "for modality S1: weights=/none.pt: there is no such file"),
-    ({"model.encoders.S1.n_layers": 2}, "do not fit Presto with n_layers=2: missing blocks.1"),
+    (
+      {"model.encoders.S1.n_layers": 2},
+      "a Presto with layer_size=16, n_layers=1, .*; the encoder has layer_size=16, n_layers=2",
+    ),
     ({"model.encoders.S1.leave_out": "vv,vh"}, "complete none of its groups"),
   ],
 )

@@ -52,7 +52,8 @@ ROOMS = {
   "reporting": "types storage methods data evaluation inspection config training",
   "report": "types storage reporting",
   "studies": (
-    "types plan storage parallel methods data evaluation datasets schema values configs config training"
+    "types plan storage parallel encoders weights methods data evaluation datasets schema values configs"
+    " config training"
   ),
   "study": "types plan config main studies",
 }

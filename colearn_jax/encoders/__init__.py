@@ -25,6 +25,9 @@ Backbones in `BY_BAND` know bands, dates and places. In addition they have:
   missing or given against what the constructor was told. `mask_nans` is True: a missing value is NaN.
 
 - `blocks`, a list of the layers to which `train.layer_decay` applies, and `norm`, the norm after them.
+- the settings `SIZES_OF_FILE`. In a configuration their default is None, which stands for the sizes that the
+  file of weights tells, and without a file for the defaults of the constructor.
+- the setting `use_months`: without it, modalities have no band for the month.
 
 The columns of the location are taken from the context; its other columns join the features. Months come from
 the last band of a modality with `Modality.months`.
@@ -82,6 +85,7 @@ FLAT = ("kernel", "mlp", "table")  # these read all values of a sample as one ve
 WITH_MEMBERS = ("table",)  # backbones that take `members=K` and then return `[B K width]`
 
 NORMS = ("none", "layer", "batch")
+SIZES_OF_FILE = ("layer_size", "n_layers", "num_heads", "feedforward_size")  # of encoders in BY_BAND
 SIZES = ("seq_len", "num_features")  # settings of every encoder that are checked against the sample's shape
 NO_SETTINGS = (
   "bands",
@@ -131,6 +135,7 @@ HELP = {
   "sigma": "Standard deviation of the initial frequencies of the periodic encoding.",
   "smoothness": f"Smoothness ν of the Matérn kernel: {', '.join(map(str, SMOOTHNESS))}.",
   "step_sizes": "Widths of the layers that are applied to each time step.",
+  "use_months": "Whether the months of the steps are read.",
   "use_norm": "Norm after the encoder's last linear layer.",
   "weights": "File of pretrained weights in PyTorch's or safetensors format. Empty: none.",
 }  # of each encoder argument, for --help and the reference page
@@ -139,16 +144,30 @@ HELP = {
 def arguments(model_type: str) -> dict[str, object]:
   """The arguments that an encoder takes in a configuration, each with its default.
 
-  Behind its own stand `use_norm` and `SIZES`, whose default None is the data's size, whatever it is.
+  Behind its own stand `use_norm` and `SIZES`, whose default None is the data's size, whatever it is. For
+  `SIZES_OF_FILE` see the module's documentation.
 
   Raises:
     InputError: there is no such encoder.
   """
+  own = _own_arguments(model_type)
+  if model_type in BY_BAND:
+    own |= dict.fromkeys(SIZES_OF_FILE)
+  return own | {"use_norm": "none"} | dict.fromkeys(SIZES)
+
+
+def published_sizes(model_type: str) -> dict[str, int]:
+  """The sizes of the published model of an encoder in `BY_BAND`, by the names in `SIZES_OF_FILE`."""
+  own = _own_arguments(model_type)
+  return {name: int(own[name]) for name in SIZES_OF_FILE}  # type: ignore[call-overload]
+
+
+def _own_arguments(model_type: str) -> dict[str, object]:
+  """The arguments of a backbone's constructor with their defaults; InputError if there is no such encoder."""
   if model_type not in ENCODERS:
     raise InputError(f"unknown encoder {model_type!r}, have: {', '.join(sorted(ENCODERS))}")
   parameters = inspect.signature(ENCODERS[model_type].__init__).parameters.values()
-  own = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in NO_SETTINGS}
-  return own | {"use_norm": "none"} | dict.fromkeys(SIZES)
+  return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in NO_SETTINGS}
 
 
 def settings(model_type: str) -> dict[str, Setting]:
@@ -172,6 +191,8 @@ def _rule(name: str, default: object) -> Rule:
     return choice(*NORMS)
   if name in SIZES:
     return Rule(lambda v: v is None or integer(1).ok(v), "an integer >= 1, or None for the data's own")
+  if default is None:
+    return Rule(lambda v: v is None or integer(1).ok(v), "an integer >= 1, or None for that of the weights")
   if name == "leave_out":
     return each(TEXT.ok, "names of bands, as in B1,B9, or () for none")
   if "drop" in name:
@@ -219,6 +240,11 @@ def _matched(settings: Mapping[str, object], modality: Modality) -> dict[str, ba
   name, count = str(settings["model_type"]), len(modality.bands) - modality.months
   leave_out = settings.get("leave_out", ())
   return band_names.match(name, list(ENCODERS[name].BANDS), modality.bands[:count], modality.units, leave_out)
+
+
+def reads_months(settings: Mapping[str, object]) -> bool:
+  """Whether an encoder reads the months of the steps, see `make_encoder` for its settings."""
+  return settings["model_type"] in BY_BAND and bool(settings.get("use_months", True))
 
 
 def make_encoder(
@@ -303,7 +329,7 @@ def make_backbone(
   """
   settings = dict(settings)
   model_type = settings.pop("model_type", None)
-  known = arguments(model_type)
+  known, own = arguments(model_type), _own_arguments(model_type)
   if unknown := sorted(set(settings) - (set(known) - {"use_norm"})):  # that is not the backbone's
     raise InputError(f"encoder {model_type} has no argument {unknown[0]!r}, has: {', '.join(known)}")
   features = math.prod(shape) if model_type in FLAT else shape[-1]
@@ -311,10 +337,11 @@ def make_backbone(
     said = settings.pop(name, None)
     if said is not None and said != size:
       raise InputError(f"encoder {model_type}: {name}={said!r}, but data of shape {shape} have {size}")
+  settings = {name: value for name, value in settings.items() if not (value is None is known[name])}
   for name, value in settings.items():
     if "drop" in name and not 0 <= value < 1:
       raise InputError(f"encoder {model_type}: {name}={value!r} is not allowed; a number >= 0 and < 1")
-    if type(known[name]) is int and not (isinstance(value, numbers.Integral) and value >= 1):
+    if type(own[name]) is int and not (isinstance(value, numbers.Integral) and value >= 1):
       raise InputError(f"encoder {model_type}: {name}={value!r} is not allowed; an integer >= 1")
   backbone = ENCODERS[model_type]
   if context and backbone.context_joins == "inputs":

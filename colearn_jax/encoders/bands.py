@@ -33,6 +33,12 @@ SPELLINGS = {
   "total_precipitation": ("totalprecipitationsum", "precipitation", "rain", "rainfall", "tp"),
   "elevation": ("altitude", "dem"),
 }
+COVER = ("water", "trees", "grass", "flooded_vegetation", "crops", "shrub_and_scrub", "built", "bare",
+         "snow_and_ice")  # fmt: skip
+CROPS = ("temporarycrops", "maize", "wintercereals", "springcereals", "irrigation")
+DYNAMIC_WORLD, WORLD_CEREAL = (
+  tuple(f"{product}_{name}" for name in names) for product, names in (("DW", COVER), ("WC", CROPS))
+)
 OPTICAL = ("B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B9", "B10", "B11", "B12")
 QUANTITIES = {
   **dict.fromkeys(("VV", "VH"), "backscatter"),
@@ -42,6 +48,13 @@ QUANTITIES = {
   "elevation": "elevation",
   "slope": "slope",
   "NDVI": "index",
+  "dynamic_world": "class",
+  **dict.fromkeys(("def", "soil", "aet"), "water"),
+  "avg_rad": "radiance",
+  "population": "population",
+  **dict.fromkeys(
+    (name + more for name in (*DYNAMIC_WORLD, *WORLD_CEREAL) for more in ("", "_static")), "share"
+  ),
 }
 POWER = "linear"  # unit of backscatter as power, which is converted to decibels
 # For each quantity its units, each with the factor and the summand that convert it to the first one.
@@ -53,6 +66,11 @@ UNITS: dict[str, dict[str, tuple[float, float]]] = {
   "elevation": {"m": (1.0, 0.0)},
   "slope": {"degrees": (1.0, 0.0)},
   "index": {"1": (1.0, 0.0), "x 10000": (1e-4, 0.0)},
+  "class": {"class": (1.0, 0.0)},
+  "water": {"0.1 mm": (1.0, 0.0), "mm": (10.0, 0.0)},  # of TerraClimate, whose files are scaled by 0.1
+  "radiance": {"nW/cm²/sr": (1.0, 0.0)},
+  "population": {"people": (1.0, 0.0)},  # in a cell of LandScan
+  "share": {"1": (1.0, 0.0), "%": (0.01, 0.0)},
 }
 
 
@@ -115,11 +133,11 @@ def _plain(name: str) -> str:
 
 
 def _conversion(encoder: str, band: str, name: str, unit: str) -> tuple[float, float, bool]:
-  known = UNITS.get(QUANTITIES.get(name, ""), {"": (1.0, 0.0)})
+  known = UNITS[QUANTITIES[name]]
   unit = unit or next(iter(known))
-  if unit not in known and name in QUANTITIES:
+  if unit not in known:
     raise InputError(f"encoder {encoder}: {band} has the unit {unit!r}, it reads: {', '.join(known)}")
-  return (*known.get(unit, (1.0, 0.0)), unit == POWER)
+  return (*known[unit], unit == POWER)
 
 
 def constants(

@@ -10,15 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from colearn_jax.encoders.bands import Band
+from colearn_jax.encoders import groups as band_groups
+from colearn_jax.encoders.bands import DYNAMIC_WORLD, WORLD_CEREAL, Band
 from colearn_jax.nn import layers
 from colearn_jax.nn.attention import Block
 from colearn_jax.types import InputError
 
 PLACE = "location"  # a static group that is read from the context and not from the bands
-_COVER = ("water", "trees", "grass", "flooded_vegetation", "crops", "shrub_and_scrub", "built", "bare",
-          "snow_and_ice")  # fmt: skip
-_CROPS = ("temporarycrops", "maize", "wintercereals", "springcereals", "irrigation")
 # Groups of bands by kind: which axes the values have. A group is read if the modality has all its bands.
 KINDS: dict[str, dict[str, tuple[str, ...]]] = {
   "space_time": {
@@ -32,8 +30,8 @@ KINDS: dict[str, dict[str, tuple[str, ...]]] = {
   },
   "space": {
     "SRTM": ("elevation", "slope"),
-    "DW": tuple(f"DW_{name}" for name in _COVER),
-    "WC": tuple(f"WC_{name}" for name in _CROPS),
+    "DW": DYNAMIC_WORLD,
+    "WC": WORLD_CEREAL,
   },
   "time": {
     "ERA5": ("temperature_2m", "total_precipitation"),
@@ -43,8 +41,8 @@ KINDS: dict[str, dict[str, tuple[str, ...]]] = {
   "static": {
     "LS": ("population",),
     PLACE: ("x", "y", "z"),
-    "DW_static": tuple(f"DW_{name}_static" for name in _COVER),
-    "WC_static": tuple(f"WC_{name}_static" for name in _CROPS),
+    "DW_static": tuple(f"{name}_static" for name in DYNAMIC_WORLD),
+    "WC_static": tuple(f"{name}_static" for name in WORLD_CEREAL),
   },
 }
 KIND = {group: kind for kind, groups in KINDS.items() for group in groups}
@@ -113,26 +111,19 @@ class Galileo(nnx.Module):
     resolution: float = 10.0,
     max_steps: int = 24,
     drop_path: float = 0.1,
+    use_months: bool = True,
     leave_out: tuple[str, ...] = (),
     weights: str = "",
     dtype=jnp.float32,
     rngs: nnx.Rngs,
   ):
-    del leave_out, weights  # `bands` lacks the bands that are left out; `weights` reads the file
-    if len(shape) in (2, 4) and shape[0] > max_steps:
-      raise InputError(
-        f"encoder galileo: {shape[0]} steps are more than max_steps={max_steps}; data.series=month makes 12, "
-        "data.lengths keeps the last ones"
-      )
-    if layer_size % 16 or layer_size % num_heads:
-      raise InputError(
-        f"encoder galileo: layer_size={layer_size} has to be divisible by 16 and by num_heads={num_heads}"
-      )
+    # `bands` lacks the bands that are left out, `weights` reads the file, and months may come in any call.
+    del leave_out, weights, use_months
+    steps = shape[0] if len(shape) in (2, 4) else 0
+    width = {"layer_size": layer_size, "parts": 16, "num_heads": num_heads}
+    band_groups.check_sizes("galileo", steps, max_steps, **width)
     self.patch_size = _patch_size(patch_size, shape[-3:-1]) if len(shape) > 2 else 1
-    found = [group for group, names in GROUPS.items() if set(names) <= set(bands)]
-    if not found:
-      known = "; ".join(f"{group} ({' '.join(names)})" for group, names in GROUPS.items() if group != PLACE)
-      raise InputError(f"encoder galileo: {', '.join(bands)} complete none of its groups: {known}")
+    found = band_groups.complete("galileo", {g: own for g, own in GROUPS.items() if g != PLACE}, bands)
     self.groups = tuple(g for g in GROUPS if g in found or (place and g == PLACE))
     self.embed = nnx.Dict({group: Embed(group, layer_size, rngs=rngs, dtype=dtype) for group in self.groups})
     normal = nnx.initializers.normal(0.02)
@@ -199,7 +190,7 @@ class Galileo(nnx.Module):
     code = [jnp.broadcast_to(self.vectors[number].astype(self.dtype), (*y.shape[:3], quarter))]
     if "time" in kind:
       position = wave_table(np.arange(months.shape[1]), quarter)
-      month = jnp.asarray(month_table(quarter))[months]  # -1 is the last row, zeros
+      month = jnp.asarray(band_groups.month_table(quarter))[months]  # -1 is the last row, zeros
       moment = jnp.concatenate([jnp.broadcast_to(position, month.shape), month], axis=-1)
       code.append(jnp.broadcast_to(moment[:, :, None].astype(self.dtype), (*y.shape[:3], 2 * quarter)))
     else:
@@ -286,13 +277,6 @@ def wave_table(positions: np.ndarray, width: int) -> np.ndarray:
   """Sines, then cosines of positions `[P]`, p / 10000^(i / (2 width)) for i < width / 2: `[P width]`."""
   angle = np.multiply.outer(positions, 10000.0 ** (-np.arange(width // 2) / (2 * width)))
   return np.concatenate([np.sin(angle), np.cos(angle)], axis=-1).astype(np.float32)
-
-
-def month_table(width: int) -> np.ndarray:
-  """Encoded months `[13 width]`: sines, then cosines of 2 pi m / 12; zeros for an unknown month."""
-  angle = np.repeat(2 * np.pi * np.arange(12)[:, None] / 12, width // 2, axis=1)
-  table = np.concatenate([np.sin(angle), np.cos(angle)], axis=1)
-  return np.concatenate([table, np.zeros((1, width))]).astype(np.float32)
 
 
 def ground_table(rows: int, columns: int, step: float, width: int) -> np.ndarray:

@@ -10,8 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from colearn_jax.encoders import groups as band_groups
 from colearn_jax.encoders.bands import Band
 from colearn_jax.nn import layers
+from colearn_jax.nn.attention import Block
 from colearn_jax.types import InputError
 
 CLASSES = "dynamic_world"  # a band of classes 0 to 8, which are embedded; others are numbers
@@ -64,26 +66,21 @@ class Presto(nnx.Module):
     num_heads: int = 8,
     feedforward_size: int = 512,
     max_steps: int = 24,
-    dropout: float = 0.0,
+    drop_path: float = 0.0,
+    use_months: bool = True,
     leave_out: tuple[str, ...] = (),
     weights: str = "",
     dtype=jnp.float32,
     rngs: nnx.Rngs,
   ):
-    del leave_out, weights  # `bands` lacks the bands that are left out; `weights` reads the file
+    # `bands` lacks the bands that are left out, `weights` reads the file, and months may come in any call.
+    del leave_out, weights, use_months
     if len(shape) not in (1, 2):
       raise InputError(f"encoder presto reads series of shape (T, C) or values (C,), got {shape}")
-    if len(shape) == 2 and shape[0] > max_steps:
-      raise InputError(
-        f"encoder presto: {shape[0]} steps are more than max_steps={max_steps}; data.series=month makes 12, "
-        "data.lengths keeps the last ones"
-      )
-    if layer_size % 4 or layer_size % num_heads:
-      raise InputError(f"encoder presto: layer_size={layer_size} has to be divisible by 4 and by {num_heads}")
-    self.groups = tuple(group for group, names in GROUPS.items() if set(names) <= set(bands))
-    if not self.groups:
-      known = "; ".join(f"{group} ({' '.join(names)})" for group, names in GROUPS.items())
-      raise InputError(f"encoder presto: {', '.join(bands)} complete none of its groups: {known}")
+    steps = shape[0] if len(shape) == 2 else 0
+    width = {"layer_size": layer_size, "parts": 4, "num_heads": num_heads}
+    band_groups.check_sizes("presto", steps, max_steps, **width)
+    self.groups = tuple(band_groups.complete("presto", GROUPS, bands))
     self.embed: Any = nnx.Dict(
       {
         group: nnx.Embed(ABSENT_CLASS + 1, layer_size, dtype=dtype, rngs=rngs)
@@ -95,7 +92,7 @@ class Presto(nnx.Module):
     normal = nnx.initializers.normal(0.02)
     self.vectors = nnx.Param(normal(rngs.params(), (len(self.groups), layer_size // 4)))  # of the groups
     self.place = layers.linear(3, layer_size, rngs=rngs, dtype=dtype) if place else None
-    block = lambda: Block(layer_size, num_heads, feedforward_size, dropout, rngs=rngs, dtype=dtype)
+    block = lambda: Block(layer_size, num_heads, feedforward_size, drop_path, rngs=rngs, dtype=dtype)
     self.blocks = nnx.List([block() for _ in range(n_layers)])
     self.norm = layers.layer_norm(layer_size, rngs=rngs, dtype=dtype)
     self.bands, self.width, self.dtype = dict(bands), layer_size, dtype
@@ -116,7 +113,7 @@ class Presto(nnx.Module):
       x: `[B T C]` or `[B C]`.
       months: `[B T]` int32, 0 is January, -1 unknown; None: all unknown.
       place: unit vector `[B 3]`, NaN if unknown; given if the backbone was built with `place`.
-      train: whether to use dropout.
+      train: whether to drop paths.
       present: not used, as samples do not influence each other.
       rngs: the stream `dropout`, in training.
     """
@@ -127,17 +124,17 @@ class Presto(nnx.Module):
       tokens.insert(0, self.place(jnp.where(known, place, 0.0))[:, None])
       there.insert(0, known)
     y, mask = jnp.concatenate(tokens, axis=1), jnp.concatenate(there, axis=1)
-    bias = jnp.where(mask, 0.0, -1e30)[:, None, None]  # of the scores `[B heads query key]`
-    for block in self.blocks:
-      y = block(y, bias, train=train, rngs=rngs)
+    *blocks, last = self.blocks
+    for block in blocks:
+      y = block(y, mask, train=train, rngs=rngs)
     share = mask / jnp.maximum(mask.sum(1, keepdims=True), 1)
-    return self.norm(jnp.einsum("bn,bnd->bd", share.astype(y.dtype), y))
+    return self.norm(last.mean(y, share, train=train, rngs=rngs))
 
   def _tokens(self, x: jax.Array, months: jax.Array | None) -> tuple[list[jax.Array], list[jax.Array]]:
     """Tokens `[B N D]` of each group, and which of them are there, `[B N]`."""
     steps, quarter = x.shape[1], self.width // 4
     months = jnp.full(x.shape[:2], -1) if months is None else months
-    month = jnp.asarray(month_table(quarter), self.dtype)[months]  # -1 is the last row, zeros
+    month = jnp.asarray(band_groups.month_table(quarter), self.dtype)[months]  # -1 is the last row, zeros
     position = jnp.asarray(position_table(steps, 2 * quarter), self.dtype)
     tokens, there = [], []
     for number, group in enumerate(self.groups):
@@ -168,40 +165,3 @@ class Presto(nnx.Module):
 def position_table(steps: int, width: int) -> np.ndarray:
   """Encoded positions in the series `[T width]`, counted from 0."""
   return layers.sinusoid(np.arange(steps), width, base=1000.0)
-
-
-def month_table(width: int) -> np.ndarray:
-  """Encoded months `[13 width]`: sines, then cosines of 2 pi m / 12; zeros for an unknown month."""
-  angle = np.repeat(2 * np.pi * np.arange(12)[:, None] / 12, width // 2, axis=1)
-  return np.concatenate([np.concatenate([np.sin(angle), np.cos(angle)], 1), np.zeros((1, width))]).astype(
-    np.float32
-  )
-
-
-class Block(nnx.Module):
-  """Self-attention, then two dense layers with GELU; a LayerNorm before each, and its result is added."""
-
-  def __init__(self, width: int, num_heads: int, hidden: int, dropout: float, *, rngs: nnx.Rngs, dtype):
-    glorot = nnx.initializers.glorot_uniform()
-    dense = lambda i, o: nnx.Linear(i, o, kernel_init=glorot, dtype=dtype, rngs=rngs)
-    self.norm, self.dense_norm = (layers.layer_norm(width, rngs=rngs, dtype=dtype) for _ in range(2))
-    self.project, self.merge = dense(width, 3 * width), dense(width, width)
-    self.dense, self.dense_out = dense(width, hidden), dense(hidden, width)
-    self.drop, self.num_heads = layers.Dropout(dropout), num_heads
-
-  def __call__(self, x: jax.Array, bias: jax.Array, *, train: bool, rngs: nnx.Rngs | None) -> jax.Array:
-    """One block, `[B N D]` to the same. `bias` `[B 1 1 N]` is added to the scores of each key."""
-    drop = lambda a: self.drop(a, train=train, rngs=rngs)
-    parts = _dense(self.project, self.norm(x)).reshape(*x.shape[:2], 3, self.num_heads, -1)
-    query, key, value = jnp.transpose(parts, (2, 0, 3, 1, 4))  # `[B heads N d]`: each a product of matrices
-    scores = layers.widened(query @ jnp.swapaxes(key, 2, 3)) * query.shape[-1] ** -0.5
-    attention = jax.nn.softmax(scores + bias, axis=-1).astype(x.dtype)
-    x = x + drop(_dense(self.merge, jnp.swapaxes(attention @ value, 1, 2).reshape(x.shape)))
-    hidden = nnx.gelu(_dense(self.dense, self.dense_norm(x)), approximate=False)
-    return x + drop(_dense(self.dense_out, hidden))
-
-
-def _dense(layer: nnx.Linear, x: jax.Array) -> jax.Array:
-  """A dense layer, with the gradient of `layers.product`."""
-  kernel, bias = (p[...].astype(x.dtype) for p in (layer.kernel, layer.bias))
-  return layers.product(x, kernel) + layers.along_last_axis(bias, x)

@@ -15,6 +15,7 @@ from flax import nnx
 
 from colearn_jax import encoders
 from colearn_jax.encoders import convtran, ltae, mlp, recurrent, tempcnn, transformer
+from colearn_jax.encoders.encoder import Projection
 from colearn_jax.methods import mdico
 from colearn_jax.methods.architecture import Head
 from colearn_jax.nn import convolution, layers
@@ -218,13 +219,17 @@ def _convtran(m: convtran.ConvTran) -> Iterator[Entry]:
   yield from _linear("FeedForward.3", m.dense_out)
 
 
-def _encoder(m: encoders.Encoder) -> Iterator[Entry]:
+def _encoder(m: encoders.Encoder, projection: Projection | None = None) -> Iterator[Entry]:
+  """The tensors of an encoder, or of its backbone with another projection."""
   if m.context:
     raise InputError("the released program has no encoders with a context (data.context)")
+  last = m if projection is None else projection
+  if last.members > 1:
+    raise InputError("the released program has no ensembles (model.members)")
   yield from _under("pre_encoder", entries(m.backbone))
-  yield from _linear("linear_layer", m.linear)
-  if m.norm is not None:
-    yield from _norm("norm_layer", m.norm)
+  yield from _linear("linear_layer", last.linear)
+  if last.norm is not None:
+    yield from _norm("norm_layer", last.norm)
 
 
 def _head(m: Head) -> Iterator[Entry]:
@@ -237,7 +242,9 @@ def _head(m: Head) -> Iterator[Entry]:
 def _mdico(m: mdico.Model) -> Iterator[Entry]:
   for name in m.sensors:
     yield from _under(f"modality_encoders_unique.{name}", _encoder(m.unique[name]))
-    yield from _under(f"modality_encoders_common.{name}", _encoder(m.common[name]))
+    # With one backbone the released program, which has two, gets it twice.
+    common = _encoder(m.unique[name], m.common[name]) if m.one_backbone else _encoder(m.common[name])
+    yield from _under(f"modality_encoders_common.{name}", common)
     yield from _linear(f"aux_common_layer.{name}.0", m.shared[name].linear)
     yield from _norm(f"aux_common_layer.{name}.1", m.shared[name].norm)
     yield from _under(f"modality_prediction_heads.{name}", _head(m.heads[name]))
@@ -301,12 +308,17 @@ def fill(module: nnx.Module, params: Mapping[str, np.ndarray]) -> None:
   """Writes a state dict of the released program into a module, which may be abstract (`nnx.eval_shape`).
 
   Raises:
-    InputError: a tensor is missing, unused, or of the wrong shape.
+    InputError: a tensor is missing, unused, or of the wrong shape; or two tensors differ that are one
+      variable of a model with one backbone.
   """
   table = {entry.name: entry for entry in entries(module)}
   missing, unused = [n for n in table if n not in params], [n for n in params if n not in table]
   if missing or unused:
     listed = lambda names: ", ".join(names) if names else "none"
     raise InputError(f"state dict does not fit: missing {listed(missing)}; not used {listed(unused)}")
+  seen: dict[int, str] = {}
   for name, entry in table.items():
+    first = seen.setdefault(id(entry.value), name)
+    if not np.array_equal(params[first], params[name]):
+      raise InputError(f"{first} and {name} differ, but the model has one backbone for both (loss.backbones)")
     entry.write(params[name])

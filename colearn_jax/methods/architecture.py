@@ -87,8 +87,15 @@ class Architecture:
 
   def projection(self, encoder: Encoder, sensor: str, *, rngs: nnx.Rngs) -> Projection:
     """Builds a second projection of the features of a sensor's encoder, to D values."""
-    norm = str(self.encoders[sensor].get("use_norm", "none"))
-    return Projection(encoder.backbone.width, self.emb_dim, norm=norm, rngs=rngs, dtype=self.dtype)
+    return Projection(
+      encoder.backbone.width,
+      self.emb_dim,
+      norm=str(self.encoders[sensor].get("use_norm", "none")),
+      members=self.members,
+      signs=getattr(encoder.backbone, "members", 1) == 1,
+      rngs=rngs,
+      dtype=self.dtype,
+    )
 
   def head(self, features: int, outputs: int | None = None, *, rngs: nnx.Rngs) -> Head:
     """Builds a head from `[B features]` to `[B outputs]`. Default: the outputs of the task."""

@@ -149,11 +149,34 @@ class Block(nnx.Module):
       train: whether to leave out contributions, see `DropPath`.
       rngs: the stream `dropout`, in training.
     """
+    x, hidden = self._hidden(x, there, train=train, rngs=rngs)
+    return x + self.drop(_dense(self.dense_out, hidden), train=train, rngs=rngs)
+
+  def mean(
+    self, x: jax.Array, share: jax.Array, *, train: bool = False, rngs: nnx.Rngs | None = None
+  ) -> jax.Array:
+    """The mean over the tokens of what the block returns, `[B N D]` to `[B D]`.
+
+    The last layer is linear, so it is applied to the mean alone.
+
+    Args:
+      x: the tokens.
+      share: `[B N]`, the weights of the tokens in the mean, which add up to 1; 0 where there is no token.
+      train: see a call.
+      rngs: see a call.
+    """
+    x, hidden = self._hidden(x, share > 0, train=train, rngs=rngs)
+    weigh = lambda a: (layers.widened(a) * share[..., None]).sum(1).astype(a.dtype)
+    return weigh(x) + self.drop(_dense(self.dense_out, weigh(hidden)), train=train, rngs=rngs)
+
+  def _hidden(
+    self, x: jax.Array, there: jax.Array, *, train: bool, rngs: nnx.Rngs | None
+  ) -> tuple[jax.Array, jax.Array]:
+    """The tokens after the attention, and what the last layer reads of them."""
     bias = jnp.where(there, 0.0, ABSENT)
     y = attend(_dense(self.project, self.norm(x)), bias, self.num_heads)
     x = x + self.drop(_dense(self.merge, y), train=train, rngs=rngs)
-    y = _dense(self.dense_out, gelu(_dense(self.dense, self.dense_norm(x))))
-    return x + self.drop(y, train=train, rngs=rngs)
+    return x, gelu(_dense(self.dense, self.dense_norm(x)))
 
 
 def _dense(layer: nnx.Linear, x: jax.Array) -> jax.Array:

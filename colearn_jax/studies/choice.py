@@ -129,7 +129,8 @@ def _train(config: ConfigDict, workdir: Path) -> tuple[Results, float]:
   """The results of a candidate, and the seconds that its training took. Trains it unless it is finished."""
   path = workdir / "results.json"
   if path.exists():
-    wanted, there = config_lib.to_json(config), files.read_json(workdir / "config.json")
+    there = files.read_json(workdir / "config.json")
+    wanted = config_lib.to_json(config_lib.with_sizes(config, there))
     if not config_lib.differences(there, wanted):
       results = Results.read(path)
       return results, results.timing["seconds"]

@@ -16,7 +16,7 @@ from colearn_jax import config as config_lib
 from colearn_jax import schema
 from colearn_jax.datasets import build
 from colearn_jax.evaluation.metrics import HEADLINE
-from colearn_jax.plan import KINDS, SEARCHES, Arm, Cell, Study
+from colearn_jax.plan import INPUTS, KINDS, SEARCHES, Arm, Cell, Study, Trees
 from colearn_jax.storage import files
 from colearn_jax.types import InputError
 from colearn_jax.values import assign, from_text, unknown
@@ -87,6 +87,9 @@ def _problems(study: Study) -> Iterator[str]:
       where = f"arm {cell.name}/{arm.name}"
       if arm.kind not in KINDS:
         yield f"{where}: kind {arm.kind!r} is not allowed; one of: {', '.join(KINDS)}"
+      read = arm.trees.inputs
+      if not read or not set(read) <= set(INPUTS) or (arm.kind != "trees" and read != Trees.inputs):
+        yield f"{where}: trees read one or both of {', '.join(INPUTS)}, the context alone has neither"
       choice = arm.choose
       if choice is None:
         continue

@@ -12,7 +12,7 @@ import itertools
 import json
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,12 @@ from colearn_jax.data.splits import Run
 from colearn_jax.evaluation import evaluate, metrics
 from colearn_jax.evaluation.results import Results
 from colearn_jax.methods.base import Samples
+from colearn_jax.methods.configured import encoder_settings
 from colearn_jax.methods.learners import Learner
 from colearn_jax.methods.tabular import tabulated
 from colearn_jax.plan import LEARNERS, Trees
 from colearn_jax.storage import files
+from colearn_jax.studies import embeddings
 from colearn_jax.training import setup, work_directory
 from colearn_jax.types import CONTEXT, InputError
 
@@ -55,14 +57,16 @@ def train(config: ConfigDict, workdir: Path, *, kind: str, trees: Trees, metric:
   Runs that were finished before an interruption are not fitted again.
 
   Args:
-    config: the groups `data` and `protocol`, and `loss.class_weights`, are used.
+    config: the groups `data` and `protocol`, and `loss.class_weights`, are used; for embeddings also the
+      encoders.
     workdir: the work directory.
     kind: `trees` or `context`, see `plan.Arm`.
     trees: the settings to try.
     metric: the score that is used for the choice.
 
   Raises:
-    InputError: the configuration does not fit the data, or has no validation part or no context.
+    InputError: the configuration does not fit the data, or has no validation part or no context; or see
+      `embeddings.embed`.
   """
   began = time.monotonic()
   if kind == "context" and not config.data.context:
@@ -76,7 +80,14 @@ def train(config: ConfigDict, workdir: Path, *, kind: str, trees: Trees, metric:
 
   table = read_table(make_reader(dataset, modalities))
   samples = Samples(table["inputs"], table["present"], index.target, index.labelled, dataset.task)
-  inputs = _inputs(samples, kind)
+  embedded: Mapping[str, np.ndarray] = {}
+  weights: dict[str, dict[str, str]] = {}
+  if "embedding" in trees.inputs:
+    sensors = {m.name: encoder_settings(config, m.name, m.shape) for m in modalities if m.name != CONTEXT}
+    weights = work_directory.keep_weights(workdir, sensors)
+    embedded = embeddings.embed(config, modalities, table["inputs"])
+  months = {m.name for m in modalities if m.months}
+  inputs = _inputs(samples, kind, months, embedded, bands="bands" in trees.inputs)
   tried = learners(trees.grid, config.loss.class_weights == "balanced")
   fit = functools.partial(fit_run, samples, inputs, tried, refit=trees.refit, metric=metric)
   done = [_kept(workdir / "training" / run.name, functools.partial(fit, run)) for run in runs]
@@ -102,6 +113,7 @@ def train(config: ConfigDict, workdir: Path, *, kind: str, trees: Trees, metric:
     group_by=config.protocol.group_by,
     seeds=tuple(config.protocol.seeds),
     folds=len({run.fold for run in runs}),
+    weights=weights,
     timing={
       "seconds": time.monotonic() - began,
       "runs": {
@@ -170,17 +182,37 @@ def fit_run(
   return out, choice
 
 
-def _inputs(samples: Samples, kind: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-  """The values of each predictor as columns `[N F]`, and the samples that have its sensor, `[N]` bool."""
+def _inputs(
+  samples: Samples,
+  kind: str,
+  months: Collection[str] = (),
+  embedded: Mapping[str, np.ndarray] | None = None,
+  bands: bool = True,
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+  """The values of each predictor as columns `[N F]`, and the samples that have its sensor, `[N]` bool.
+
+  Args:
+    samples: all samples.
+    kind: `trees` or `context`.
+    months: sensors whose last band is the month of the step, which is left out.
+    embedded: embeddings `[N D]` by sensor, which are read as well.
+    bands: whether the values of the sensors are read.
+  """
   every = np.arange(len(samples.target))
 
   def columns(*names: str) -> np.ndarray:
-    own = {name: samples.inputs[name] for name in names if name in samples.inputs}
+    own = {n: samples.inputs[n][..., :-1] if n in months else samples.inputs[n] for n in names}
     return tabulated(dataclasses.replace(samples, inputs=own, present={}), every)
 
+  context = [CONTEXT] if CONTEXT in samples.inputs else []
   if kind == "context":
     return {CONTEXT: (columns(CONTEXT), np.ones(len(every), bool))}
-  return {m: (columns(m, CONTEXT), np.asarray(there) > 0) for m, there in samples.present.items()}
+  out = {}
+  for m, there in samples.present.items():
+    read = [m, *context] if bands else context
+    parts = ([columns(*read)] if read else []) + ([embedded[m]] if embedded else [])
+    out[m] = np.concatenate(parts, axis=1), np.asarray(there) > 0
+  return out
 
 
 def _kept(path: Path, fit: Any) -> tuple[dict[str, np.ndarray], dict]:

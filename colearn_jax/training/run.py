@@ -58,7 +58,9 @@ def run(config: ConfigDict, workdir: str | Path) -> Results:
 def train(config: ConfigDict, workdir: Path) -> Results:
   """Trains and evaluates every seed, fold and ablation of one method, and writes all files."""
   began = time.monotonic()
-  config_lib.validate(config, begun=(workdir / "config.json").is_file())
+  begun = files.read_json(workdir / "config.json") if (workdir / "config.json").is_file() else None
+  config_lib.validate(config, begun=begun is not None)
+  config = config_lib.with_sizes(config, begun)
   work_directory.claim(config, workdir)
 
   # The data: prepared if necessary, indexed, and split into runs.

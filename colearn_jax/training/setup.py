@@ -48,9 +48,9 @@ def make_modalities(config: ConfigDict, dataset: Dataset) -> list[Modality]:
 
   Series have a band for the month if their encoder reads it.
   """
-  kind = lambda m: encoder_settings(config, m.name, m.shape)["model_type"]
+  months = lambda m: encoders.reads_months(encoder_settings(config, m.name, m.shape))
   plain = [dataset.modality(name) for name in config.data.modalities]
-  sensors = [dataset.modality(m.name, months=True) if kind(m) in encoders.BY_BAND else m for m in plain]
+  sensors = [dataset.modality(m.name, months=True) if months(m) else m for m in plain]
   if not config.data.context:
     return sensors
   return [*sensors, context_modality(dataset, config.data.context, config.data.fourier)]

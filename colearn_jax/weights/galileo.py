@@ -1,6 +1,7 @@
 """Gives Galileo the values of its published weights, `encoder.pt` of nasaharvest/galileo (MIT).
 
-Names of tensors may contain an extra part `backbone`. The file `config.json` beside it has the sizes.
+Names of tensors may contain an extra part `backbone`. The file `config.json` beside it tells
+the sizes.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from colearn_jax.encoders import galileo
+from colearn_jax.encoders.groups import month_table
 from colearn_jax.types import InputError
 from colearn_jax.weights import tensors as files
 
@@ -33,14 +35,14 @@ def fill(path: Path, net: galileo.Galileo) -> None:
   Raises:
     InputError: the file cannot be read or does not fit.
   """
-  plain = lambda name: ".".join(part for part in name.split(".") if part != "backbone")
-  tensors = {plain(name): tensor for name, tensor in files.read(path).items()}
-  _check_sizes(path, tensors, net)
+  tensors = _read(path)
+  files.check_sizes(path, "Galileo", _sizes(path, tensors), net)
   files.check_names(path, "Galileo", tensors, _names(len(net.blocks)))
   quarter = net.width // 4
-  _check_table(path, MONTHS, tensors[MONTHS], galileo.month_table(quarter)[:12])
+  files.check_table(path, "a Galileo", MONTHS, tensors[MONTHS], month_table(quarter)[:12])
   steps = np.arange(len(np.atleast_1d(tensors[POSITIONS])))
-  _check_table(path, POSITIONS, tensors[POSITIONS], galileo.wave_table(steps, quarter))
+  expected = galileo.wave_table(steps, quarter)
+  files.check_table(path, "a Galileo", POSITIONS, tensors[POSITIONS], expected)
   try:
     tensors |= _joined(tensors, net)
   except (ValueError, IndexError) as error:
@@ -49,12 +51,35 @@ def fill(path: Path, net: galileo.Galileo) -> None:
 
 
 def sizes(path: Path) -> dict[str, int]:
-  """The sizes in the `config.json` beside a file of weights, as arguments of the encoder; {} without one.
+  """The sizes of the encoder in a file, as arguments of the encoder.
+
+  Without `config.json` beside the file, the number of heads is not known.
 
   Raises:
-    InputError: `config.json` is not what the publishers write.
+    InputError: the file cannot be read; `config.json` is not what the publishers write, or belongs to another
+      file.
   """
-  path = path.with_name("config.json")
+  return _sizes(path, _read(path))
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+  plain = lambda name: ".".join(part for part in name.split(".") if part != "backbone")
+  return {plain(name): tensor for name, tensor in files.read(path).items()}
+
+
+def _sizes(path: Path, tensors: Mapping[str, np.ndarray]) -> dict[str, int]:
+  found, beside = files.sizes(tensors), _sizes_beside(path.with_name("config.json"))
+  if different := [name for name in found if name in beside and found[name] != beside[name]]:
+    name = different[0]
+    raise InputError(
+      f"weights={path} have {name}={found[name]}, but config.json beside them says {beside[name]}; "
+      "the two files of one model are needed"
+    )
+  return found | beside if found else {}
+
+
+def _sizes_beside(path: Path) -> dict[str, int]:
+  """The sizes in `config.json`; {} if there is no such file."""
   if not path.is_file():
     return {}
   try:
@@ -69,35 +94,6 @@ def sizes(path: Path) -> dict[str, int]:
   except (OSError, ValueError, KeyError, TypeError) as error:
     line = f"no entry {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
     raise InputError(f"{path} has no sizes of a Galileo: {line}") from None
-
-
-def _check_sizes(path: Path, tensors: Mapping[str, np.ndarray], net: galileo.Galileo) -> None:
-  """Checks the sizes that the tensors have, and the number of heads if `config.json` has it."""
-  first = net.blocks[0]
-  own = {
-    "layer_size": net.width,
-    "n_layers": len(net.blocks),
-    "num_heads": first.num_heads,
-    "feedforward_size": first.dense.out_features,
-  }
-  found = {name: size for name, size in sizes(path).items() if name == "num_heads"}
-  if "norm.weight" in tensors and "blocks.0.mlp.fc1.bias" in tensors:
-    found |= {
-      "layer_size": tensors["norm.weight"].size,
-      "n_layers": next(i for i in range(len(tensors) + 1) if f"blocks.{i}.norm1.weight" not in tensors),
-      "feedforward_size": tensors["blocks.0.mlp.fc1.bias"].size,
-    }
-  shown = lambda of: ", ".join(f"{name}={of[name]}" for name in own if name in found)
-  if any(own[name] != size for name, size in found.items()):
-    raise InputError(
-      f"weights={path} are those of a Galileo with {shown(found)}; the encoder has {shown(own)}"
-    )
-
-
-def _check_table(path: Path, name: str, found: np.ndarray, expected: np.ndarray) -> None:
-  """Checks a table that is computed here and not read."""
-  if found.shape != expected.shape or not np.abs(found - expected).max() < 1e-4:
-    raise InputError(f"weights={path}: {name} is not the table of a Galileo")
 
 
 def _joined(tensors: Mapping[str, np.ndarray], net: galileo.Galileo) -> dict[str, np.ndarray]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from colearn_jax.encoders import presto
-from colearn_jax.types import InputError
+from colearn_jax.encoders.groups import month_table
 from colearn_jax.weights import tensors as files
 
 PREFIX, DECODER = "encoder.", "decoder."
@@ -28,20 +28,30 @@ def fill(path: Path, net: presto.Presto) -> None:
   Raises:
     InputError: the file cannot be read or does not fit.
   """
-  given = {name: tensor for name, tensor in files.read(path).items() if not name.startswith(DECODER)}
-  tensors = {name.removeprefix(PREFIX): tensor for name, tensor in given.items()}
-  files.check_names(path, f"Presto with n_layers={len(net.blocks)}", tensors, names(net))
+  tensors = _read(path)
+  files.check_sizes(path, "Presto", files.sizes(tensors), net)
+  files.check_names(path, "Presto", tensors, names(net))
   quarter = net.width // 4
-  _check_table(path, MONTHS, tensors[MONTHS], presto.month_table(quarter)[:12])
+  files.check_table(path, "a Presto", MONTHS, tensors[MONTHS], month_table(quarter)[:12])
   positions = tensors[POSITIONS].reshape(-1, tensors[POSITIONS].shape[-1])
-  _check_table(path, POSITIONS, positions, presto.position_table(len(positions), 2 * quarter))
+  expected = presto.position_table(len(positions), 2 * quarter)
+  files.check_table(path, "a Presto", POSITIONS, positions, expected)
   files.fill(path, tensors, places(net))
 
 
-def _check_table(path: Path, name: str, found: np.ndarray, expected: np.ndarray) -> None:
-  """Checks a table that is computed here and not read."""
-  if found.shape != expected.shape or not np.abs(found - expected).max() < 1e-4:
-    raise InputError(f"weights={path}: {name} is not the table of a Presto with this layer_size")
+def sizes(path: Path) -> dict[str, int]:
+  """The sizes of the encoder in a file, as arguments of the encoder, without the number of heads.
+
+  Raises:
+    InputError: the file cannot be read.
+  """
+  return files.sizes(_read(path))
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+  """The tensors of the encoder."""
+  given = {name: tensor for name, tensor in files.read(path).items() if not name.startswith(DECODER)}
+  return {name.removeprefix(PREFIX): tensor for name, tensor in given.items()}
 
 
 def places(net: presto.Presto) -> Iterator[tuple]:

@@ -13,6 +13,8 @@ from typing import Any
 
 from flax import nnx
 
+from colearn_jax import encoders
+from colearn_jax.types import InputError
 from colearn_jax.weights import galileo, imagenet, presto, tensors
 
 LOADERS: dict[str, Callable[[Path, Any], None]] = {
@@ -20,6 +22,33 @@ LOADERS: dict[str, Callable[[Path, Any], None]] = {
   "presto": presto.fill,
   "resnet": imagenet.fill,
 }
+
+
+SIZES: dict[str, Callable[[Path], dict[str, int]]] = {"galileo": galileo.sizes, "presto": presto.sizes}
+
+
+def sized(settings: Mapping[str, Any]) -> dict[str, Any]:
+  """The settings of an encoder, with the sizes of its file of weights where they are None.
+
+  Where a file does not tell the number of heads, it is that of the published model with these sizes.
+
+  Args:
+    settings: settings of the encoder, see `encoders.make_encoder`.
+
+  Raises:
+    InputError: the file cannot be read, or does not tell a size that is needed.
+  """
+  path, kind = file_of(settings), settings["model_type"]
+  wanted = [name for name in encoders.SIZES_OF_FILE if settings.get(name) is None]
+  if path is None or kind not in SIZES or not wanted:
+    return dict(settings)
+  found, published = SIZES[kind](path), encoders.published_sizes(kind)
+  if found and "num_heads" not in found and "num_heads" in wanted:
+    if any(found[name] != published[name] for name in found):
+      shown = ", ".join(f"{name}={size}" for name, size in found.items())
+      raise InputError(f"weights={path} have {shown}, but do not tell their number of heads; set num_heads")
+    found["num_heads"] = published["num_heads"]
+  return {**settings, **{name: found[name] for name in wanted if name in found}}
 
 
 def load(settings: Mapping[str, Any], net: nnx.Module) -> dict[str, dict]:
@@ -48,16 +77,16 @@ def file_of(settings: Mapping[str, Any]) -> Path | None:
   return Path(str(settings["weights"])).expanduser() if settings.get("weights") else None
 
 
-def describe(encoders: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, str]]:
+def describe(by_sensor: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, str]]:
   """The files that the settings of encoders name and that exist.
 
   Args:
-    encoders: settings by sensor.
+    by_sensor: settings of encoders by sensor.
 
   Returns:
     `file` and `sha256` by sensor. Sensors without a file are left out.
   """
-  files = {sensor: file_of(settings) for sensor, settings in encoders.items()}
+  files = {sensor: file_of(settings) for sensor, settings in by_sensor.items()}
   return {
     sensor: {"file": str(path), "sha256": tensors.digest(path)}
     for sensor, path in files.items()

@@ -69,6 +69,49 @@ def check_names(path: Path, what: str, found: Collection[str], wanted: Collectio
     raise InputError(f"weights={path} do not fit {what}: missing {some(missing)}; not used {some(unused)}")
 
 
+def sizes(tensors: Mapping[str, np.ndarray]) -> dict[str, int]:
+  """The sizes of a transformer with `nn.attention.Block`s, as arguments of its encoder; {} if it is none.
+
+  The number of heads is not in the tensors.
+  """
+  if "norm.weight" not in tensors or "blocks.0.mlp.fc1.bias" not in tensors:
+    return {}
+  return {
+    "layer_size": tensors["norm.weight"].size,
+    "n_layers": next(i for i in range(len(tensors) + 1) if f"blocks.{i}.norm1.weight" not in tensors),
+    "feedforward_size": tensors["blocks.0.mlp.fc1.bias"].size,
+  }
+
+
+def check_sizes(path: Path, what: str, found: Mapping[str, int], net: Any) -> None:
+  """Raises InputError if a transformer has other sizes than its file.
+
+  Args:
+    path: the file, for messages.
+    what: the name of the encoder, for messages.
+    found: the sizes that are known of the file, see `sizes`.
+    net: the backbone.
+  """
+  first = net.blocks[0]
+  own = {
+    "layer_size": net.width,
+    "n_layers": len(net.blocks),
+    "num_heads": first.num_heads,
+    "feedforward_size": first.dense.out_features,
+  }
+  shown = lambda of: ", ".join(f"{name}={of[name]}" for name in own if name in found)
+  if any(own[name] != size for name, size in found.items()):
+    raise InputError(
+      f"weights={path} are those of a {what} with {shown(found)}; the encoder has {shown(own)}"
+    )
+
+
+def check_table(path: Path, what: str, name: str, found: np.ndarray, expected: np.ndarray) -> None:
+  """Raises InputError unless a table of a file is the one that is computed here and not read."""
+  if found.shape != expected.shape or not np.abs(found - expected).max() < 1e-4:
+    raise InputError(f"weights={path}: {name} is not the table of {what}")
+
+
 def fill(path: Path, tensors: Mapping[str, np.ndarray], places: Iterable[tuple]) -> None:
   """Gives variables the values of tensors.
 

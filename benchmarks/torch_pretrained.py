@@ -1,7 +1,7 @@
-"""Presto as a plain PyTorch module, to compare speeds; see `colearn_jax.encoders.presto`.
+"""Presto and Galileo (of pixels) as plain PyTorch modules, to compare speeds; see `colearn_jax.encoders`.
 
-It is only timed; it shares no weights with the package. Like there, only tokens of groups that the modality
-has are computed, and a mask leaves out those that a sample lacks.
+They are only timed; they share no weights with the package. Like there, only tokens of groups that the
+modality has are computed, and a mask leaves out those that a sample lacks.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from colearn_jax.encoders.presto import STATIC, month_table, position_table
+from colearn_jax.encoders.galileo import KIND, PATCH, ground_table, kernel_resize, wave_table
+from colearn_jax.encoders.groups import month_table
+from colearn_jax.encoders.presto import STATIC, position_table
 
 
 class Block(nn.Module):
@@ -66,6 +68,63 @@ class Presto(nn.Module):
       y = block(y, mask)
     share = mask / mask.sum(1, keepdim=True)
     return self.linear(self.norm((share[..., None] * y).sum(1)))
+
+
+class Kernel(nn.Module):
+  """The embedding of single pixels by a kernel for patches of 8 x 8."""
+
+  def __init__(self, bands: int, size: int):
+    super().__init__()
+    self.weight = nn.Parameter(torch.randn(size, bands, PATCH, PATCH) * 0.02)
+    self.bias = nn.Parameter(torch.zeros(size))
+    self.resize = nn.Buffer(torch.from_numpy(kernel_resize(1)[:, 0].astype(np.float32)))
+
+  def forward(self, x):
+    """Embeds `[B T C]`."""
+    weight = torch.einsum("dchw,h,w->dc", self.weight, self.resize, self.resize)
+    return functional.linear(x, weight, self.bias)
+
+
+class Galileo(nn.Module):
+  """The encoder of pixels and a linear layer: `[B T C]`, months `[B T]` and places `[B 3]` to `[B width]`."""
+
+  def __init__(self, groups: dict[str, list[int]], steps: int, width: int, size: int = 128):
+    super().__init__()
+    self.groups = groups
+    layer = lambda group, at: (Kernel if "space" in KIND[group] else nn.Linear)(len(at), size)
+    self.embed = nn.ModuleList(layer(group, at) for group, at in groups.items())
+    self.vectors = nn.Parameter(torch.randn(len(groups) + 1, size // 4) * 0.02)
+    self.place, self.norm, self.linear = nn.Linear(3, size), nn.LayerNorm(size), nn.Linear(size, width)
+    self.blocks = nn.ModuleList(Block(size, 8, 4 * size) for _ in range(4))
+    self.months = nn.Buffer(torch.from_numpy(month_table(size // 4)))
+    self.positions = nn.Buffer(torch.from_numpy(wave_table(np.arange(steps), size // 4)))
+    self.ground = nn.Buffer(torch.from_numpy(ground_table(1, 1, 1.0, size // 4)))
+
+  def forward(self, x, months, place):
+    """Encodes."""
+    batch, steps, _ = x.shape
+    tokens = [(self.place(place) + functional.pad(self.vectors[-1], (0, 3 * len(self.vectors[-1]))))[:, None]]
+    there = [torch.ones(batch, 1, dtype=torch.bool)]
+    month, position = self.months[months], self.positions.expand(batch, -1, -1)
+    for (group, at), embed, vector in zip(self.groups.items(), self.embed, self.vectors):
+      kind, values = KIND[group], x[..., at]
+      known = ~values.isnan().any(-1)
+      values = torch.where(known[..., None], values, 0.0)
+      if "time" not in kind:
+        known, values = known[:, :1], values[:, :1]
+      shape = (batch, values.shape[1], -1)
+      moment = (position, month) if "time" in kind else (torch.zeros(*shape[:2], 2 * len(vector)),)
+      ground = self.ground.expand(shape) if "space" in kind else torch.zeros(*shape[:2], len(vector))
+      tokens.append(embed(values) + torch.cat([vector.expand(shape), *moment, ground], -1))
+      there.append(known)
+    y, mask = torch.cat(tokens, 1), torch.cat(there, 1)
+    for block in self.blocks:
+      y = block(y, mask)
+    share = mask / mask.sum(1, keepdim=True)
+    return self.linear((share[..., None] * self.norm(y)).sum(1))
+
+
+MODULES = {"galileo": Galileo, "presto": Presto}
 
 
 def calls(module: nn.Module, batches: list[tuple[np.ndarray, ...]], threads: int):
