@@ -298,6 +298,11 @@ SCHEMA: dict[str, Setting] = {
     0.0, _NOT_NEGATIVE, "Standard deviation of Gaussian noise added to the normalised inputs."
   ),
   "train.batch_size": Setting(32, integer(2), "Number of samples of one optimizer step, over all devices."),
+  "train.unlabelled": Setting(
+    True,
+    SWITCH,
+    "Whether training samples without a label are used, in loss terms that need no label.",
+  ),
   "train.microbatches": Setting(
     1, integer(1), "Number of equal parts of a batch that are computed one after another, to save memory."
   ),

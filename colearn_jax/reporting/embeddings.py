@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from sklearn.decomposition import PCA
 
-from colearn_jax.reporting import charts, features, probes
+from colearn_jax.reporting import charts, chosen, features, probes
 from colearn_jax.reporting.document import Figure, Section
 from colearn_jax.reporting.features import Frozen
 from colearn_jax.reporting.samples import Data, open_data
@@ -23,6 +23,9 @@ def sections(plt: Any, arm: Arm) -> list[Section]:
   """What the features of an arm hold; nothing if its method has no shared features, or no model is kept."""
   if arm.ablation or arm.kind != "network":
     return []
+  if (choice := chosen.content(arm)) is not None and choice["per"] == "run":
+    text = "Not measured: every run has chosen settings of its own."
+    return [Section(f"{arm.title}: features", (text,))]
   try:
     data = open_data(arm)  # its own configuration and runs
   except (InputError, OSError, KeyError):

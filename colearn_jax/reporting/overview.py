@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from colearn_jax.reporting import charts, drawing, embeddings, figures, samples
+from colearn_jax.reporting import charts, chosen, drawing, embeddings, figures, samples
 from colearn_jax.reporting.comparisons import Compared, ranks
 from colearn_jax.reporting.document import Figure, Section, document
 from colearn_jax.reporting.study import Cell, Study
@@ -47,13 +47,15 @@ def _label(one: Compared) -> str:
 
 
 def _cell(plt: Any, cell: Cell, fixed: Sequence[Compared]) -> list[Section]:
-  """Further sections of a cell: leakage and figures."""
+  """Further sections of a cell: chosen settings, leakage and figures."""
+  tables = chosen.tables(cell)
+  out = [Section("Chosen settings", tables=tuple(tables), folded=True)] if tables else []
   described = cell.described
   if described is None:
-    return []
+    return out
   data, why = samples.data_of(cell)
   line = samples.leakage_line(data) if data else f"It is not known: {why}."
-  out = [Section("Leakage", (line,)), *figures.sections(plt, cell, fixed, described.task, data)]
+  out += [Section("Leakage", (line,)), *figures.sections(plt, cell, fixed, described.task, data)]
   if data is not None:
     for arm in figures.chosen(cell, fixed):
       out += embeddings.sections(plt, arm)

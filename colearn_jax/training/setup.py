@@ -93,7 +93,7 @@ def make_runs(config: ConfigDict, dataset: Dataset, index: Index) -> list[Run]:
       "from all its samples; protocol.split=official uses them"
     )
   # Samples without a label are used only if a loss term needs no labels.
-  unsupervised = make_method(config).uses_unlabelled
+  unsupervised = config.train.unlabelled and make_method(config).uses_unlabelled
   runs = []
   for seed in protocol.seeds:
     runs += splits.runs(

@@ -3,29 +3,55 @@
     python -m colearn_jax.study --config=sharedness --workdir=runs/study_sharedness
 
 The fields are simulated, see data_builders/shared_fields. The official split is used, so the 3 seeds differ
-in the initial parameters only. MDiCo also trains on the fields without a label.
+in the initial parameters only. Encoders are small. All arms make at most 1000 steps, and stop after 250
+without improvement. MDiCo is trained on the fields with a label, as the single sensors are, and also on all
+fields.
 """
 
 from __future__ import annotations
 
+import math
+
 from colearn_jax.plan import Arm, Cell, Comparison, Study
 
 SHAREDNESS = (0, 25, 50, 75, 100)  # percent
-LABELS = (100, 300, 1000, 3000)
-ARMS = (Arm("individual", "Individual", words="individual"), Arm("mdico", "MDiCo"))
+LABELS = (100, 300, 3000)
+FIELDS, BATCH = 3000, 64  # fields in the split train
+STEPS, PATIENCE = 1000, 250
+SMALL = {
+  "model.emb_dim": 64,
+  "model.encoder.layer_size": 32,
+  "train.batch_size": BATCH,
+  "checkpoint.every_epochs": 1000,
+  "train.replicas": True,
+}
+
+
+def arms(labels: int) -> tuple[Arm, ...]:
+  """The arms for a number of labels. An epoch has as many steps as the fields that are used need."""
+
+  def values(fields: int) -> dict[str, object]:
+    epochs = lambda steps: round(steps / math.ceil(fields / BATCH))
+    return SMALL | {"train.max_epochs": epochs(STEPS), "train.patience": epochs(PATIENCE)}
+
+  individual = Arm("individual", "Individual", words="individual", values=values(labels))
+  mdico = Arm("mdico", "MDiCo", values=values(labels) | {"train.unlabelled": False})
+  every = Arm("mdico_all", "MDiCo, also fields without a label", values=values(FIELDS))
+  return (individual, mdico, every) if labels < FIELDS else (individual, mdico)
 
 
 def get_study() -> Study:
   """The plan."""
   cells = tuple(
     Cell(
-      f"s{share:03d}/n{labels}",
+      f"s{share:03d}_n{labels}",
       f"Sharedness {share / 100:g}, {labels} labels",
       "synthetic",
-      ARMS,
+      arms(labels),
       {"data.name": f"shared_fields/s{share:03d}_n{labels}", "protocol.seeds": (0, 1, 2)},
     )
     for share in SHAREDNESS
     for labels in LABELS
   )
-  return Study("sharedness", cells, tuple(Comparison(cell.name, "mdico", "individual") for cell in cells))
+  compared = [Comparison(cell.name, arm.name, "individual") for cell in cells for arm in cell.arms[1:]]
+  return Study("sharedness", cells, tuple(compared))
