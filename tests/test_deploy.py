@@ -7,6 +7,7 @@ import sys
 import textwrap
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from flax import nnx
 
 from colearn_jax import config, export, methods
 from colearn_jax.deploy import model as deploy
+from colearn_jax.deploy import tensors
 from colearn_jax.deploy.export import save_model
 from colearn_jax.deploy.load import load_model
 from colearn_jax.deploy.model import Model
@@ -76,7 +78,11 @@ def test_a_model_tells_what_it_is(folder):
   assert (model.bands, model.outputs, model.context) == (("red", "nir"), ("crop", "tree", "water"), ())
   assert model.about["method"] == "mdico" and model.about["metrics"] == {"f1_macro": 0.5}
   assert model.about["versions"]["jax"] == jax.__version__
-  assert sorted(file.name for file in folder.iterdir()) == ["function.jax", "model.json", "weights.npz"]
+  assert sorted(file.name for file in folder.iterdir()) == [
+    "function.jax",
+    "model.json",
+    "weights.safetensors",
+  ]
 
 
 def test_the_unit_goes_with_the_model(tmp_path):
@@ -224,7 +230,7 @@ def test_what_a_model_does_not_take(folder):
     load_model(folder, "S1")
 
 
-@pytest.mark.parametrize("name", ["model.json", "weights.npz", "function.jax"])
+@pytest.mark.parametrize("name", ["model.json", "weights.safetensors", "function.jax"])
 @pytest.mark.parametrize("place", [0.02, 0.5, 0.97])
 def test_a_flipped_byte_is_noticed(copy, name, place):
   data = bytearray((copy / name).read_bytes())
@@ -235,11 +241,35 @@ def test_a_flipped_byte_is_noticed(copy, name, place):
   assert "\n" not in str(e.value)
 
 
-@pytest.mark.parametrize("name", ["weights.npz", "function.jax"])
+@pytest.mark.parametrize("name", ["weights.safetensors", "function.jax"])
 def test_a_missing_file(copy, name):
   (copy / name).unlink()
   with pytest.raises(InputError, match=f"{name} cannot be read: No such file"):
     load_model(copy)
+
+
+def test_the_weights_are_a_safetensors_file(folder, tmp_path):
+  """Both ways: its library reads what is written here, and the other way round."""
+  own = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "ä/b": np.ones((), np.int64)}
+  own |= {"c": np.zeros((0, 2)), "d": np.array([True, False]), "big": np.arange(3, dtype=">i2")}
+  safetensors = pytest.importorskip("safetensors.numpy")
+  written = tensors.to_bytes(own)
+  theirs = safetensors.load(written)
+  assert set(theirs) == set(own)
+  for read in (theirs, tensors.from_bytes(written), tensors.from_bytes(safetensors.save(theirs))):
+    for name, array in own.items():
+      assert read[name].shape == array.shape and read[name].dtype == array.dtype.newbyteorder("=")
+      np.testing.assert_array_equal(read[name], array)
+  half = tensors.from_bytes(tensors.to_bytes({"half": jnp.arange(3, dtype=jnp.bfloat16)}))["half"]
+  assert half.dtype == jnp.bfloat16 and half.tolist() == [0, 1, 2]
+  read = safetensors.load_file(folder / "weights.safetensors")
+  np.testing.assert_array_equal(read[f"{RUNS[1]}/head/kernel"], weights()[RUNS[1]]["head/kernel"])
+
+
+def test_the_function_is_for_three_kinds_of_devices_and_any_number_of_samples(folder):
+  function = jax.export.deserialize(bytearray((folder / "function.jax").read_bytes()))
+  assert function.platforms == ("cpu", "cuda", "tpu")
+  assert str(function.in_avals[-1].shape) == "(rows, 3, 2)"
 
 
 def altered(folder, **changes):
@@ -250,7 +280,10 @@ def altered(folder, **changes):
 
 def test_a_newer_format(copy):
   altered(copy, format=99)
-  with pytest.raises(InputError, match="has format 99, this version of colearn_jax reads up to 1: update"):
+  with pytest.raises(InputError, match="has format 99, this version of colearn_jax reads up to 2: update"):
+    load_model(copy)
+  altered(copy, format=1)
+  with pytest.raises(InputError, match="has format 1, which is no longer read: export the model again"):
     load_model(copy)
 
 
@@ -284,7 +317,8 @@ from importlib.metadata import packages_distributions
 # What jax and numpy need; colearn_jax itself is checked module by module.
 allowed = {"numpy", "jax", "jaxlib", "ml_dtypes", "opt_einsum", "scipy", "flatbuffers", "colearn_jax"}
 installed = set(packages_distributions()) - allowed
-own = {"colearn_jax", "colearn_jax.types"} | {f"colearn_jax.deploy{room}" for room in ("", ".load", ".model")}
+rooms = ("", ".load", ".model", ".tensors")
+own = {"colearn_jax", "colearn_jax.types"} | {f"colearn_jax.deploy{room}" for room in rooms}
 
 class Blocked(importlib.abc.MetaPathFinder):
   def find_spec(self, name, path=None, target=None):

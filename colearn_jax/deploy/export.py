@@ -1,8 +1,9 @@
 """Exports the model of one sensor to a folder that can be used without the rest of the package.
 
-    model.json     inputs and outputs, normalisation, origin of the model, checksums of the files
-    weights.npz    the arrays of each run, named `<run>/<name>`
-    function.jax   the prediction function (weights, raw values) as StableHLO (jax.export), for any batch size
+    model.json            inputs, outputs, normalisation, uncertainty, origin, checksums of the files
+    weights.safetensors   the arrays of each run, named `<run>/<name>`
+    function.jax          the prediction function (weights, raw values) as StableHLO (jax.export), for any
+                          batch size
 
 `deploy.load.load_model` reads the folder.
 """
@@ -10,7 +11,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 import os
 import shutil
@@ -22,6 +22,7 @@ import jax
 import numpy as np
 from jax import export
 
+from colearn_jax.deploy import tensors
 from colearn_jax.deploy.model import DESCRIPTION, FORMAT, FUNCTION, WEIGHTS, Model, digest_of, sha256
 from colearn_jax.deploy.predictor import load
 from colearn_jax.types import InputError
@@ -78,9 +79,8 @@ def save_model(model: Model, out: str | Path) -> Path:
   shapes = [(rows, *model.modality.shape), *([(rows, len(context))] if context else [])]
   inputs = [jax.ShapeDtypeStruct(shape, np.float32) for shape in shapes]
   exported = export.export(jax.jit(model.function), platforms=PLATFORMS)(first, *inputs)
-  buffer = io.BytesIO()
-  np.savez(buffer, **{f"{run}/{name}": a for run, own in weights.items() for name, a in own.items()})
-  files = {FUNCTION: bytes(exported.serialize()), WEIGHTS: buffer.getvalue()}
+  named = {f"{run}/{name}": a for run, own in weights.items() for name, a in own.items()}
+  files = {FUNCTION: bytes(exported.serialize()), WEIGHTS: tensors.to_bytes(named)}
   description = {
     **model.about,
     "format": FORMAT,

@@ -7,7 +7,6 @@ probabilities = model.predict(x)     # x: [N *model.modality.shape], raw values,
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,10 +15,11 @@ from typing import TypeVar
 import jax
 import numpy as np
 
+from colearn_jax.deploy import tensors
 from colearn_jax.types import InputError, Modality, Task
 
-FORMAT = 1  # version of model.json; older versions can be read too
-DESCRIPTION, FUNCTION, WEIGHTS = "model.json", "function.jax", "weights.npz"
+FORMAT = 2  # version of model.json
+DESCRIPTION, FUNCTION, WEIGHTS = "model.json", "function.jax", "weights.safetensors"
 _BATCH_BYTES, _BATCH_ROWS = 32 * 2**20, 4096  # limits of one batch of float32 inputs
 
 T = TypeVar("T")
@@ -140,11 +140,10 @@ def read_exported(path: Path, sensor: str | None = None, *, runs: Sequence[str] 
   """Reads a folder that `export.export_sensor` wrote; see `load.load_model`."""
   about = _description(path)
   function = _deserialised(path, about)
-  with np.load(io.BytesIO(_checked(path, WEIGHTS, about)), allow_pickle=False) as arrays:
-    weights: dict[str, dict[str, np.ndarray]] = {run: {} for run in about["runs"]}
-    for name in arrays.files:
-      run, _, own = name.partition("/")
-      weights[run][own] = arrays[name]
+  weights: dict[str, dict[str, np.ndarray]] = {run: {} for run in about["runs"]}
+  for name, array in tensors.from_bytes(_checked(path, WEIGHTS, about)).items():
+    run, _, own = name.partition("/")
+    weights[run][own] = array
   modality, task = about["modality"], about["task"]
   if sensor not in (None, modality["name"]):
     raise InputError(f"{path} is the model of modality {modality['name']!r}, not of {sensor!r}")
@@ -188,6 +187,8 @@ def _description(path: Path) -> dict:
     raise InputError(
       f"{path} has format {version}, this version of colearn_jax reads up to {FORMAT}: update colearn_jax"
     )
+  if version != FORMAT:
+    raise InputError(f"{path} has format {version}, which is no longer read: export the model again")
   if digest != digest_of(about):
     raise InputError(f"{file} was altered, its checksum differs: export or copy the model again")
   return about
