@@ -152,6 +152,7 @@ def test_images_stay_bytes_up_to_the_device(monkeypatch):
   """Also the weights are placed once: the compiled call moves nothing."""
   seen, placed = [], []
   model = Model(function, weights(), S2, TASK)
+  model.devices = model.devices[:1]
   inner, put = model._compiled, jax.device_put
 
   def guarded(weights, x):
@@ -159,11 +160,24 @@ def test_images_stay_bytes_up_to_the_device(monkeypatch):
     with jax.transfer_guard("disallow_explicit"):
       return inner(weights, x)
 
-  monkeypatch.setattr(jax, "device_put", lambda tree: placed.append(jax.tree.leaves(tree)) or put(tree))
+  monkeypatch.setattr(
+    jax, "device_put", lambda tree, device: placed.append(jax.tree.leaves(tree)) or put(tree, device)
+  )
   monkeypatch.setattr(model, "_compiled", guarded)
   model.predict(ODD["bytes"](), batch_size=2)
   assert seen == [np.uint8] * 4  # two batches, two runs
   assert [[a.shape for a in leaves] for leaves in placed] == [[(2, 3, 2)]] * 2  # inputs alone
+
+
+def test_batches_are_shared_by_the_devices(monkeypatch):
+  seen, model, x = [], Model(function, weights(), S2, TASK), values(11)
+  model.devices = model.devices[:3]
+  inner = model._compiled
+  monkeypatch.setattr(model, "_compiled", lambda w, x: seen.append(x.device) or inner(w, x))
+  got = model.predict_runs(x, batch_size=2)
+  assert seen[::2] == [model.devices[i % 3] for i in range(6)]
+  np.testing.assert_allclose(got, [by_hand(own, x) for own in weights().values()], atol=1e-6)
+  np.testing.assert_array_equal(model.predict_runs(x, batch_size=2, runs=RUNS[1:])[0], got[1])
 
 
 def test_few_programs_are_compiled():
@@ -317,7 +331,7 @@ from importlib.metadata import packages_distributions
 # What jax and numpy need; colearn_jax itself is checked module by module.
 allowed = {"numpy", "jax", "jaxlib", "ml_dtypes", "opt_einsum", "scipy", "flatbuffers", "colearn_jax"}
 installed = set(packages_distributions()) - allowed
-rooms = ("", ".load", ".model", ".tensors")
+rooms = ("", ".batches", ".load", ".model", ".tensors", ".uncertainty")
 own = {"colearn_jax", "colearn_jax.types"} | {f"colearn_jax.deploy{room}" for room in rooms}
 
 class Blocked(importlib.abc.MetaPathFinder):
@@ -447,7 +461,8 @@ def test_a_sensor_from_a_work_directory(workdir, tmp_path, capsys):
   assert model.about["metrics"]["f1_macro"]["mean"] == 0.5
   assert model.about["normalisation"][RUNS[0]]["S2"] == {"offset": [0, 1], "scale": [50, 50]}
   x = odd_values(7, SHAPES["S2"])
-  export.main([f"--workdir={workdir}", "--modality=S2", f"--out={tmp_path / 'out'}", f"--runs={RUNS[1]}"])
+  command = [f"--workdir={workdir}", "--modality=S2", "--no-uncertainty", f"--runs={RUNS[1]}"]
+  export.main([*command, f"--out={tmp_path / 'out'}"])
   assert capsys.readouterr().out == f"exported to {tmp_path / 'out'}\n"
   exported = load_model(tmp_path / "out")
   assert exported.runs == RUNS[1:]
