@@ -1,6 +1,7 @@
 """Exports the model of one sensor: `python -m colearn_jax.export --workdir=W --modality=S2 --out=DIR`.
 
-The exported folder can be used with jax, numpy and flatbuffers alone, see `deploy/model.py`.
+The exported folder can be used with jax, numpy and flatbuffers alone, see `deploy/model.py`. Its uncertainty
+is fitted on the validation parts of the runs, which are read again.
 """
 
 from __future__ import annotations
@@ -23,11 +24,23 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser.add_argument(
     "--runs", help="runs to average, e.g. seed10_fold0,seed10_fold3; default: all except ablations"
   )
+  parser.add_argument(
+    "--no-uncertainty", action="store_true", help="do not read the data again to fit the uncertainty"
+  )
   given = parser.parse_args(argv)
   from colearn_jax.deploy.export import export_sensor  # imported here: loads JAX; --help is quick
 
-  runs = given.runs.split(",") if given.runs else None
-  print(f"exported to {export_sensor(given.workdir, given.modality, given.out, runs)}")
+  runs, held_back = given.runs.split(",") if given.runs else None, None
+  if not given.no_uncertainty:
+    from colearn_jax.training.held_back import held_back as predict
+
+    def held_back(model):
+      try:
+        return predict(given.workdir, model)
+      except InputError as error:
+        raise InputError(f"{error}; --no-uncertainty exports without calibration and intervals") from None
+
+  print(f"exported to {export_sensor(given.workdir, given.modality, given.out, runs, held_back)}")
 
 
 if __name__ == "__main__":

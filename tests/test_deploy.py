@@ -7,6 +7,7 @@ import sys
 import textwrap
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from flax import nnx
 
 from colearn_jax import config, export, methods
 from colearn_jax.deploy import model as deploy
+from colearn_jax.deploy import tensors
 from colearn_jax.deploy.export import save_model
 from colearn_jax.deploy.load import load_model
 from colearn_jax.deploy.model import Model
@@ -76,7 +78,11 @@ def test_a_model_tells_what_it_is(folder):
   assert (model.bands, model.outputs, model.context) == (("red", "nir"), ("crop", "tree", "water"), ())
   assert model.about["method"] == "mdico" and model.about["metrics"] == {"f1_macro": 0.5}
   assert model.about["versions"]["jax"] == jax.__version__
-  assert sorted(file.name for file in folder.iterdir()) == ["function.jax", "model.json", "weights.npz"]
+  assert sorted(file.name for file in folder.iterdir()) == [
+    "function.jax",
+    "model.json",
+    "weights.safetensors",
+  ]
 
 
 def test_the_unit_goes_with_the_model(tmp_path):
@@ -146,6 +152,7 @@ def test_images_stay_bytes_up_to_the_device(monkeypatch):
   """Also the weights are placed once: the compiled call moves nothing."""
   seen, placed = [], []
   model = Model(function, weights(), S2, TASK)
+  model.devices = model.devices[:1]
   inner, put = model._compiled, jax.device_put
 
   def guarded(weights, x):
@@ -153,11 +160,24 @@ def test_images_stay_bytes_up_to_the_device(monkeypatch):
     with jax.transfer_guard("disallow_explicit"):
       return inner(weights, x)
 
-  monkeypatch.setattr(jax, "device_put", lambda tree: placed.append(jax.tree.leaves(tree)) or put(tree))
+  monkeypatch.setattr(
+    jax, "device_put", lambda tree, device: placed.append(jax.tree.leaves(tree)) or put(tree, device)
+  )
   monkeypatch.setattr(model, "_compiled", guarded)
   model.predict(ODD["bytes"](), batch_size=2)
   assert seen == [np.uint8] * 4  # two batches, two runs
   assert [[a.shape for a in leaves] for leaves in placed] == [[(2, 3, 2)]] * 2  # inputs alone
+
+
+def test_batches_are_shared_by_the_devices(monkeypatch):
+  seen, model, x = [], Model(function, weights(), S2, TASK), values(11)
+  model.devices = model.devices[:3]
+  inner = model._compiled
+  monkeypatch.setattr(model, "_compiled", lambda w, x: seen.append(x.device) or inner(w, x))
+  got = model.predict_runs(x, batch_size=2)
+  assert seen[::2] == [model.devices[i % 3] for i in range(6)]
+  np.testing.assert_allclose(got, [by_hand(own, x) for own in weights().values()], atol=1e-6)
+  np.testing.assert_array_equal(model.predict_runs(x, batch_size=2, runs=RUNS[1:])[0], got[1])
 
 
 def test_few_programs_are_compiled():
@@ -224,7 +244,7 @@ def test_what_a_model_does_not_take(folder):
     load_model(folder, "S1")
 
 
-@pytest.mark.parametrize("name", ["model.json", "weights.npz", "function.jax"])
+@pytest.mark.parametrize("name", ["model.json", "weights.safetensors", "function.jax"])
 @pytest.mark.parametrize("place", [0.02, 0.5, 0.97])
 def test_a_flipped_byte_is_noticed(copy, name, place):
   data = bytearray((copy / name).read_bytes())
@@ -235,11 +255,35 @@ def test_a_flipped_byte_is_noticed(copy, name, place):
   assert "\n" not in str(e.value)
 
 
-@pytest.mark.parametrize("name", ["weights.npz", "function.jax"])
+@pytest.mark.parametrize("name", ["weights.safetensors", "function.jax"])
 def test_a_missing_file(copy, name):
   (copy / name).unlink()
   with pytest.raises(InputError, match=f"{name} cannot be read: No such file"):
     load_model(copy)
+
+
+def test_the_weights_are_a_safetensors_file(folder, tmp_path):
+  """Both ways: its library reads what is written here, and the other way round."""
+  own = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "ä/b": np.ones((), np.int64)}
+  own |= {"c": np.zeros((0, 2)), "d": np.array([True, False]), "big": np.arange(3, dtype=">i2")}
+  safetensors = pytest.importorskip("safetensors.numpy")
+  written = tensors.to_bytes(own)
+  theirs = safetensors.load(written)
+  assert set(theirs) == set(own)
+  for read in (theirs, tensors.from_bytes(written), tensors.from_bytes(safetensors.save(theirs))):
+    for name, array in own.items():
+      assert read[name].shape == array.shape and read[name].dtype == array.dtype.newbyteorder("=")
+      np.testing.assert_array_equal(read[name], array)
+  half = tensors.from_bytes(tensors.to_bytes({"half": jnp.arange(3, dtype=jnp.bfloat16)}))["half"]
+  assert half.dtype == jnp.bfloat16 and half.tolist() == [0, 1, 2]
+  read = safetensors.load_file(folder / "weights.safetensors")
+  np.testing.assert_array_equal(read[f"{RUNS[1]}/head/kernel"], weights()[RUNS[1]]["head/kernel"])
+
+
+def test_the_function_is_for_three_kinds_of_devices_and_any_number_of_samples(folder):
+  function = jax.export.deserialize(bytearray((folder / "function.jax").read_bytes()))
+  assert function.platforms == ("cpu", "cuda", "tpu")
+  assert str(function.in_avals[-1].shape) == "(rows, 3, 2)"
 
 
 def altered(folder, **changes):
@@ -250,7 +294,10 @@ def altered(folder, **changes):
 
 def test_a_newer_format(copy):
   altered(copy, format=99)
-  with pytest.raises(InputError, match="has format 99, this version of colearn_jax reads up to 1: update"):
+  with pytest.raises(InputError, match="has format 99, this version of colearn_jax reads up to 2: update"):
+    load_model(copy)
+  altered(copy, format=1)
+  with pytest.raises(InputError, match="has format 1, which is no longer read: export the model again"):
     load_model(copy)
 
 
@@ -284,7 +331,8 @@ from importlib.metadata import packages_distributions
 # What jax and numpy need; colearn_jax itself is checked module by module.
 allowed = {"numpy", "jax", "jaxlib", "ml_dtypes", "opt_einsum", "scipy", "flatbuffers", "colearn_jax"}
 installed = set(packages_distributions()) - allowed
-own = {"colearn_jax", "colearn_jax.types"} | {f"colearn_jax.deploy{room}" for room in ("", ".load", ".model")}
+rooms = ("", ".batches", ".load", ".model", ".tensors", ".uncertainty")
+own = {"colearn_jax", "colearn_jax.types"} | {f"colearn_jax.deploy{room}" for room in rooms}
 
 class Blocked(importlib.abc.MetaPathFinder):
   def find_spec(self, name, path=None, target=None):
@@ -413,7 +461,8 @@ def test_a_sensor_from_a_work_directory(workdir, tmp_path, capsys):
   assert model.about["metrics"]["f1_macro"]["mean"] == 0.5
   assert model.about["normalisation"][RUNS[0]]["S2"] == {"offset": [0, 1], "scale": [50, 50]}
   x = odd_values(7, SHAPES["S2"])
-  export.main([f"--workdir={workdir}", "--modality=S2", f"--out={tmp_path / 'out'}", f"--runs={RUNS[1]}"])
+  command = [f"--workdir={workdir}", "--modality=S2", "--no-uncertainty", f"--runs={RUNS[1]}"]
+  export.main([*command, f"--out={tmp_path / 'out'}"])
   assert capsys.readouterr().out == f"exported to {tmp_path / 'out'}\n"
   exported = load_model(tmp_path / "out")
   assert exported.runs == RUNS[1:]

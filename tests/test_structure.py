@@ -41,12 +41,12 @@ ROOMS = {
   "deploy": "types rules storage nn encoders methods data evaluation config",
   "training": (
     "types rules storage parallel nn objectives encoders weights methods data evaluation datasets schema"
-    " config"
+    " config deploy"
   ),
+  "export": "types deploy training",
   "interop": (
     "types rules storage nn encoders weights methods data evaluation datasets schema configs config deploy"
   ),
-  "export": "types deploy",
   "main": "types schema_pages schema values config parallel training",
   "inspect": "types storage data inspection config training main",
   "reporting": "types storage methods data evaluation inspection config training",

@@ -1,8 +1,9 @@
 """Exports the model of one sensor to a folder that can be used without the rest of the package.
 
-    model.json     inputs and outputs, normalisation, origin of the model, checksums of the files
-    weights.npz    the arrays of each run, named `<run>/<name>`
-    function.jax   the prediction function (weights, raw values) as StableHLO (jax.export), for any batch size
+    model.json            inputs, outputs, normalisation, uncertainty, origin, checksums of the files
+    weights.safetensors   the arrays of each run, named `<run>/<name>`
+    function.jax          the prediction function (weights, raw values) as StableHLO (jax.export), for any
+                          batch size
 
 `deploy.load.load_model` reads the folder.
 """
@@ -10,11 +11,10 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -22,8 +22,10 @@ import jax
 import numpy as np
 from jax import export
 
+from colearn_jax.deploy import tensors
 from colearn_jax.deploy.model import DESCRIPTION, FORMAT, FUNCTION, WEIGHTS, Model, digest_of, sha256
 from colearn_jax.deploy.predictor import load
+from colearn_jax.deploy.uncertainty import HeldBack, fit
 from colearn_jax.types import InputError
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -31,7 +33,11 @@ PACKAGES = ("colearn_jax", "jax", "flax", "numpy")  # their versions are written
 
 
 def export_sensor(
-  workdir: str | Path, sensor: str, out: str | Path, runs: Sequence[str] | None = None
+  workdir: str | Path,
+  sensor: str,
+  out: str | Path,
+  runs: Sequence[str] | None = None,
+  held_back: Callable[[Model], HeldBack] | None = None,
 ) -> Path:
   """Exports the model of one sensor from the work directory of a finished training.
 
@@ -40,6 +46,8 @@ def export_sensor(
     sensor: the modality, e.g. `S2_S2VI`.
     out: the folder to write, which must not exist.
     runs: names of the runs to export, e.g. `["seed10_fold3"]`. Default: all runs except ablations.
+    held_back: predicts samples that the runs held back from training. From these the uncertainty is fitted,
+      see `uncertainty`. Default: the model has no uncertainty.
 
   Returns:
     The folder.
@@ -47,7 +55,18 @@ def export_sensor(
   Raises:
     InputError: there is no such work directory, sensor or run; or the folder exists or cannot be written.
   """
-  return save_model(load(workdir, sensor, runs=runs), out)
+  out = _new(out)
+  model = load(workdir, sensor, runs=runs)
+  if held_back is not None:
+    model.about["uncertainty"] = fit(model.task, held_back(model))
+  return save_model(model, out)
+
+
+def _new(out: str | Path) -> Path:
+  out = Path(out).expanduser().absolute()
+  if out.exists():
+    raise InputError(f"{out} exists already; use another folder, or remove it")
+  return out
 
 
 def save_model(model: Model, out: str | Path) -> Path:
@@ -63,9 +82,7 @@ def save_model(model: Model, out: str | Path) -> Path:
   Raises:
     InputError: the folder exists or cannot be written, or the weights of the runs have different shapes.
   """
-  out = Path(out).expanduser().absolute()
-  if out.exists():
-    raise InputError(f"{out} exists already; use another folder, or remove it")
+  out = _new(out)
   weights, context = jax.device_get(model.weights), model.context
   specs = {
     run: {name: jax.ShapeDtypeStruct(a.shape, a.dtype) for name, a in own.items()}
@@ -78,9 +95,8 @@ def save_model(model: Model, out: str | Path) -> Path:
   shapes = [(rows, *model.modality.shape), *([(rows, len(context))] if context else [])]
   inputs = [jax.ShapeDtypeStruct(shape, np.float32) for shape in shapes]
   exported = export.export(jax.jit(model.function), platforms=PLATFORMS)(first, *inputs)
-  buffer = io.BytesIO()
-  np.savez(buffer, **{f"{run}/{name}": a for run, own in weights.items() for name, a in own.items()})
-  files = {FUNCTION: bytes(exported.serialize()), WEIGHTS: buffer.getvalue()}
+  named = {f"{run}/{name}": a for run, own in weights.items() for name, a in own.items()}
+  files = {FUNCTION: bytes(exported.serialize()), WEIGHTS: tensors.to_bytes(named)}
   description = {
     **model.about,
     "format": FORMAT,

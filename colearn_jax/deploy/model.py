@@ -2,27 +2,46 @@
 
 model = load_model("model_s2/")      # a folder that `export_sensor` wrote
 probabilities = model.predict(x)     # x: [N *model.modality.shape], raw values, NaN = missing
+estimate = model.estimate(x)         # calibrated probabilities, or values with lower and upper bounds
 """
 
 from __future__ import annotations
 
+import collections
 import hashlib
-import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
 
+from colearn_jax.deploy import tensors, uncertainty
+from colearn_jax.deploy.batches import as_numbers, narrow, padded, power_of_two, spread_of, store
 from colearn_jax.types import InputError, Modality, Task
 
-FORMAT = 1  # version of model.json; older versions can be read too
-DESCRIPTION, FUNCTION, WEIGHTS = "model.json", "function.jax", "weights.npz"
+FORMAT = 2  # version of model.json
+DESCRIPTION, FUNCTION, WEIGHTS = "model.json", "function.jax", "weights.safetensors"
 _BATCH_BYTES, _BATCH_ROWS = 32 * 2**20, 4096  # limits of one batch of float32 inputs
 
 T = TypeVar("T")
+
+
+class Estimate(NamedTuple):
+  """What `Model.estimate` returns; each array is `[N C]` float32, with NaN rows where the sensor is absent.
+
+  Attributes:
+    value: probabilities, calibrated if the model has a temperature; or values of the target.
+    spread: standard deviation over the runs; NaN for a single run.
+    lower: of the interval of a value, see `uncertainty`; None without intervals.
+    upper: likewise.
+  """
+
+  value: np.ndarray
+  spread: np.ndarray
+  lower: np.ndarray | None = None
+  upper: np.ndarray | None = None
 
 
 class Model:
@@ -41,7 +60,8 @@ class Model:
 
   Attributes:
     function, modality, task, context, about: the arguments.
-    weights: the weights, on the device.
+    weights: the weights, on the default device.
+    devices: the devices that share the batches.
     runs: names of the runs.
     bands: names of the bands, in the order of the last axis of the input.
     outputs: names of the classes, labels or target columns, in the order of the output's columns.
@@ -60,10 +80,12 @@ class Model:
     self.modality, self.bands = modality, modality.bands
     self.task, self.outputs = task, task.outputs
     self.weights, self.runs = {run: jax.device_put(dict(own)) for run, own in weights.items()}, list(weights)
+    self.devices = jax.local_devices()
+    self._placed: dict[jax.Device, Mapping] = {self.devices[0]: self.weights}
     # Integers are converted to float32 on the device, so that images are transferred as bytes.
     self._compiled = jax.jit(lambda weights, x, *more: function(weights, x.astype(np.float32), *more))
     sample = 4 * int(np.prod(modality.shape))
-    self._batch_size = _power_of_two(min(_BATCH_ROWS, max(1, _BATCH_BYTES // sample)) + 1) // 2
+    self._batch_size = power_of_two(min(_BATCH_ROWS, max(1, _BATCH_BYTES // sample)) + 1) // 2
 
   def predict(
     self, x: np.ndarray, context: np.ndarray | None = None, *, batch_size: int | None = None
@@ -90,14 +112,55 @@ class Model:
     self, x: np.ndarray, context: np.ndarray | None = None, *, batch_size: int | None = None
   ) -> np.ndarray:
     """Standard deviation over the runs' predictions, `[N C]`. Divides by n - 1; NaN for a single run."""
+    return spread_of(self.predict_runs(x, context, batch_size=batch_size))
+
+  def estimate(
+    self,
+    x: np.ndarray,
+    context: np.ndarray | None = None,
+    *,
+    coverage: float = 0.9,
+    batch_size: int | None = None,
+  ) -> Estimate:
+    """Predicts with uncertainty: calibrated probabilities, or values with bounds; see `predict`.
+
+    A model that was exported without uncertainty gives what `predict` and `spread` give, and no bounds.
+
+    Args:
+      x: see `predict`.
+      context: see `predict`.
+      coverage: the probability with which an interval holds the value, of each output by itself.
+      batch_size: see `predict`.
+    """
+    fitted = self.about.get("uncertainty")
+    width = self.half_widths(coverage)
     each = self.predict_runs(x, context, batch_size=batch_size)
-    return each.std(0, ddof=1) if len(each) > 1 else np.full_like(each[0], np.nan)
+    if fitted:
+      each = uncertainty.calibrate(self.task, fitted, each)
+    value = each.mean(0)
+    return Estimate(value, spread_of(each), *(() if width is None else (value - width, value + width)))
+
+  def half_widths(self, coverage: float) -> np.ndarray | None:
+    """Half widths `[C]` of the intervals with this coverage; None if the model has no intervals.
+
+    Raises:
+      InputError: this coverage is not possible.
+    """
+    fitted = self.about.get("uncertainty")
+    if not fitted or self.task.kind != "regression":
+      return None
+    return uncertainty.half_widths(self.task, fitted, coverage)
 
   def predict_runs(
-    self, x: np.ndarray, context: np.ndarray | None = None, *, batch_size: int | None = None
+    self,
+    x: np.ndarray,
+    context: np.ndarray | None = None,
+    *,
+    batch_size: int | None = None,
+    runs: Sequence[str] | None = None,
   ) -> np.ndarray:
-    """The prediction of each run, `[R N C]` in the order of `self.runs`; see `predict`."""
-    x = _numbers(x, "the input")
+    """The prediction of each run, `[R N C]` in the order of `self.runs` or of `runs`; see `predict`."""
+    x = as_numbers(x, "the input")
     if x.shape[1:] != self.modality.shape:
       raise InputError(
         f"modality {self.modality.name} reads samples of shape {self.modality.shape}, got {x.shape[1:]}; "
@@ -107,18 +170,21 @@ class Model:
     size = self._batch_size if batch_size is None else batch_size
     if size < 1:
       raise InputError(f"batch_size={size} is not allowed; an integer >= 1")
-    out = np.empty((len(self.runs), len(x), len(self.outputs)), np.float32)
-    pending = None
-    for start in range(0, len(x), size):
+    runs = self.runs if runs is None else runs
+    out = np.empty((len(runs), len(x), len(self.outputs)), np.float32)
+    pending: collections.deque[Any] = collections.deque()
+    for number, start in enumerate(range(0, len(x), size)):
+      device = self.devices[number % len(self.devices)]
+      if device not in self._placed:
+        self._placed[device] = jax.device_put(self.weights, device)
       rows = slice(start, min(start + size, len(x)))
-      padded = min(size, _power_of_two(rows.stop - rows.start))
-      batch = jax.device_put([_padded(_narrow(a[rows]), padded) for a in inputs])
-      predicted = [self._compiled(weights, *batch) for weights in self.weights.values()]
-      if pending is not None:  # fetched one batch late, so that the device does not wait for the host
-        _store(out, *pending)
-      pending = rows, predicted
-    if pending is not None:
-      _store(out, *pending)
+      length = min(size, power_of_two(rows.stop - rows.start))
+      batch = jax.device_put([padded(narrow(a[rows]), length) for a in inputs], device)
+      pending.append((rows, [self._compiled(self._placed[device][run], *batch) for run in runs]))
+      if len(pending) > len(self.devices):  # fetched late, so that no device waits for the host
+        store(out, *pending.popleft())
+    for rows, predicted in pending:
+      store(out, rows, predicted)
     return out
 
   def _checked_context(self, context: np.ndarray | None, rows: int) -> list[np.ndarray]:
@@ -129,7 +195,7 @@ class Model:
     wanted = f"[{rows} {len(self.context)}], the columns {', '.join(self.context)}"
     if context is None:
       raise InputError(f"this model needs a context {wanted}")
-    context = _numbers(context, "the context")
+    context = as_numbers(context, "the context")
     if context.shape != (rows, len(self.context)):
       raise InputError(f"the context has shape {list(context.shape)}, needed: {wanted}")
     with np.errstate(over="ignore"):
@@ -140,11 +206,10 @@ def read_exported(path: Path, sensor: str | None = None, *, runs: Sequence[str] 
   """Reads a folder that `export.export_sensor` wrote; see `load.load_model`."""
   about = _description(path)
   function = _deserialised(path, about)
-  with np.load(io.BytesIO(_checked(path, WEIGHTS, about)), allow_pickle=False) as arrays:
-    weights: dict[str, dict[str, np.ndarray]] = {run: {} for run in about["runs"]}
-    for name in arrays.files:
-      run, _, own = name.partition("/")
-      weights[run][own] = arrays[name]
+  weights: dict[str, dict[str, np.ndarray]] = {run: {} for run in about["runs"]}
+  for name, array in tensors.from_bytes(_checked(path, WEIGHTS, about)).items():
+    run, _, own = name.partition("/")
+    weights[run][own] = array
   modality, task = about["modality"], about["task"]
   if sensor not in (None, modality["name"]):
     raise InputError(f"{path} is the model of modality {modality['name']!r}, not of {sensor!r}")
@@ -188,6 +253,8 @@ def _description(path: Path) -> dict:
     raise InputError(
       f"{path} has format {version}, this version of colearn_jax reads up to {FORMAT}: update colearn_jax"
     )
+  if version != FORMAT:
+    raise InputError(f"{path} has format {version}, which is no longer read: export the model again")
   if digest != digest_of(about):
     raise InputError(f"{file} was altered, its checksum differs: export or copy the model again")
   return about
@@ -216,51 +283,3 @@ def _deserialised(path: Path, about: Mapping) -> Callable[..., jax.Array]:
       f"{path / FUNCTION}, exported with jax {about['versions']['jax']}, cannot be read by "
       f"jax {jax.__version__}: {reason}"
     ) from None
-
-
-def _numbers(x: np.ndarray, what: str) -> np.ndarray:
-  """Checks that an array is numeric. Masked values become NaN; also those in a list of masked arrays."""
-  if isinstance(x, list | tuple):
-    try:
-      # np.asarray would ignore the masks of arrays in a list.
-      x = np.ma.stack(x) if any(isinstance(one, np.ma.MaskedArray) for one in x) else np.asarray(x)
-    except ValueError:
-      raise InputError(
-        f"{what} has samples of different shapes, needed: one shape; bring series to one length first"
-      ) from None
-  mask = np.ma.getmaskarray(x) if isinstance(x, np.ma.MaskedArray) else None
-  x = np.asarray(x)
-  if x.dtype.kind not in "biuf" and x.dtype.name != "bfloat16":
-    raise InputError(f"{what} has dtype {x.dtype}, needed: real numbers")
-  if x.ndim == 0:
-    raise InputError(f"{what} is a single number, needed: one row for each sample")
-  if mask is not None:
-    x = np.where(mask, np.nan, x.astype(np.result_type(x.dtype, np.float32)))
-  return x if x.dtype.isnative else x.astype(x.dtype.newbyteorder("="))  # the device knows one byte order
-
-
-def _narrow(x: np.ndarray) -> np.ndarray:
-  """Converts dtypes of 32 bits or more to float32. Narrower ones are converted on the device."""
-  if x.dtype.itemsize < 4 or x.dtype == np.float32:
-    return x
-  with np.errstate(over="ignore"):  # float64 values that are too large become infinite
-    return x.astype(np.float32)
-
-
-def _padded(x: np.ndarray, rows: int) -> np.ndarray:
-  """Appends rows of zeros. Their predictions are dropped; they do not affect the other rows."""
-  if len(x) == rows:
-    return x
-  out = np.zeros((rows, *x.shape[1:]), x.dtype)
-  out[: len(x)] = x
-  return out
-
-
-def _store(out: np.ndarray, rows: slice, predicted: Sequence[jax.Array]) -> None:
-  for run, values in enumerate(jax.device_get(predicted)):
-    out[run, rows] = values[: rows.stop - rows.start]
-
-
-def _power_of_two(n: int) -> int:
-  """The smallest power of two that is at least `n`."""
-  return 1 << max(n - 1, 0).bit_length()

@@ -50,7 +50,7 @@ def describe(workdir: Path, described: Description, teachers: Sequence[str]) -> 
   below = [workdir / "individual", *(workdir / "teachers" / name for name in teachers)]
   for place in (workdir, *below):
     if (place / "dataset.json").exists():
-      _check_samples(place, described)
+      check_samples(place, described)
     else:
       _check_empty(place, "dataset.json")
   processes.wait("samples")
@@ -66,7 +66,7 @@ def _check_empty(workdir: Path, missing: str) -> None:
     )
 
 
-def _check_samples(workdir: Path, described: Description) -> None:
+def check_samples(workdir: Path, described: Description) -> None:
   """Raises InputError if the work directory was started with other samples."""
   begun = Description.from_json(files.read_json(workdir / "dataset.json"))
   if begun.samples is None:  # imported models

@@ -78,22 +78,45 @@ def read(path: Path, decoding: Decoding) -> tuple[np.ndarray, tuple[float, ...]]
     indexes, alpha = _bands(image, decoding.bands)
     if alpha is not None:
       _check_alpha(path, alpha, image.read(alpha))
-    if _hides(image, indexes, alpha):
-      masked = image.read(indexes, masked=True)
-      dtype = np.result_type(masked.dtype, np.float32)
-      stored, pixels = masked.data, np.ma.filled(masked.astype(dtype), np.nan)
-      for k, i in enumerate(indexes):  # beside a mask GDAL leaves the nodata value unused
-        if (nodata := image.nodatavals[i - 1]) is not None:
-          pixels[k][stored[k] == nodata] = np.nan
-    else:
-      stored = pixels = image.read(indexes)
-    stored, pixels = (np.moveaxis(array, 0, -1) for array in (stored, pixels))
-    _check_untagged(image, indexes, pixels, decoding)
-    pixels = decoding.hide(pixels, stored)
-    if not decoding.scaled and _scaled(image, indexes):
-      of = lambda values: np.array([values[i - 1] for i in indexes])
-      pixels = (pixels * of(image.scales) + of(image.offsets)).astype(np.float32)
+    pixels = read_bands(image, indexes, decoding)
     return np.ascontiguousarray(_north_up(image, pixels)), _bounds(image)
+
+
+def measured(image, count: int | None = None) -> list[int]:
+  """The numbers of the bands of an open image that are measured: all but an alpha band.
+
+  Args:
+    image: the image.
+    count: how many bands the user names, if any.
+  """
+  return _bands(image, count)[0]
+
+
+def read_bands(image, indexes: list[int], decoding: Decoding, window=None) -> np.ndarray:
+  """The values `[H W C]` of bands of an open image, or of a window of it; what is hidden is NaN.
+
+  Args:
+    image: the image.
+    indexes: the numbers of the bands, from 1.
+    decoding: what the user says; a scale or an offset there replaces those of the file.
+    window: as rasterio has it.
+  """
+  if _hides(image, indexes, _bands(image, decoding.bands)[1]):
+    masked = image.read(indexes, window=window, masked=True)
+    dtype = np.result_type(masked.dtype, np.float32)
+    stored, pixels = masked.data, np.ma.filled(masked.astype(dtype), np.nan)
+    for k, i in enumerate(indexes):  # beside a mask GDAL leaves the nodata value unused
+      if (nodata := image.nodatavals[i - 1]) is not None:
+        pixels[k][stored[k] == nodata] = np.nan
+  else:
+    stored = pixels = image.read(indexes, window=window)
+  stored, pixels = (np.moveaxis(array, 0, -1) for array in (stored, pixels))
+  _check_untagged(image, indexes, pixels, decoding)
+  pixels = decoding.hide(pixels, stored)
+  if not decoding.scaled and _scaled(image, indexes):
+    of = lambda values: np.array([values[i - 1] for i in indexes])
+    pixels = (pixels * of(image.scales) + of(image.offsets)).astype(np.float32)
+  return pixels
 
 
 def _north_up(image, pixels: np.ndarray) -> np.ndarray:
