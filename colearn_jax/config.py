@@ -156,6 +156,11 @@ def _check_data(config: ConfigDict, begun: bool) -> None:
   except InputError as error:
     raise InputError(f"data.manual_dir: {error}") from None
   _check_protocol(config, described)
+  regression = described.task.kind == "regression"
+  if config.loss.huber and not regression:
+    refuse("loss.huber", config.loss.huber, f"0, for {name} is no regression")
+  if config.loss.label_smoothing and regression:
+    refuse("loss.label_smoothing", config.loss.label_smoothing, f"0, for {name} is a regression")
   for given in config.data.context:
     if given not in described.context:
       refuse("data.context", given, f"names that {name} has: {', '.join(described.context) or 'none'}")
@@ -186,6 +191,8 @@ def _check_data(config: ConfigDict, begun: bool) -> None:
       refuse("augment.quarter_turns", True, f"False, for images of {modality} are not square")
     kind = _check_encoder_settings(config, plain)
     if kind in encoders.BY_BAND:
+      if config.train.mixup:
+        refuse("train.mixup", config.train.mixup, f"0 with encoder {kind}: months cannot be mixed")
       try:
         plain = modality_lib.make_modality(modality, known, views, steps=steps)
       except InputError as error:
