@@ -40,7 +40,7 @@ def samples(kind, groups=None, seed=0):
 
 
 def teacher(own, train, seed=1, folds=3, **settings):
-  method = make("distill", **{"learners": LEARNERS, "trees": 10, "teacher_folds": folds} | settings)
+  method = make("distill", **{"learners": LEARNERS, "trees": 4, "teacher_folds": folds} | settings)
   return method.arrays(train, own, seed)["teacher"]
 
 
@@ -165,6 +165,9 @@ def test_learners_learn_and_take_missing_values(name):
   extreme = np.full((2, 5), np.nan, np.float32)
   extreme[1] = 1e30
   assert np.isfinite(predict(x[:200], y[:200], extreme, 0)).all()
+  np.testing.assert_allclose(
+    predict(extreme[:, :1] * np.nan, y[:2], extreme[:, :1], 0), y[:2].mean(), rtol=0.1
+  )
 
 
 def test_normal_scores_by_hand():
