@@ -109,8 +109,8 @@ def normal_scores(x: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarr
     rows: `[k F]`, further values.
 
   Returns:
-    Both, `[n G]` and `[k G]` float64. Columns with one value in `x`, or none, are left out. Without any other,
-    there is one column of zeros.
+    Both, `[n G]` and `[k G]` float64. Columns with one value in `x`, or none, are left out. If that leaves
+    none, there is a column of zeros.
   """
   from sklearn.preprocessing import QuantileTransformer
 
@@ -123,7 +123,7 @@ def normal_scores(x: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def _known(x: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """The columns `[F]` bool of both, NaN where a value is not finite; one column of zeros if there are none."""
+  """These columns, `[F]` bool, of both, NaN where a value is not finite. A column of zeros if there are none."""
   if not columns.any():
     return np.zeros((len(x), 1)), np.zeros((len(rows), 1))
   known = lambda a: np.where(np.isfinite(a), a, np.nan)[:, columns]
