@@ -14,7 +14,7 @@ from colearn_jax.methods.base import Batch
 from colearn_jax.training.epoch import take
 from colearn_jax.training.mixup import mix, mixed_loss
 from colearn_jax.training.state import init
-from colearn_jax.training.step import train_step
+from colearn_jax.training.step import eval_step, train_step
 from colearn_jax.types import InputError
 from tests.small_methods import KINDS, B, constants, make, outputs_of, task, values
 from tests.small_training import BATCH, VALUES, recipe, table
@@ -159,8 +159,6 @@ def test_a_step_weights_its_rows():
   balance[0] = 3.0
   state = jax.jit(functools.partial(init, r))(jax.random.key(0), VALUES | weights)
   weighted = dataclasses.replace(state, values=state.values | {"balance": jnp.asarray(balance)})
-  from colearn_jax.training.step import eval_step
-
   step = jax.jit(functools.partial(eval_step, r))
   got = step(weighted, take(whole, jnp.arange(4)))["main/radar"]
   want = step(state, take(whole, jnp.array([0, 0, 0, 1, 2, 3])))["main/radar"]

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.special
+from flax import nnx
 
 from colearn_jax.data import grouping, splits
 from colearn_jax.data.apart import Apart
@@ -17,9 +18,22 @@ from colearn_jax.methods.learners import Learner, normal_scores
 from colearn_jax.methods.predict import activate
 from colearn_jax.methods.teacher import LEARNERS
 from colearn_jax.types import InputError, Task
-from tests.small_methods import KINDS, SHAPES, a_batch, make, masks, outputs_of, random, targets, task, values
-from tests.test_distillation import distance
-from tests.test_protocols import kilometres, table
+from tests.helpers import kilometres, sites
+from tests.small_methods import (
+  KINDS,
+  SHAPES,
+  a_batch,
+  architecture,
+  distance,
+  filled,
+  make,
+  masks,
+  outputs_of,
+  random,
+  targets,
+  task,
+  values,
+)
 
 N = 40
 
@@ -111,7 +125,7 @@ RULES = {  # protocol.group_by and the other rules
 @pytest.mark.parametrize("case", RULES)
 def test_folds_of_a_teacher_keep_every_rule_of_the_protocol_for_all_pairs(case):
   group_by, rules = RULES[case]
-  site, dates, places, _ = table(3)
+  site, dates, places, _ = sites(3)
   groups = grouping.features(group_by, {"site": site}, dates=dates, places=places, block_km=2000, seed=0)
   apart = Apart(groups, dates=dates, places=places, **rules)
   train = splits.runs("clean", (0,), {"train": np.arange(len(site))}, folds=4, apart=apart)[1].train
@@ -284,9 +298,5 @@ def test_mdico_with_a_teacher_is_mdico_and_its_distance():
 
 
 def _built(method):
-  from flax import nnx
-
-  from tests.small_methods import architecture, filled
-
   model = filled(lambda: method.build(architecture("multiclass"), rngs=nnx.Rngs(0)))
   return model, {m: jnp.asarray(random(6, *shape)) for m, shape in SHAPES.items()}

@@ -123,7 +123,7 @@ def normal_scores(x: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def _known(x: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """These columns, `[F]` bool, of both, NaN where a value is not finite. A column of zeros if there are none."""
+  """These columns, `[F]` bool, NaN where a value is not finite. A column of zeros if there are none."""
   if not columns.any():
     return np.zeros((len(x), 1)), np.zeros((len(rows), 1))
   known = lambda a: np.where(np.isfinite(a), a, np.nan)[:, columns]
