@@ -158,6 +158,11 @@ def _check_data(config: ConfigDict, begun: bool) -> None:
   except InputError as error:
     raise InputError(f"data.manual_dir: {error}") from None
   _check_protocol(config, described)
+  regression = described.task.kind == "regression"
+  if config.loss.huber and not regression:
+    refuse("loss.huber", config.loss.huber, f"0, for {name} is no regression")
+  if config.loss.label_smoothing and regression:
+    refuse("loss.label_smoothing", config.loss.label_smoothing, f"0, for {name} is a regression")
   for given in config.data.context:
     if given not in described.context:
       refuse("data.context", given, f"names that {name} has: {', '.join(described.context) or 'none'}")
@@ -187,14 +192,15 @@ def _check_data(config: ConfigDict, begun: bool) -> None:
     if config.augment.quarter_turns and len(shape) > 2 and shape[-3] != shape[-2]:
       refuse("augment.quarter_turns", True, f"False, for images of {modality} are not square")
     settings = _check_encoder_settings(config, plain)
-    if settings["model_type"] in encoders.BY_BAND:
+    kind = settings["model_type"]
+    if kind in encoders.BY_BAND:
+      if config.train.mixup:
+        refuse("train.mixup", config.train.mixup, f"0 with encoder {kind}: months cannot be mixed")
       months = steps if encoders.reads_months(settings) else None
       try:
         plain = modality_lib.make_modality(modality, known, views, steps=months)
       except InputError as error:
-        raise InputError(
-          f"encoder {settings['model_type']}: {error}; use_months=False reads no months"
-        ) from None
+        raise InputError(f"encoder {kind}: {error}; use_months=False reads no months") from None
       unknown_length = lambda view: shapes[view][0] is None and view not in config.data.lengths
       if config.data.series == "pad" and any(map(unknown_length, plain.views)):
         plain = dataclasses.replace(plain, shape=(1, *plain.shape[1:]))  # it may be short enough

@@ -30,6 +30,8 @@ def check_together(config: ConfigDict, known: Mapping[str, Setting]) -> None:
       check(f"loss.ablations.{name}.{term}", weight, known[f"loss.{term}"].rule)
   if config.data.fourier and "location" not in config.data.context:
     refuse("data.fourier", config.data.fourier, "0, or location among the names of data.context")
+  if config.loss.group_balance and not config.protocol.group_by:
+    refuse("loss.group_balance", config.loss.group_balance, "0 without protocol.group_by")
   _check_validation(config)
   _check_teacher(config)
   for modality in config.model.encoders:

@@ -34,7 +34,7 @@ from colearn_jax.schema_pages import reference
 
 METHOD, ENCODER = "mdico", "tempcnn"  # defaults
 OPTIMIZERS = ("adam", "adamw", "lamb", "lion", "nadam", "radam", "rmsprop", "sgd")
-SCHEDULES = ("constant", "cosine", "linear", "one_cycle")
+SCHEDULES = ("constant", "coslog4", "cosine", "linear", "one_cycle")
 
 _finite = number(lambda v: True, "").ok
 _path = lambda v: Path(v).expanduser()
@@ -270,6 +270,21 @@ SCHEMA: dict[str, Setting] = {
     choice("balanced", "none"),
     "Class weights in the task's loss: inversely proportional to class frequency in the training part, or 1.",
   ),
+  "loss.huber": Setting(
+    0.0,
+    _NOT_NEGATIVE,
+    "Error of a regression from which its square becomes linear (Huber), in standard deviations of the "
+    "target. 0: squares everywhere.",
+  ),
+  "loss.label_smoothing": Setting(
+    0.0, SHARE, "Part of the target of a class or label that is spread over all of them."
+  ),
+  "loss.group_balance": Setting(
+    0.0,
+    _NOT_NEGATIVE,
+    "Exponent p of the weight 1 / n^p of a training sample in a group (protocol.group_by) of n. 1: all "
+    "groups have the same weight. 0: all samples have.",
+  ),
   "loss.ablations": Setting(
     {},
     Rule(
@@ -313,6 +328,12 @@ SCHEMA: dict[str, Setting] = {
     200, integer(1), "Largest number of epochs. Learning rate schedules end there."
   ),
   "train.learning_rate": Setting(1e-3, POSITIVE, "Learning rate: the maximum of the schedule."),
+  "train.mixup": Setting(
+    0.0,
+    _NOT_NEGATIVE,
+    "α of mixup: training samples are mixed with others, by a share that is drawn from Beta(α, α). 0: no "
+    "mixup.",
+  ),
   "train.optimizer": Setting(
     "adam", choice(*OPTIMIZERS), "Optimizer of optax. Its remaining settings are optax's defaults."
   ),
@@ -439,7 +460,7 @@ def flat(tree: Mapping | ConfigDict, prefix: str = "") -> Iterator[tuple[str, ob
 def with_method(config: ConfigDict, method: str) -> ConfigDict:
   """The same configuration for another method, with that method's default loss settings, locked.
 
-  `loss.class_weights` is kept. The baseline and the ablations are switched off.
+  The keys of the group `loss` that all methods have are kept. Baseline and ablations are switched off.
 
   Raises:
     InputError: there is no such method.
@@ -447,7 +468,8 @@ def with_method(config: ConfigDict, method: str) -> ConfigDict:
   from colearn_jax import methods
 
   loss = {name: setting.default for name, setting in methods.settings(method).items()}
-  loss |= {"class_weights": config.loss.class_weights, "ablations": {}}
+  common = [key.removeprefix("loss.") for key in SCHEMA if key.startswith("loss.")]
+  loss |= {name: config.loss[name] for name in common} | {"ablations": {}}
   tree = {key: group(loss) if key == "loss" else value for key, value in config.items()}
   return group(tree | {"method": method, "baseline": False}).lock()
 

@@ -144,3 +144,20 @@ def save_torch_file(path, content, *, storages=None, compression=zipfile.ZIP_STO
       if data is not None:
         archive.writestr(f"archive/{name}", data)
   return path
+
+
+def sites(seed, samples=240):
+  """Samples of 20 sites in 5 years, some without a label: their groups, dates, places and labels."""
+  rng = np.random.default_rng(seed)
+  site = rng.integers(0, 20, samples)
+  dates = np.datetime64("2015-01-01") + rng.integers(0, 5 * 365, samples).astype("timedelta64[D]")
+  places = np.stack([rng.uniform(-40, 60, 20), rng.uniform(-180, 180, 20)], axis=1)[site]
+  return np.array([f"site{k}" for k in site]), dates, places, rng.random(samples) < 0.8
+
+
+def kilometres(a, b):
+  """Haversine distances between all places of two sets."""
+  a, b = np.radians(a)[:, None], np.radians(b)[None]
+  h = np.sin((a - b)[..., 0] / 2) ** 2
+  h += np.cos(a[..., 0]) * np.cos(b[..., 0]) * np.sin((a - b)[..., 1] / 2) ** 2
+  return 2 * 6371.0088 * np.arcsin(np.sqrt(h))

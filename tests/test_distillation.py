@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import scipy.special
 
 from colearn_jax.objectives.distillation import distillation
 from tests.small_methods import (
@@ -15,24 +14,12 @@ from tests.small_methods import (
   B,
   a_batch,
   constants,
+  distance,
   make,
   masks,
   outputs_of,
   values,
 )
-
-
-def distance(kind, student, teacher, rows, temperature=1.0):
-  """The distance of a student from a teacher by SciPy, over some rows."""
-  s, t = (np.asarray(a, np.float64)[rows] for a in (student, teacher))
-  if kind == "regression":
-    return (((s - t) / [1.0, 2.0, 4.0]) ** 2).mean()
-  if kind == "multilabel":
-    q, p = scipy.special.expit(s / temperature), scipy.special.expit(t / temperature)
-    each = scipy.special.rel_entr(p, q) + scipy.special.rel_entr(1 - p, 1 - q)
-    return temperature**2 * each.mean()
-  q, p = scipy.special.softmax(s / temperature, 1), scipy.special.softmax(t / temperature, 1)
-  return temperature**2 * scipy.special.rel_entr(p, q).sum(1).mean()
 
 
 @pytest.mark.parametrize("kind", KINDS)

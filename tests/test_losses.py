@@ -6,7 +6,13 @@ import pytest
 
 from colearn_jax.objectives.contrastive import contrastive
 from colearn_jax.objectives.discriminative import modality_loss
-from colearn_jax.objectives.task import binary_cross_entropy, cross_entropy, squared_error, task_loss
+from colearn_jax.objectives.task import (
+  LossOptions,
+  binary_cross_entropy,
+  cross_entropy,
+  squared_error,
+  task_loss,
+)
 
 RNG = np.random.default_rng(0)
 
@@ -85,6 +91,37 @@ def test_binary_cross_entropy_by_hand():
   np.testing.assert_allclose(binary_cross_entropy(logits, target, jnp.ones(2)), terms.mean(), rtol=1e-6)
   got = binary_cross_entropy(logits, target, jnp.array([0.0, 1.0]))
   np.testing.assert_allclose(got, terms[1].mean(), rtol=1e-6)
+
+
+def test_huber_by_hand():
+  """Errors of 0.5 and -3 standard deviations with δ = 1: 0.25 and 2·3 - 1."""
+  prediction, target = jnp.array([[120.0], [-20.0]]), jnp.array([[100.0], [100.0]])
+  loss = lambda p, huber: squared_error(p, target, jnp.array([9.0]), jnp.array([40.0]), jnp.ones(2), huber)
+  np.testing.assert_allclose(loss(prediction, 1.0), (0.25 + 5.0) / 2, rtol=1e-6)
+  np.testing.assert_allclose(loss(prediction, 0.0), (0.25 + 9.0) / 2, rtol=1e-6)
+  np.testing.assert_allclose(loss(prediction, 3.5), loss(prediction, 0.0), rtol=1e-6)
+  grads = jax.grad(loss)(prediction, 1.0)[:, 0] * 2 * 40
+  np.testing.assert_allclose(grads, [2 * 0.5, -2 * 1.0], rtol=1e-6)
+
+
+def test_label_smoothing_by_hand():
+  """ε = 0.1 of two classes: 0.95 of the target's and 0.05 of the other's, by the target's class weight."""
+  p, label = np.array([[0.7, 0.3], [0.2, 0.8]]), jnp.array([0, 1])
+  got = cross_entropy(jnp.log(jnp.asarray(p)), label, jnp.array([1.0, 3.0]), jnp.ones(2), 0.1)
+  first, second = (-0.95 * np.log(a) - 0.05 * np.log(b) for a, b in ((0.7, 0.3), (0.8, 0.2)))
+  np.testing.assert_allclose(got, (first + 3 * second) / 4, rtol=1e-6)
+  logits, target = jnp.log(jnp.array([[0.7 / 0.3, 0.2 / 0.8]])), jnp.array([[1.0, 0.0]])
+  got = binary_cross_entropy(logits, target, jnp.ones(1), 0.1)
+  np.testing.assert_allclose(got, (first - 0.95 * np.log(0.8) - 0.05 * np.log(0.2)) / 2, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["regression", "multilabel", "multiclass"])
+def test_options_reach_the_loss_of_every_kind(kind):
+  output, options = jnp.array([[5.0, -3.0], [0.5, 0.0]]), LossOptions(huber=1.0, label_smoothing=0.2)
+  target = jnp.array([0, 1]) if kind == "multiclass" else jnp.zeros((2, 2))
+  constants = {"mean": jnp.zeros(2), "std": jnp.ones(2), "class_weights": jnp.ones(2)}
+  rest = kind, output, target, constants, jnp.ones(2)
+  assert task_loss(*rest, LossOptions()) == task_loss(*rest) != task_loss(*rest, options)
 
 
 def test_modality_loss_by_hand():

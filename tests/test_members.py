@@ -71,7 +71,7 @@ def test_methods_with_members(name, encoder):
   model = filled(lambda: method.build(a, rngs=nnx.Rngs(0)))
   x = {m: random(B, *shape, seed=k) for k, (m, shape) in enumerate(SHAPES.items())}
   outputs = method.forward(model, x, masks(), train=True, rngs=nnx.Rngs(dropout=0, sensors=0, method=0))
-  arrays = {"trees": jnp.asarray(random(B, 3))} if name == "distill" else {}
+  arrays = {} if name == "individual" else {"teacher": jnp.asarray(random(B, 3))}
   loss, terms = method.loss(outputs, a_batch("regression"), values(method, "regression", arrays=arrays))
   assert np.isfinite(loss) and terms
   for y in method.predict(outputs)["prediction"].values():
@@ -97,3 +97,26 @@ def test_piecewise_bins_are_quantiles():
   quartiles = np.array([-0.67448975, 0.0, 0.67448975, -10.0, 10.0, 0.3186394])[:, None]
   want = [[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [0, 0, 0, 0], [1, 1, 1, 1], [1, 1, 0.5, 0]]
   np.testing.assert_allclose(embed(quartiles)[:, 0], want, atol=1e-5)
+
+
+@pytest.mark.parametrize("members", [1, 2])
+def test_neurons_learn_their_share_of_the_activation(members):
+  """s = 1 is the activation, s = 0 a linear layer."""
+  build = lambda parametric: filled(
+    lambda: encoders.table.Table(
+      (4,), members=members, layer_sizes=(6,), embedding="none", activation="selu", dropout=0.0,
+      parametric=parametric, rngs=nnx.Rngs(0),
+    )
+  )  # fmt: skip
+  x, net, plain = random(B, 4), build(True), build(False)
+  for module in (net, plain):  # the same values, whatever is drawn in between
+    for path, variable in nnx.iter_graph(module):
+      if isinstance(variable, nnx.Param):
+        variable.set_value(jnp.cos(jnp.arange(variable.size) + len(path[0])).reshape(variable.shape))
+  linear = plain.linears[0](
+    (x * plain.scale[...][None])[:, None] if members > 1 else x * plain.scale[...][None]
+  )
+  net.shares[0].set_value(jnp.array([0.0, 1.0, 0.5, 0.0, 1.0, 2.0]))
+  got, active, share = (np.asarray(a) for a in (net(x), plain(x), net.shares[0][...]))
+  np.testing.assert_allclose(got, (1 - share) * linear + share * active, rtol=1e-4, atol=1e-5)
+  assert (encoders.table.Table((4,), parametric=True, rngs=nnx.Rngs(0)).shares[0][...] == 1).all()

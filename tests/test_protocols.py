@@ -4,6 +4,7 @@ import pytest
 from colearn_jax.data import grouping, splits
 from colearn_jax.data.apart import Apart, nearest_days, nearest_km
 from colearn_jax.types import InputError
+from tests.helpers import kilometres, sites
 
 ALL = {"train": np.arange(100)}
 OWN = {"train": np.arange(60), "validation": np.arange(60, 80), "test": np.arange(80, 100)}
@@ -45,7 +46,7 @@ def test_clean_parts_are_disjoint_and_keep_groups(grouped):
 
 @pytest.mark.parametrize("group_by", ["", "site", "year", "block", "site,year"])
 def test_validation_parts_of_two_folds_are_as_different_as_of_two_seeds(group_by):
-  site, dates, places, _ = table(0, 1000)
+  site, dates, places, _ = sites(0, 1000)
   groups = grouping.features(group_by, {"site": site}, dates=dates, places=places, block_km=2000, seed=0)
   every, apart = {"train": np.arange(1000)}, Apart(groups)
   make = lambda: splits.runs("clean", range(8), every, folds=4, apart=apart, validation_fraction=0.3)
@@ -125,23 +126,6 @@ def test_samples_without_a_label_only_train_and_never_beside_their_group():
   assert len(own.test) == 40  # those without a label are predicted
 
 
-def table(seed, samples=240):
-  """Samples of 20 sites in 5 years, some without a label: their groups, dates, places and labels."""
-  rng = np.random.default_rng(seed)
-  site = rng.integers(0, 20, samples)
-  dates = np.datetime64("2015-01-01") + rng.integers(0, 5 * 365, samples).astype("timedelta64[D]")
-  places = np.stack([rng.uniform(-40, 60, 20), rng.uniform(-180, 180, 20)], axis=1)[site]
-  return np.array([f"site{k}" for k in site]), dates, places, rng.random(samples) < 0.8
-
-
-def kilometres(a, b):
-  """Haversine distances between all places of two sets."""
-  a, b = np.radians(a)[:, None], np.radians(b)[None]
-  h = np.sin((a - b)[..., 0] / 2) ** 2
-  h += np.cos(a[..., 0]) * np.cos(b[..., 0]) * np.sin((a - b)[..., 1] / 2) ** 2
-  return 2 * 6371.0088 * np.arcsin(np.sqrt(h))
-
-
 PROTOCOLS = {  # protocol.group_by, protocol.folds and the other rules
   "year": ("year", "each", {"purge": 40}),
   "site and year": ("site,year", "4,each", {"purge": 20}),
@@ -156,7 +140,7 @@ PROTOCOLS = {  # protocol.group_by, protocol.folds and the other rules
 @pytest.mark.parametrize("seed", [0, 1])
 def test_parts_keep_every_rule_for_all_pairs(seed, case, name):
   group_by, folds, rules = PROTOCOLS[case]
-  site, dates, places, labelled = table(seed)
+  site, dates, places, labelled = sites(seed)
   groups = grouping.features(group_by, {"site": site}, dates=dates, places=places, block_km=2000, seed=seed)
   apart = Apart(groups, dates=dates, places=places, **rules)
   every = {"train": np.arange(len(site))}

@@ -359,6 +359,11 @@ def test_schedules():
   close("cosine", range(41))
   reference = optax.cosine_onecycle_schedule(40, 0.1)
   close("one_cycle", range(40))
+  # Waves end where log2(1 + 15 t) is whole: at 1/15, 3/15 and 7/15 of 60 steps. In the middle is the maximum.
+  quiet, high = [0, 4, 12, 28, 60], [60 * (2 ** (k + 0.5) - 1) / 15 for k in range(4)]
+  coslog = make_schedule("coslog4", 0.1, 6)
+  np.testing.assert_allclose(at(coslog, quiet), 0.0, atol=1e-8)
+  np.testing.assert_allclose(at(coslog, high), 0.1, rtol=1e-5)
 
 
 def test_the_logged_rate_is_the_schedules():

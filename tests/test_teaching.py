@@ -54,8 +54,8 @@ def lfmc(tmp_path_factory):
   }
 
 
-def trained(settings, monkeypatch, change=None):
-  """The first run, the teacher's output, and the parameters after two epochs.
+def trained(settings, monkeypatch, change=None, epochs=2):
+  """The first run, the teacher's output, and the parameters after some epochs.
 
   `change` changes the samples: of the run and an array `[N ...]` it returns the array with other values.
   """
@@ -72,7 +72,7 @@ def trained(settings, monkeypatch, change=None):
     samples = setup.make_samples(settings, recipe, dataset, modalities, index)
     state = samples.init([one])
   with samples.epochs([one], state) as epoch:
-    for _ in range(2):
+    for _ in range(epochs):
       state, _ = epoch(state)
   return one, np.asarray(state.values["arrays"]["teacher"][0]), jax.device_get(state.params)
 
@@ -104,10 +104,9 @@ def test_nothing_held_out_reaches_the_teacher_or_a_parameter(lfmc, monkeypatch, 
   jax.tree.map(np.testing.assert_array_equal, params_again, params)
   # The target of a training sample reaches the teacher's output for others, but not for itself.
   row = one.train[3]
-  _, other, params_other = trained(settings, monkeypatch, lambda _, x: one_target(row, x))
+  _, other, _ = trained(settings, monkeypatch, lambda _, x: one_target(row, x), epochs=0)
   np.testing.assert_array_equal(other[row], teacher[row])
   assert not np.array_equal(other[one.train], teacher[one.train])
-  assert any(jax.tree.leaves(jax.tree.map(lambda a, b: (a != b).any(), params_other, params)))
 
 
 def test_the_teacher_reads_what_is_named(lfmc, monkeypatch):
@@ -121,10 +120,12 @@ def test_the_teacher_reads_what_is_named(lfmc, monkeypatch):
     return arrays(self, train, samples, seed)
 
   monkeypatch.setattr(type(setup.make_method(settings)), "arrays", spy)
-  trained(settings, monkeypatch)
+  trained(settings, monkeypatch, epochs=0)
   soil = len(open_dataset(setup.prepare(settings)).bands["soil"])
   assert seen == [{"S1": (4, 2), "S2": (4, 5), "context": (2 + 3 + soil,), "present": {"S1", "S2"}}]
-  trained(config.load("configs/lfmc.py:clean,method=distill", lfmc | {"loss.trees": 5}), monkeypatch)
+  trained(
+    config.load("configs/lfmc.py:clean,method=distill", lfmc | {"loss.trees": 5}), monkeypatch, epochs=0
+  )
   assert seen[1].keys() == {*NAMES, "present"}
 
 

@@ -220,6 +220,16 @@ def term(name):
   return lambda training: float(training.values["weights"].get(name, 0.0))
 
 
+def teacher(training):
+  """What the teacher says of each sample, rounded: scikit-learn's threads add in any order."""
+  return np.nan_to_num(training.values["arrays"]["teacher"]).round(2).tolist()
+
+
+def balance(training):
+  """The weight of each sample, if they have one."""
+  return np.asarray(training.values.get("balance", ())).tolist()
+
+
 def ablated(training):
   """The weights of loss terms in every run."""
   return [(r.name, training.samples._values(r)["weights"]) for r in training.runs]
@@ -295,6 +305,7 @@ class Key(NamedTuple):
 
 STREAM = {"data.placement": "stream"}
 VIEWS = ("S1", "S1Ind", "S2", "S2Ind")
+TAUGHT = {"loss.distillation": 1.0, "loss.trees": 2}
 FIXED = dict.fromkeys(VIEWS, {"offset": 1.0, "scale": 2.0})
 WIRING = {
   "method": Key("individual", lambda t: type(t.recipe.method)),
@@ -355,7 +366,18 @@ WIRING = {
   "loss.similarity": Key("ring", program),
   "loss.backbones": Key("one", program),
   "loss.variant": Key("released", program),
+  "loss.distillation": Key(2.0, term("distillation"), {"loss.trees": 2}),
+  "loss.learners": Key(("svm",), teacher, TAUGHT),
+  "loss.teacher_sensors": Key(("S1",), teacher, TAUGHT),
+  "loss.teacher_context": Key(("date",), teacher, TAUGHT),
+  "loss.teacher_folds": Key(3, teacher, TAUGHT),
+  "loss.teacher_temperature": Key(3.0, field("recipe.method.teacher_temperature"), TAUGHT),
+  "loss.trees": Key(3, teacher, TAUGHT),
+  "loss.tree_leaf": Key(9, teacher, TAUGHT),
   "loss.class_weights": Key("none", class_weights),
+  "loss.huber": Key(0.5, program),
+  "loss.label_smoothing": Key(0.1, field("recipe.loss")),
+  "loss.group_balance": Key(1.0, balance, {"protocol.group_by": "site"}),
   "loss.ablations": Key({"more": {"main": 3.0}}, ablated),
   "augment.flip": Key(True, augmented("flip")),
   "augment.quarter_turns": Key(True, augmented("quarter_turns")),
@@ -369,6 +391,7 @@ WIRING = {
   "train.replicas": Key(True, lambda t: [r.name for r in t.stack]),
   "train.max_epochs": Key(7, lambda t: (ends(t), saved(t)), {"train.patience": 0}),
   "train.learning_rate": Key(0.1, rates),
+  "train.mixup": Key(0.2, program),
   "train.optimizer": Key("lion", updates),
   "train.momentum": Key(0.5, updates, {"train.optimizer": "sgd"}),
   "train.weight_decay": Key(0.5, updates),

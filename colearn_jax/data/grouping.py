@@ -116,6 +116,26 @@ def features(
   return out
 
 
+def balance(groups: Mapping[str, np.ndarray], rows: np.ndarray, power: float) -> np.ndarray:
+  """Weights with which groups count alike, whatever their size: those of a row are 1 / n^power.
+
+  n is the number of `rows` in the group of the row. With several features a group is a combination of them.
+
+  Args:
+    groups: by feature, `[N]` each; at least one.
+    rows: the labelled rows of a training part.
+    power: 1: all groups have the same weight. 0: all rows have.
+
+  Returns:
+    `[N]` float32, with the mean 1 over `rows`. 1 for rows of other groups.
+  """
+  codes = np.stack([np.unique(of, return_inverse=True)[1].reshape(-1) for of in groups.values()], axis=1)
+  code = np.unique(codes, axis=0, return_inverse=True)[1].reshape(-1)
+  count = np.bincount(code[rows], minlength=code.max() + 1)[code].astype(np.float64)
+  weight = np.maximum(count, 1.0) ** -power
+  return np.where(count > 0, weight / weight[rows].mean(), 1.0).astype(np.float32)
+
+
 def known(values: np.ndarray | None, what: str, key: str) -> np.ndarray:
   """The dates or places of all samples.
 

@@ -97,7 +97,7 @@ NO_SETTINGS = (
 )  # other keyword arguments of backbones
 AUTO = "auto"  # the encoder that `automatic` chooses by the shape of a sample
 HELP = {
-  "activation": "Activation of the feed-forward layers: relu or gelu; of encoder table also mish.",
+  "activation": "Activation of the feed-forward layers: relu or gelu; of encoder table also mish and selu.",
   "attention_dropout": "Dropout of the attention's weights.",
   "batchnorm": "Whether BatchNorm follows each dense layer.",
   "bins": "Bins of the piecewise-linear encoding, or frequencies of the periodic one.",
@@ -126,6 +126,7 @@ HELP = {
   "num_features": "Number of bands, checked against the data. None: that of the data.",
   "num_heads": "Number of attention heads.",
   "output": "What is returned of a series, such as the output of the last step.",
+  "parametric": "Whether each neuron learns its share of the activation, as in RealMLP.",
   "patch_size": "Edge of the patches that an image is cut into, in pixels, 1 to 8.",
   "pixel_sizes": "Widths of the layers that are applied to each pixel.",
   "position": "Encoding of the positions in time.",

@@ -19,7 +19,12 @@ from colearn_jax.nn.members import linear as member_linear
 from colearn_jax.types import InputError
 
 EMBEDDINGS = ("none", "periodic", "piecewise")
-ACTIVATIONS = {"gelu": nnx.gelu, "mish": lambda x: x * jnp.tanh(nnx.softplus(x)), "relu": nnx.relu}
+ACTIVATIONS = {
+  "gelu": nnx.gelu,
+  "mish": lambda x: x * jnp.tanh(nnx.softplus(x)),
+  "relu": nnx.relu,
+  "selu": nnx.selu,
+}
 
 
 class Piecewise(nnx.Module):
@@ -75,7 +80,9 @@ class Table(nnx.Module):
     embedding_width: size of a number's embedding.
     bins: bins of `piecewise`, or frequencies of `periodic`.
     sigma: deviation of the first frequencies of `periodic`.
-    activation: one of `ACTIVATIONS`.
+    activation: one of `ACTIVATIONS`, σ.
+    parametric: whether each neuron learns a share s of its activation, x + s (σ(x) - x), from s = 1 on
+      (RealMLP).
     dropout: after each layer.
     dtype: of the computation.
     rngs: the stream `params` for the initial values.
@@ -95,6 +102,7 @@ class Table(nnx.Module):
     bins: int = 16,
     sigma: float = 0.1,
     activation: str = "relu",
+    parametric: bool = False,
     dropout: float = 0.1,
     dtype=jnp.float32,
     rngs: nnx.Rngs,
@@ -122,6 +130,7 @@ class Table(nnx.Module):
         for at, (i, o) in enumerate(zip(widths, widths[1:]))
       ]
     )
+    self.shares = nnx.List([nnx.Param(jnp.ones(o)) for o in layer_sizes]) if parametric else None
     self.drop = layers.Dropout(dropout)
     self.members, self.activation, self.width = members, activation, layer_sizes[-1]
 
@@ -143,6 +152,10 @@ class Table(nnx.Module):
     x = embedded.reshape(x.shape[0], -1)
     if self.members > 1:
       x = x[:, None]
-    for linear in self.linears:
-      x = self.drop(ACTIVATIONS[self.activation](linear(x)), train=train, rngs=rngs)
+    for at, linear in enumerate(self.linears):
+      x = linear(x)
+      active = ACTIVATIONS[self.activation](x)
+      if self.shares is not None:
+        active = x + layers.along_last_axis(self.shares[at][...].astype(x.dtype), x) * (active - x)
+      x = self.drop(active, train=train, rngs=rngs)
     return x

@@ -38,5 +38,6 @@ def find(name: str) -> type[Method]:
 
 
 def settings(name: str) -> dict[str, Setting]:
-  """The settings of a method: the keys of the configuration's group `loss`."""
-  return settings_of(find(name))
+  """The settings of a method: the keys of the configuration's group `loss`. Weights of terms come first."""
+  own = settings_of(find(name))
+  return {term: own[term] for term in find(name).terms} | own

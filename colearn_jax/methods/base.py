@@ -20,7 +20,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from colearn_jax.methods.architecture import Architecture
-from colearn_jax.objectives.task import task_loss
+from colearn_jax.objectives.task import PLAIN, LossOptions, task_loss
 from colearn_jax.types import Task
 
 Predictions = dict[str, dict[str, jax.Array]]  # {head: {predictor: [B C]}}
@@ -35,9 +35,10 @@ class Batch:
       context `[B K]`.
     present: by sensor `[B]`, 1.0 if the sample has the sensor, else 0.
     target: `[B K]` float, or `[B]` int for a task with one class per sample; 0 if there is no label.
-    labelled: `[B]`, 1.0 if the sample has a label, else 0.
+    labelled: `[B]`, the weight of the sample's label: 1.0 without `loss.group_balance`; 0 if it has none.
     row: `[B]` int, the sample's row in the data set, -1 for padding.
     teachers: outputs of the methods in `Method.requires`, by name, without gradient.
+    weight: `[B]`, the weight of the sample where it learns from a teacher.
   """
 
   inputs: dict[str, Any]
@@ -46,6 +47,7 @@ class Batch:
   labelled: jax.Array
   row: jax.Array
   teachers: dict[str, Any] = flax.struct.field(default_factory=dict)
+  weight: jax.Array | float = 1.0
 
 
 @flax.struct.dataclass
@@ -59,6 +61,7 @@ class Values:
     progress: fraction of `train.max_epochs` that is completed, 0 to 1, for schedules.
     task: the task to predict.
     mesh: the mesh of devices that share a batch.
+    options: of the task's loss.
   """
 
   constants: dict[str, jax.Array]
@@ -67,6 +70,7 @@ class Values:
   progress: jax.Array
   task: Task = flax.struct.field(pytree_node=False)
   mesh: Mesh | None = flax.struct.field(pytree_node=False, default=None)
+  options: LossOptions = flax.struct.field(pytree_node=False, default=PLAIN)
 
   def task_loss(self, output: jax.Array, target: jax.Array, mask: jax.Array) -> jax.Array:
     """The task's loss ℓ of a head's output, averaged over the rows with `mask` `[B]` = 1.
@@ -77,7 +81,7 @@ class Values:
       mask: `[B]`.
     """
     chex.assert_shape(output, (len(target), ..., len(self.task.outputs)))
-    loss = lambda output: task_loss(self.task.kind, output, target, self.constants, mask)
+    loss = lambda output: task_loss(self.task.kind, output, target, self.constants, mask, self.options)
     return over_members(loss, output)
 
 

@@ -37,7 +37,7 @@ class MutualLearning(Individual):
     if "mutual" in values.weights and len(outputs) > 1:
       parts["mutual"], rows = {}, {}
       for m in outputs:
-        both = {k: batch.present[m] * batch.present[k] for k in outputs if k != m}
+        both = {k: batch.present[m] * batch.present[k] * batch.weight for k in outputs if k != m}
         distance = lambda k, m=m, both=both: distillation(
           values.task.kind, outputs[m], outputs[k], values.constants, both[k]
         )

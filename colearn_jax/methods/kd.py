@@ -41,7 +41,8 @@ class Distillation(Individual):
     parts = {"main": {m: values.task_loss(y, batch.target, rows[m]) for m, y in outputs.items()}}
     totals = {"main": values.weights["main"] * mean_over_sensors(parts["main"], rows)}
     if "distillation" in values.weights:
-      teacher, rows = batch.teachers["fusion"][together(batch.present)], batch.present
+      teacher = batch.teachers["fusion"][together(batch.present)]
+      rows = {m: batch.present[m] * batch.weight for m in outputs}
       distance = lambda m: distillation(
         values.task.kind, outputs[m], teacher, values.constants, rows[m], self.temperature
       )

@@ -49,7 +49,7 @@ class Learner:
     elif self.name == "svm":
       x, rows = normal_scores(x, rows)
     else:
-      x, rows = (np.where(np.isfinite(a), a, np.nan) for a in (x, rows))
+      x, rows = _known(x, rows, np.isfinite(x).any(0))
     if task.kind == "regression":
       columns = [self._values(x, column, rows, seed) for column in y.T]
     elif task.kind == "multilabel":
@@ -109,16 +109,22 @@ def normal_scores(x: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarr
     rows: `[k F]`, further values.
 
   Returns:
-    Both, `[n G]` and `[k G]` float64. Columns with one value in `x`, or none, are left out.
+    Both, `[n G]` and `[k G]` float64. Columns with one value in `x`, or none, are left out. If that leaves
+    none, there is a column of zeros.
   """
   from sklearn.preprocessing import QuantileTransformer
 
-  x, rows = (np.where(np.isfinite(a), a, np.nan).astype(np.float64) for a in (x, rows))
   seen = np.isfinite(x)
   least, most = (f(np.where(seen, x, fill), axis=0) for f, fill in ((np.min, np.inf), (np.max, -np.inf)))
-  x, rows = x[:, least < most], rows[:, least < most]
-  if not x.shape[1]:
-    return x, rows
+  x, rows = _known(x.astype(np.float64), rows.astype(np.float64), least < most)
   quantiles = min(QUANTILES, len(x))
   scaling = QuantileTransformer(n_quantiles=quantiles, output_distribution="normal", subsample=None).fit(x)
   return np.nan_to_num(scaling.transform(x)), np.nan_to_num(scaling.transform(rows))
+
+
+def _known(x: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """These columns, `[F]` bool, NaN where a value is not finite. A column of zeros if there are none."""
+  if not columns.any():
+    return np.zeros((len(x), 1)), np.zeros((len(rows), 1))
+  known = lambda a: np.where(np.isfinite(a), a, np.nan)[:, columns]
+  return known(x), known(rows)

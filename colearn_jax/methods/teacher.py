@@ -18,7 +18,7 @@ from colearn_jax.rules import POSITIVE, TEXT, WEIGHT, each, integer, setting
 from colearn_jax.types import InputError, Task
 
 LEARNERS = ("trees", "boosting", "svm")
-BOOSTING = {"max_iter": 200, "learning_rate": 0.05, "max_leaf_nodes": 15}
+BOOSTING = {"learning_rate": 0.05, "max_leaf_nodes": 15}
 Parts = dict[str, dict[str, jax.Array]]
 _names = lambda allowed: each(TEXT.ok, f"different names, as in {allowed}, or () for none")
 
@@ -60,7 +60,7 @@ class Taught(Method):
   teacher_temperature: float = setting(
     1.0, POSITIVE, "Temperature T of the teacher's and the students' probabilities; unused for a regression."
   )
-  trees: int = setting(200, integer(1), "Trees in each forest.")
+  trees: int = setting(200, integer(1), "Trees of a forest, and steps of boosting.")
   tree_leaf: int = setting(2, integer(1), "Smallest number of samples in a leaf of a forest.")
 
   @property
@@ -74,7 +74,7 @@ class Taught(Method):
     forest = {"n_estimators": self.trees, "min_samples_leaf": self.tree_leaf}
     known: dict[str, tuple[str, Mapping[str, Any]]] = {
       "trees": ("extra_trees", forest),
-      "boosting": ("boosting", BOOSTING),
+      "boosting": ("boosting", {"max_iter": self.trees} | BOOSTING),
       "svm": ("svm", {}),
     }
     learners = [Learner(*known[name], balanced=balanced) for name in self.learners]
@@ -104,7 +104,7 @@ class Taught(Method):
     weight = values.weights.get("main", jnp.zeros(()))
     counted = {m: jnp.where((weight == 0) & known, 0.0, labelled[m]) for m in outputs}
     main = mean_over_sensors({m: task(m, counted) for m in outputs}, counted)
-    rows = {m: jnp.where(known, batch.present[m], 0.0) for m in outputs}
+    rows = {m: jnp.where(known, batch.present[m] * batch.weight, 0.0) for m in outputs}
     rest = lambda m: (teacher, values.constants, rows[m], self.teacher_temperature)
     distance = lambda m: over_members(lambda y: distillation(values.task.kind, y, *rest(m)), outputs[m])
     parts["distillation"] = {m: distance(m) for m in outputs}

@@ -24,7 +24,8 @@ SCALINGS: dict[str, Callable[[float], optax.GradientTransformation]] = {
   "rmsprop": lambda momentum: optax.chain(optax.scale_by_rms(), optax.trace(momentum)),
   "sgd": lambda momentum: optax.trace(momentum),
 }
-SCHEDULES = ("constant", "cosine", "linear", "one_cycle")
+SCHEDULES = ("constant", "coslog4", "cosine", "linear", "one_cycle")
+RISING = ("coslog4", "one_cycle")  # these have a warm-up of their own
 # Parameters without weight decay, as all vectors.
 NOT_DECAYED = r"(^|/)(bias\w*|scale|before|behind|missing|table|token|query|vectors)$"
 
@@ -106,11 +107,11 @@ def make_optimizer(
     depths: see `Optimizer.depths` and `layer_decay`.
 
   Raises:
-    InputError: the warm-up is not shorter than the training; or `one_cycle`, which has its own warm-up, is
-      given another one.
+    InputError: the warm-up is not shorter than the training; or a schedule that has its own warm-up is given
+      another one.
   """
-  if schedule == "one_cycle" and warmup:
-    raise InputError("train.warmup: one_cycle has its own warm-up; use 0, or another train.schedule")
+  if schedule in RISING and warmup:
+    raise InputError(f"train.warmup: {schedule} has its own warm-up; use 0, or another train.schedule")
   if schedule_unit == "epochs" and warmup >= max_epochs > 0 and warmup:
     raise InputError(f"train.warmup: {warmup} epochs are not less than train.max_epochs={max_epochs}")
   parts = [optax.clip_by_global_norm(clip_norm)] if clip_norm > 0 else []
@@ -161,7 +162,9 @@ def make_schedule(
 
   `constant` stays at `rate`. `cosine` (Loshchilov & Hutter 2017) and `linear` decrease to 0 at the end of the
   last epoch. `one_cycle` (Smith & Topin 2019) increases from rate/25 in 30 % of the steps, then decreases to
-  rate/250 000, both along a cosine.
+  rate/250 000, both along a cosine. `coslog4` (Holzmüller et al. 2024, NeurIPS) is rate/2 (1 - cos(2 π
+  log2(1 + 15 t))) at the share t of all steps: four waves from 0 to `rate` and back, each twice as long as
+  the one before.
 
   Returns:
     A function of the step and the number of steps per epoch, which are scalars. Its result is float32.
@@ -177,6 +180,9 @@ def make_schedule(
       rising = rate / 25.0 + (rate - rate / 25.0) * (1.0 - cosine(share / 0.3))
       falling = rate / 25e4 + (rate - rate / 25e4) * cosine(jnp.minimum((share - 0.3) / 0.7, 1.0))
       return jnp.where(share < 0.3, rising, falling)
+    if kind == "coslog4":
+      waves = jnp.log2(1.0 + 15.0 * step / (max_epochs * steps_per_epoch))
+      return rate * 0.5 * (1.0 - jnp.cos(2.0 * jnp.pi * waves))
     first = warmup * (steps_per_epoch if unit == "epochs" else 1.0)
     rest = jnp.maximum(max_epochs * steps_per_epoch - first, 1.0)
     share = jnp.clip((step - first) / rest, 0.0, 1.0)

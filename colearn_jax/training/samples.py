@@ -31,6 +31,7 @@ class SamplesOf:
     class_weights: see `statistics.task_constants`.
     weights: returns the loss weights of a run.
     arrays: returns the arrays of a run, see `Method.arrays`.
+    balance: returns the weight of each sample in a run, `[N]`; None for no weights.
     normalisation: normalisation of the inputs.
   """
 
@@ -43,11 +44,13 @@ class SamplesOf:
     class_weights: str,
     weights: Weights,
     arrays: Arrays,
+    balance: Callable[[Run], np.ndarray] | None = None,
     normalisation: statistics.Normalisation,
   ):
     self.recipe, self.modalities, self.index = recipe, tuple(modalities), index
     self._labels, self._class_weights = labels(index), class_weights
     self._weights, self._arrays, self._normalisation = weights, arrays, normalisation
+    self._balance = balance
     self._whole = sharding.whole(recipe.mesh)
     self._init: Callable | None = None
     self._placed: Any = None  # placement of a stack of states on the devices
@@ -142,6 +145,7 @@ class SamplesOf:
       "task": statistics.task_constants(task, self.index.target[labelled], self._class_weights),
       "weights": {term: np.float32(weight) for term, weight in self._weights(run).items()},
       "arrays": dict(self._arrays(run)),
+      **({} if self._balance is None else {"balance": self._balance(run)}),
       "steps_per_epoch": np.float32(-(-len(run.train) // self.recipe.batch_size)),
     }
 

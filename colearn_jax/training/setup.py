@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
@@ -24,6 +25,7 @@ from colearn_jax.datasets import build
 from colearn_jax.methods.architecture import Architecture
 from colearn_jax.methods.base import Network
 from colearn_jax.methods.configured import ablations, encoder_settings, make_method, make_network, weights
+from colearn_jax.objectives.task import LossOptions
 from colearn_jax.parallel import processes, sharding
 from colearn_jax.training.on_device import OnDevice
 from colearn_jax.training.optimizer import Average, layer_decay, make_optimizer
@@ -159,6 +161,8 @@ def make_recipe(
     ),
     average=None if train.average == "none" else average,
     augment=make_augment(config.augment.to_dict(), [m.name for m in modalities if m.months]),
+    mixup=train.mixup,
+    loss=LossOptions(config.loss.huber, config.loss.label_smoothing),
     batch_size=size,
     microbatches=parts,
     max_epochs=train.max_epochs,
@@ -212,12 +216,18 @@ def make_samples(
   table = read_table(reader) if on_device else None
   check_unchanged(dataset, index)  # a table is read once; batches are read later, see `Streamed`
   apart = functools.partial(make_apart, config, index)
+
+  def balance(run: Run) -> np.ndarray:
+    rows = run.train[index.labelled[run.train]]
+    return grouping.balance(apart(run.seed).groups, rows, config.loss.group_balance)
+
   settings = recipe.network.architecture.encoders
   own = {m.name: encoders.normalisation(settings[m.name], m) for m in modalities if m.name in settings}
   options = {
     "class_weights": config.loss.class_weights,
     "weights": lambda run: {term: weights(config, run.ablation)[term] for term in wanted},
     "arrays": make_arrays(config, recipe.method, dataset, index, table, apart),
+    "balance": balance if config.loss.group_balance else None,
     "normalisation": make_normalisation(
       config.data.normalisation,
       config.data.fixed.to_dict(),

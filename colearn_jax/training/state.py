@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from colearn_jax.data.augment import Augment
 from colearn_jax.methods.base import Method, Network
 from colearn_jax.nn import random
+from colearn_jax.objectives.task import PLAIN, LossOptions
 from colearn_jax.training.optimizer import Average, Optimizer
 
 Tree = dict[str, Any]
@@ -31,6 +32,8 @@ class Recipe:
     optimizer: see `optimizer.make_optimizer`.
     average: the weight average, if any. It is validated, kept and used for prediction.
     augment: augmentation of the inputs in train steps, if any.
+    mixup: α of mixup in train steps, see `mixup.mix`; 0 for none.
+    loss: options of the task's loss.
     batch_size: B, number of samples in the global batch.
     microbatches: number of parts of a batch that are computed one after another.
     max_epochs: largest number of epochs.
@@ -48,6 +51,8 @@ class Recipe:
   teachers: Mapping[str, Network] = dataclasses.field(default_factory=dict)
   average: Average | None = None
   augment: Augment | None = None
+  mixup: float = 0.0
+  loss: LossOptions = PLAIN
   microbatches: int = 1
   patience: int = 5
   min_delta: float = 0.0
@@ -98,7 +103,7 @@ class TrainState:
     key: random key of the run, see `nn.random`.
     values: arrays that differ between runs but not between steps: `inputs`, each sensor's `offset` and
       `scale`; `task`, constants of the task's loss; `weights` of the loss terms; `arrays`, see
-      `Method.arrays`; `steps_per_epoch`.
+      `Method.arrays`; `steps_per_epoch`; with `loss.group_balance` also `balance`, weights `[N]` of samples.
     stop: early stopping.
     best: the kept model.
   """

@@ -18,6 +18,7 @@ from flax import nnx
 from colearn_jax.methods.base import Batch, Predictions, Values
 from colearn_jax.methods.predict import normalise, predict
 from colearn_jax.nn import random
+from colearn_jax.training.mixup import mix, mixed_loss
 from colearn_jax.training.state import Recipe, TrainState, Tree
 
 Terms = dict[str, jax.Array]
@@ -29,10 +30,17 @@ def train_step(recipe: Recipe, state: TrainState, batch: Tree) -> tuple[TrainSta
     key = random.stream(state.key, "augment", state.step)
     batch = batch | {"inputs": recipe.augment(key, batch["inputs"], state.values["inputs"])}
   given, values = _given(recipe, state, batch), _values(recipe, state)
+  if recipe.mixup:
+    given, theirs, share = mix(random.stream(state.key, "mixup", state.step), recipe.mixup, given)
+  given = _taught(recipe, state, given)
 
   def loss_of(params):
     stats, outputs = _in_training(recipe, recipe.optimizer.trained(params), state, given)
-    loss, terms = recipe.method.loss(outputs, given, values)
+    objective = lambda batch: recipe.method.loss(outputs, batch, values)
+    if recipe.mixup:
+      loss, terms = mixed_loss(objective, given, dataclasses.replace(theirs, teachers=given.teachers), share)
+    else:
+      loss, terms = objective(given)
     return loss, (terms, stats)
 
   grads, (terms, stats) = jax.grad(loss_of, has_aux=True)(state.params)
@@ -85,7 +93,7 @@ def eval_step(recipe: Recipe, state: TrainState, batch: Tree) -> Terms:
 
   With a weight average, the average is evaluated.
   """
-  given = _given(recipe, state, batch)
+  given = _taught(recipe, state, _given(recipe, state, batch))
   evaluated = state.average or {"params": state.params, "stats": state.stats}
   model = recipe.network.model(**evaluated)
   outputs = recipe.method.forward(model, given.inputs, given.present, progress=_progress(recipe, state))
@@ -109,13 +117,27 @@ def predict_step(
 
 
 def _given(recipe: Recipe, state: TrainState, batch: Tree) -> Batch:
-  """Converts a batch for the method: normalises it, and adds the outputs of the teachers."""
-  inputs, teachers = normalise(batch["inputs"], state.values["inputs"]), {}
+  """Converts a batch for the method: normalises it, and weights its rows."""
+  weight = jnp.ones(len(batch["row"]))
+  if "balance" in state.values:
+    weight = state.values["balance"][batch["row"]]
+  return Batch(
+    inputs=normalise(batch["inputs"], state.values["inputs"]),
+    present=batch["present"],
+    target=batch["target"],
+    labelled=batch["labelled"] * weight,
+    row=batch["row"],
+    weight=weight,
+  )
+
+
+def _taught(recipe: Recipe, state: TrainState, given: Batch) -> Batch:
+  """The batch with the outputs of the teachers."""
+  teachers = {}
   for name, network in recipe.teachers.items():
     model = network.model(**state.frozen[name])
-    teachers[name] = jax.lax.stop_gradient(network.method.forward(model, inputs, batch["present"]))
-  given = {name: batch[name] for name in ("present", "target", "labelled", "row")}
-  return Batch(inputs=inputs, teachers=teachers, **given)
+    teachers[name] = jax.lax.stop_gradient(network.method.forward(model, given.inputs, given.present))
+  return dataclasses.replace(given, teachers=teachers)
 
 
 def _values(recipe: Recipe, state: TrainState) -> Values:
@@ -126,6 +148,7 @@ def _values(recipe: Recipe, state: TrainState) -> Values:
     progress=_progress(recipe, state),
     task=recipe.network.architecture.task,
     mesh=recipe.mesh,
+    options=recipe.loss,
   )
 
 
