@@ -166,7 +166,8 @@ class Block(nnx.Module):
       rngs: see a call.
     """
     x, hidden = self._hidden(x, share > 0, train=train, rngs=rngs)
-    weigh = lambda a: (layers.widened(a) * share[..., None]).sum(1).astype(a.dtype)
+    # As a product, since XLA would compute the GELU inside of a sum one number at a time.
+    weigh = lambda a: jnp.einsum("bn,bnd->bd", share.astype(a.dtype), a)
     return weigh(x) + self.drop(_dense(self.dense_out, weigh(hidden)), train=train, rngs=rngs)
 
   def _hidden(

@@ -34,7 +34,13 @@ KNOWN: dict[str, tuple[str, Mapping]] = {
   "place": ("bands, month and place", {"data.context": ("date", "location")}),
 }
 NOT_KNOWN = ("ndwi", "nirv", "B9")  # bands that Presto does not know
-BUDGET = {"train.max_epochs": 20, "train.batch_size": 64, "train.patience": 4, "train.min_delta": 0.0}
+BUDGET = {
+  "model.standardised": True,
+  "train.max_epochs": 20,
+  "train.batch_size": 64,
+  "train.patience": 4,
+  "train.min_delta": 0.0,
+}
 FROZEN = {"train.rates": {"backbone": 0.0}, "train.learning_rate": 3e-3}
 TUNED = {
   "train.rates": {"backbone": 0.1},
