@@ -348,6 +348,12 @@ SCHEMA: dict[str, Setting] = {
     _NOT_NEGATIVE,
     "Largest global norm of the gradient. Larger gradients are scaled down to it. 0: no clipping.",
   ),
+  "train.gradients": Setting(
+    "sum",
+    choice("sum", "pcgrad"),
+    "How the gradients of the loss terms are combined: added (sum), or added after the part of each that is "
+    "opposed to another one is projected away (pcgrad; one backward pass for each term).",
+  ),
   "train.schedule": Setting("constant", choice(*SCHEDULES), "Schedule of the learning rate."),
   "train.warmup": Setting(
     0.0, _NOT_NEGATIVE, "Length of the linear warm-up of the learning rate, in train.schedule_unit."

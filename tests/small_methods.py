@@ -22,19 +22,29 @@ SETTINGS = {
   "mdico": {"distillation": 0.5},
   "shaspec": {"complete": 0.0},
 }
+# Further settings that change what a model or a loss is made of: a method and any word.
+VARIANTS = {
+  "fusion mean": {"merge": "mean", "sensor_dropout": 0.5},
+  "fusion gated": {"merge": "gated", "shown": "all"},
+  "kd decoupled": {"form": "decoupled"},
+  "mdico mmd": {"alignment": "mmd", "weighting": "corrected"},
+  "mdico coral": {"alignment": "coral", "unused_features": False},
+  "mdico grl": {"alignment": "grl", "weighting": "uncertainty"},
+}
 
 
 def make(name, **settings):
-  return methods.find(name)(**(SETTINGS.get(name, {}) | settings))
+  own = SETTINGS.get(name, {}) if name not in VARIANTS else VARIANTS[name]
+  return methods.find(name.partition(" ")[0])(**(own | settings))
 
 
 def task(kind):
   return Task(kind, ("a", "b") if kind == "binary" else ("a", "b", "c"))
 
 
-def architecture(kind="multiclass", names=tuple(SHAPES), head_layers=(5,), **more):
+def architecture(kind="multiclass", names=tuple(SHAPES), head_layers=(5,), emb_dim=4, **more):
   shapes, encoders = {m: SHAPES[m] for m in names}, dict.fromkeys(names, ENCODER)
-  return Architecture(shapes, encoders, task(kind), emb_dim=4, head_layers=head_layers, **more)
+  return Architecture(shapes, encoders, task(kind), emb_dim=emb_dim, head_layers=head_layers, **more)
 
 
 def random(*shape, seed=0):

@@ -1,5 +1,7 @@
 """Fusion of the features of all sensors, with and without sensor dropout."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ from flax import nnx
 from colearn_jax.methods import fusion
 from colearn_jax.types import InputError
 from tests.small_methods import (
+  ENCODER,
   SHAPES,
   B,
   a_batch,
@@ -84,3 +87,55 @@ def test_without_sensor_dropout_fusion_needs_all_sensors():
   assert method.predict(method.forward(model, {"radar": jnp.ones((B, 3))})) == {"prediction": {}}
   with pytest.raises(InputError, match="does not predict with 'radar', but with: optical.radar.thermal"):
     method.build(architecture(), only="radar", rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize("merge", ["mean", "gated"])
+def test_features_of_the_shown_sensors_are_merged(merge):
+  method = make("fusion", merge=merge)
+  model = filled(lambda: method.build(architecture(head_layers=()), rngs=nnx.Rngs(0)))
+  inputs = {m: jnp.asarray(random(B, *shape)) for m, shape in SHAPES.items()}
+  present = masks(radar=(0, 1), thermal=(1, 2))
+  got = forward(method, model, inputs, present)
+  z = {m: np.asarray(model.encoders[m](inputs[m], train=False, present=None, rngs=None)) for m in SHAPES}
+  array = lambda layer: (np.asarray(layer.kernel[...]), np.asarray(layer.bias[...]))
+  (kernel, bias), gate = array(model.head.out), model.gate and array(model.gate)
+  for name in ("optical+radar+thermal", "optical"):
+    for row in range(B):
+      shown = [m for m in SHAPES if present[m][row] > 0 and m in name.split("+")]
+      merged = np.mean([z[m][row] for m in shown], 0)
+      if gate:
+        scores = np.exp((merged @ gate[0] + gate[1])[[list(SHAPES).index(m) for m in shown]])
+        merged = sum(s / scores.sum() * z[m][row] for s, m in zip(scores, shown))
+      np.testing.assert_allclose(got[name][row], merged @ kernel + bias, rtol=1e-4, atol=1e-5)
+
+
+def test_every_subset_is_trained():
+  """FCoM: the mean over the subsets of three sensors, of the samples that have any sensor of a subset."""
+  method = make("fusion", shown="all", sensor_dropout=0.0)
+  model = filled(lambda: method.build(architecture("regression", head_layers=()), rngs=nnx.Rngs(0)))
+  inputs = {m: jnp.asarray(random(B, *shape)) for m, shape in SHAPES.items()}
+  present = masks(radar=(0, 1), optical=(0,), thermal=range(B))
+  outputs = forward(method, model, inputs, present, train=True)
+  assert len(outputs) == 7 and set(method.predict(outputs)["prediction"]) == {
+    *SHAPES,
+    "optical+radar+thermal",
+  }
+  loss, terms = method.loss(outputs, a_batch("regression", present=present), values(method, "regression"))
+  want = {}
+  for name, said in outputs.items():
+    there = np.max([present[m] for m in name.split("+")], 0) > 0
+    error = (np.asarray(said) - targets("regression"))[there] / [1.0, 2.0, 4.0]
+    if there.any():  # nobody has the thermal sensor
+      want[name] = (error**2).mean()
+      np.testing.assert_allclose(terms[f"main/{name}"], want[name], rtol=1e-4)
+  assert len(want) == 6
+  np.testing.assert_allclose(loss, np.mean(list(want.values())), rtol=1e-4)
+
+
+def test_contradicting_settings_are_told():
+  with pytest.raises(InputError, match="loss.sensor_dropout=0, or loss.shown=drawn"):
+    make("fusion", shown="all").build(architecture(), rngs=nnx.Rngs(0))
+  many = {f"s{k}": (2,) for k in range(7)}
+  arch = dataclasses.replace(architecture(), shapes=many, encoders=dict.fromkeys(many, ENCODER))
+  with pytest.raises(InputError, match="at most 6 sensors"):
+    make("fusion", shown="all", sensor_dropout=0.0).build(arch, rngs=nnx.Rngs(0))

@@ -7,6 +7,7 @@ from flax import nnx
 from colearn_jax.methods.architecture import Architecture
 from colearn_jax.methods.base import Batch, Values
 from colearn_jax.methods.mdico import MDiCo
+from colearn_jax.objectives.alignment import coral, discrepancy
 from colearn_jax.objectives.contrastive import contrastive
 from colearn_jax.objectives.discriminative import modality_loss
 from colearn_jax.types import InputError, Task
@@ -227,3 +228,99 @@ def test_samples_without_a_label_count_in_the_contrastive_and_modality_terms_alo
   want, want_grads = jax.jit(jax.value_and_grad(apart))(outputs)
   np.testing.assert_allclose(got, want, rtol=1e-6)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), got_grads, want_grads)
+
+
+# Other alignments, other weights.
+
+
+def given(method, **weights):
+  every = {term: jnp.float32(getattr(method, term)) for term in method.terms} | weights
+  return Values(CONSTANTS, every, {}, jnp.zeros(()), Task("multiclass", ("a", "b", "c")))
+
+
+def of_outputs(method, outputs, there, **weights):
+  batch = Batch({}, there, TARGET, jnp.ones(5), jnp.arange(5))
+  return method.loss(outputs, batch, given(method, **weights))
+
+
+@pytest.mark.parametrize("name", ["mmd", "coral"])
+def test_alignment_of_each_pair_over_the_samples_that_have_both(name):
+  outputs, there = run(sample()), present(radar=[1, 1, 1, 0, 1], thermal=[0, 1, 1, 1, 1])
+  _, terms = of_outputs(MDiCo(alignment=name, contrastive=3.0), outputs, there)
+  loss = {"mmd": discrepancy, "coral": coral}[name]
+  want = [
+    loss(outputs.shared[a], outputs.shared[b], there[a] * there[b])
+    for a, b in (("radar", "optical"), ("radar", "thermal"), ("optical", "thermal"))
+  ]
+  np.testing.assert_allclose(terms["contrastive/radar__optical"], want[0], rtol=1e-5)
+  np.testing.assert_allclose(terms["total/contrastive"], 3.0 * 2.0 * sum(want), rtol=1e-5)
+
+
+def test_gradient_reversal_in_place_of_the_contrastive_term():
+  method, names, inputs = MDiCo(alignment="grl", contrastive=2.0), tuple(SHAPES), sample()
+  there = present(radar=[1, 1, 1, 0, 1])
+  architecture_ = architecture(names, ENCODER | {"dropout": 0.0})
+  model = method.build(architecture_, rngs=nnx.Rngs(0))
+  graphdef, params, stats = nnx.split(model, nnx.Param, nnx.BatchStat)
+
+  def term(params, turned):
+    model = nnx.merge(graphdef, params, stats, copy=True)
+    outputs = method.forward(model, inputs)
+    if not turned:
+      logits = {m: model.adversary(z, train=False, present=None) for m, z in outputs.shared.items()}
+      return 2.0 * sum(modality_loss(logits[m], k, there[m]) for k, m in enumerate(SHAPES)) / 3
+    return of_outputs(method, outputs, there)[1]["total/contrastive"]
+
+  both = jax.jit(lambda params: tuple(jax.value_and_grad(term)(params, turned) for turned in (True, False)))
+  (got, got_grads), (want, want_grads) = both(params)
+  np.testing.assert_allclose(got, want, rtol=1e-5)
+  got_grads, want_grads = nnx.to_pure_dict(got_grads), nnx.to_pure_dict(want_grads)
+  close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+  jax.tree.map(close, got_grads["adversary"], want_grads["adversary"])
+  jax.tree.map(lambda a, b: close(a, -b), got_grads["shared"], want_grads["shared"])
+  assert any(np.abs(leaf).max() > 1e-3 for leaf in jax.tree.leaves(want_grads["shared"]))
+
+
+@pytest.mark.parametrize("name", ["uncertainty", "corrected"])
+def test_learned_weights(name):
+  outputs, s = run(sample()), {"main": 0.5, "auxiliary": -1.0, "contrastive": 2.0, "discriminative": 1.5}
+  outputs = outputs.replace(weighting={term: jnp.full(5, value) for term, value in s.items()})
+  plain = of_outputs(MDiCo(), outputs, present())[1]
+  method = MDiCo(weighting=name, contrastive=3.0)
+  loss, terms = of_outputs(method, outputs, present())
+  total = 0.0
+  for term, value in s.items():
+    own = float(plain[f"total/{term}"]) * (3.0 if term == "contrastive" else 1.0)
+    if name == "uncertainty":
+      want = np.exp(-value) * own + value
+    else:
+      want = own / (2 * value**2) + np.log(1 + value**2)
+    np.testing.assert_allclose(terms[f"total/{term}"], want, rtol=1e-5)
+    total += want
+  np.testing.assert_allclose(loss, total, rtol=1e-5)
+  # Where an ablation switches a term off, its learned weight has no part, and so no gradient.
+  off = lambda outputs: of_outputs(method, outputs, present(), auxiliary=jnp.float32(0.0))[0]
+  grads = jax.grad(off)(outputs).weighting
+  assert not np.any(grads["auxiliary"]) and all(np.any(grads[term]) for term in s if term != "auxiliary")
+  np.testing.assert_allclose(off(outputs), loss - terms["total/auxiliary"], rtol=1e-5)
+
+
+def test_learned_weights_begin_as_the_given_ones():
+  for name, first in (("uncertainty", 0.0), ("corrected", 1.0)):
+    model = nnx.eval_shape(lambda name=name: make(weighting=name, discriminative=0.0))
+    assert set(model.weighting) == {"main", "auxiliary", "contrastive"}
+    built = make(names=("radar",), weighting=name)
+    assert {float(value[...]) for value in built.weighting.values()} == {first}
+  assert not make(names=("radar",), weighting="uncertainty", only="radar").weighting
+
+
+@pytest.mark.parametrize("variant", ["paper", "released"])
+def test_without_unused_features_all_are_specific(variant):
+  out = run(sample(), unused_features=False, variant=variant)
+  for m in SHAPES:
+    assert out.specific[m].shape == out.shared[m].shape == (5, 16) and not out.unused
+    assert bool(out.modality_unused) == (variant == "released")
+  _, terms = of_outputs(MDiCo(unused_features=False, variant=variant), out, present())
+  heads = [out.modality_specific, out.modality_unused] if variant == "released" else [out.modality_specific]
+  want = np.mean([modality_loss(head["radar"], 0, jnp.ones(5)) for head in heads])
+  np.testing.assert_allclose(terms["discriminative/radar"], want, rtol=1e-6)

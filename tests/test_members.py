@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from colearn_jax import encoders
+from colearn_jax import encoders, methods
 from colearn_jax.methods.predict import activate, mean_prediction
 from colearn_jax.nn.members import MemberLinear
 from tests.small_methods import (
@@ -61,8 +61,10 @@ def test_each_member_learns_the_task(kind):
   np.testing.assert_allclose(loss, np.mean([a[0] for a in alone]), rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["individual", "distill", "mdico"])
-@pytest.mark.parametrize("encoder", ["mlp", "table"])
+WITH_MEMBERS = [name for name, method in methods.METHODS.items() if method.allows_members]
+
+
+@pytest.mark.parametrize(("name", "encoder"), [*((name, "mlp") for name in WITH_MEMBERS), ("mdico", "table")])
 def test_methods_with_members(name, encoder):
   method = make(name)
   settings = {"model_type": encoder, "layer_sizes": (6,), "dropout": 0.0}
@@ -71,9 +73,11 @@ def test_methods_with_members(name, encoder):
   model = filled(lambda: method.build(a, rngs=nnx.Rngs(0)))
   x = {m: random(B, *shape, seed=k) for k, (m, shape) in enumerate(SHAPES.items())}
   outputs = method.forward(model, x, masks(), train=True, rngs=nnx.Rngs(dropout=0, sensors=0, method=0))
-  arrays = {} if name == "individual" else {"teacher": jnp.asarray(random(B, 3))}
-  loss, terms = method.loss(outputs, a_batch("regression"), values(method, "regression", arrays=arrays))
-  assert np.isfinite(loss) and terms
+  arrays = {"teacher": jnp.asarray(random(B, 3))} if name in ("distill", "mdico") else {}
+  teachers = {"fusion": {"optical+radar+thermal": jnp.asarray(random(B, 3, 3))}} if method.requires else {}
+  batch = a_batch("regression", teachers=teachers)
+  loss, terms = method.loss(outputs, batch, values(method, "regression", arrays=arrays))
+  assert loss.shape == () and np.isfinite(loss) and terms
   for y in method.predict(outputs)["prediction"].values():
     assert y.shape == (B, 3, 3) and float(jnp.abs(y[:, 0] - y[:, 1]).max()) > 0
 

@@ -1,6 +1,7 @@
 """What holds for every method."""
 
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,7 @@ from tests.small_methods import (
   KINDS,
   SETTINGS,
   SHAPES,
+  VARIANTS,
   B,
   a_batch,
   architecture,
@@ -62,8 +64,10 @@ def objective(method, kind):
   return call
 
 
-@pytest.mark.parametrize("kind", KINDS[1:])
-@pytest.mark.parametrize("name", methods.METHODS)
+@pytest.mark.parametrize(
+  ("name", "kind"),
+  [*itertools.product(methods.METHODS, KINDS[1:]), *((name, "multiclass") for name in VARIANTS)],
+)
 def test_absent_sensors_missing_labels_and_padding_count_nowhere(name, kind):
   """In no term and in no gradient, with batch statistics."""
   method = make(name)
@@ -105,7 +109,7 @@ def test_absent_sensors_missing_labels_and_padding_count_nowhere(name, kind):
   close(padded)
 
 
-@pytest.mark.parametrize("name", methods.METHODS)
+@pytest.mark.parametrize("name", [*methods.METHODS, *VARIANTS])
 def test_a_predictor_alone_is_a_part_of_the_whole_model(name):
   """Its variables have the same paths and shapes, and it predicts the same; any number of sensors."""
   method = make(name)
@@ -128,7 +132,7 @@ def test_a_predictor_alone_is_a_part_of_the_whole_model(name):
       assert got[predictor].shape == (B, 3)
 
 
-@pytest.mark.parametrize("name", methods.METHODS)
+@pytest.mark.parametrize("name", [*methods.METHODS, *VARIANTS])
 def test_outputs_have_a_row_for_each_sample_and_predictions_are_float32(name):
   """Microbatches split and join outputs by their first axis; encoders may compute in bfloat16."""
   method = make(name)
@@ -146,7 +150,7 @@ def test_outputs_have_a_row_for_each_sample_and_predictions_are_float32(name):
     assert {(leaf.shape, leaf.dtype.name) for leaf in jax.tree.leaves(predicted)} == {((B, 3), "float32")}
 
 
-@pytest.mark.parametrize("name", methods.METHODS)
+@pytest.mark.parametrize("name", [*methods.METHODS, *VARIANTS])
 def test_every_term_but_the_first_can_be_switched_off(name):
   """With what it alone needs of the model; nothing is computed here."""
   method = make(name)

@@ -59,7 +59,7 @@ def test_disentanglement_with_reversal_by_value():
   batch = a_batch("multiclass", present=present, labelled=labelled)
   weights = {"main": 1.0, "auxiliary": 2.0, "discriminative": 3.0, "adversarial": 4.0, "orthogonality": 5.0}
   loss, terms = method.loss(outputs, batch, values(method, "multiclass", **weights))
-  f, balance = outputs.features, np.asarray(constants("multiclass")["class_weights"])
+  f, balance = outputs, np.asarray(constants("multiclass")["class_weights"])
 
   def want(index, m):
     rows, known = np.flatnonzero(present[m]), np.flatnonzero(present[m] * labelled)
@@ -108,7 +108,7 @@ def test_the_head_learns_to_tell_the_sensor_and_the_encoders_to_hide_it():
 
   def plain(params):
     model = nnx.merge(graphdef, params, stats, copy=True)
-    shared = method.forward(model, inputs).features.shared
+    shared = method.forward(model, inputs).shared
     logits = {m: model.adversary(z, train=False, present=None) for m, z in shared.items()}
     return -jnp.stack([jax.nn.log_softmax(logits[m])[:, k] for k, m in enumerate(SHAPES)]).mean()
 

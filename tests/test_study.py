@@ -1,7 +1,11 @@
 import dataclasses
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -9,10 +13,12 @@ import pytest
 from absl import flags
 from colearn_jax.datasets.lfmc.dummy import write_dummy
 
-from colearn_jax import study
+from colearn_jax import report, schema, study
 from colearn_jax.evaluation.results import Results
 from colearn_jax.parallel import sharding
 from colearn_jax.plan import Arm, Cell, Choice, Comparison, Study
+from colearn_jax.reporting import drawing, embeddings, figures
+from colearn_jax.reporting import study as reported
 from colearn_jax.storage.files import read_json, write_json
 from colearn_jax.studies import arms, choice, folds, plans, schedule, worker
 from colearn_jax.training import run
@@ -266,6 +272,76 @@ def test_nested_choice_predicts_with_the_model_of_each_run(finished, tiny):
     assert same == (chosen["chosen"][f"seed10_fold{fold}"] == 0)
 
 
+def test_the_report_copes_with_models_that_were_chosen_for_each_run(finished, tmp_path):
+  """A nested choice has no checkpoints and no log; trees have no network."""
+  report.report(finished, tmp_path)
+  text = (tmp_path / "report.md").read_text()
+  row = next(line for line in text.splitlines() if line.startswith("| Nested |"))
+  scores = Results.read(finished / "plain/bands/nested/results.json").scores.modalities
+  assert all(f"{scores[m]['r2']['mean']:.3f}" in row for m in ("S1", "S2"))
+  chosen = read_json(finished / "plain/bands/nested/chosen.json")["chosen"]
+  count = list(chosen.values()).count(0)
+  assert f"| {count} of 2 runs" in text and "### Chosen settings" in text
+  assert "extra\\_trees n\\_estimators=4, min\\_samples\\_leaf=2" in text
+  found = reported.read(finished).cells[0]
+  (features,) = embeddings.sections(None, found.arms["nested"])
+  assert features.title == "Nested: features" and features.text[0].startswith("Not measured")
+  pytest.importorskip("matplotlib")
+  alone = dataclasses.replace(found, arms={"nested": found.arms["nested"]})
+  drawn = figures.sections(drawing.library(), alone, [], found.described.task, None)
+  assert [section.title for section in drawn] == ["Nested: errors"]
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_reported_and_the_same_command_gives_the_same_results(tiny):
+  """Against a study that nobody disturbed, with processes of one core each."""
+  place, words = tiny
+  more = [
+    "--config.checkpoint.every_epochs=1",
+    "--config.train.max_epochs=6",
+    "--only=plain/bands/own,site/own",
+  ]
+
+  def begin(name):
+    command = [sys.executable, "-m", "colearn_jax.study", *words, *more]
+    return subprocess.Popen(
+      [*command, f"--workdir={place / name}", "--workers=2"], stderr=subprocess.PIPE, text=True
+    )
+
+  calm = begin("calm")
+  assert calm.communicate()[1] and calm.returncode == 0
+  disturbed = begin("killed")
+  own = place / "killed/plain/bands/own"
+  deadline = time.monotonic() + 300
+  while not list(own.glob("training/*/*")) and time.monotonic() < deadline:  # a checkpoint
+    time.sleep(0.02)
+  marks = [b'"cell": "plain/bands"', str(place / "killed").encode()]
+  workers = [
+    int(proc.parent.name)
+    for proc in Path("/proc").glob("[0-9]*/cmdline")
+    if all(mark in _read(proc) for mark in marks)
+  ]
+  assert len(workers) == 1
+  os.kill(workers[0], signal.SIGKILL)
+  said = disturbed.communicate()[1]
+  assert disturbed.returncode == 1 and "1 of 2 arms failed" in said and "ended with status -9" in said
+  assert not (own / "results.json").exists() and (place / "killed/site/own/results.json").exists()
+  again = begin("killed")
+  assert "1 of 2 arms are finished already" in again.communicate()[1] and again.returncode == 0
+  for arm in ("plain/bands/own", "site/own"):
+    for part in ("predictions/S1.csv", "predictions/S2.csv"):
+      assert (place / "killed" / arm / part).read_text() == (place / "calm" / arm / part).read_text()
+    one, two = (Results.read(place / name / arm / "results.json").scores for name in ("calm", "killed"))
+    assert one == two and not (place / "killed" / arm / "error.txt").exists()
+
+
+def _read(path):
+  try:
+    return path.read_bytes()
+  except OSError:  # the process has ended
+    return b""
+
+
 def test_searches():
   def ran(choice_, score):
     search, out = choice.candidates(choice_), []
@@ -355,10 +431,27 @@ def checked(wrong):
 
 
 def test_plans_of_the_package_are_allowed(tmp_path):
-  assert {"bloom", "lfmc", "synthetic"} <= set(plans.presets())
-  for name in plans.presets():
+  assert {"ablations", "bloom", "lfmc", "sharedness", "synthetic"} <= set(plans.presets())
+  for name in (*plans.presets(), "ablations:lfmc"):
     shown = plans.claim(plans.load(name), {}, tmp_path / name)
-    assert len(shown["cells"]) > 1 and shown["comparisons"]
+    assert shown["cells"] and shown["comparisons"]
+  with pytest.raises(InputError, match="'wheat' is not allowed; one of: synthetic, lfmc"):
+    plans.load("ablations:wheat")
+
+
+def test_ablations_change_one_thing_each(tmp_path):
+  """Every arm differs from MDiCo in the keys that it names, and no two arms are the same."""
+  study_ = plans.load("ablations")
+  (cell,) = study_.cells
+  configs = {arm.name: dict(schema.flat(plans.configuration(cell, arm, {}))) for arm in cell.arms}
+  plain = configs["mdico"]
+  for arm in cell.arms[2:]:
+    changed = {key: value for key, value in configs[arm.name].items() if value != plain[key]}
+    assert changed == dict(arm.values) and changed, arm.name
+  assert len({str(config) for config in configs.values()}) == len(cell.arms)
+  assert {one.arm for one in study_.comparisons} == set(configs) - {"mdico"}
+  terms = ("auxiliary", "contrastive", "discriminative")
+  assert all(configs[f"no_{term}"][f"loss.{term}"] == 0.0 for term in terms)
 
 
 def test_a_wrong_command_line_is_refused(tiny):

@@ -16,7 +16,7 @@ from flax import nnx
 
 from colearn_jax import encoders
 from colearn_jax.interop.state_dict import fill, state_dict
-from colearn_jax.methods import mdico
+from colearn_jax.methods import disentangled
 from colearn_jax.methods.architecture import Architecture
 from colearn_jax.methods.mdico import MDiCo
 from colearn_jax.types import InputError, Task
@@ -267,7 +267,7 @@ def load_mdico(
   *,
   variant: str | None = None,
   dtype=jnp.float32,
-) -> mdico.Model:
+) -> disentangled.Model:
   """Builds a whole model with the weights of the released program.
 
   Args:

@@ -16,7 +16,7 @@ from flax import nnx
 from colearn_jax import encoders
 from colearn_jax.encoders import convtran, ltae, mlp, recurrent, tempcnn, transformer
 from colearn_jax.encoders.encoder import Projection
-from colearn_jax.methods import mdico
+from colearn_jax.methods import disentangled
 from colearn_jax.methods.architecture import Head
 from colearn_jax.nn import convolution, layers
 from colearn_jax.types import InputError
@@ -239,7 +239,7 @@ def _head(m: Head) -> Iterator[Entry]:
   yield from _linear("linear_layer", m.out)
 
 
-def _mdico(m: mdico.Model) -> Iterator[Entry]:
+def _mdico(m: disentangled.Model) -> Iterator[Entry]:
   for name in m.sensors:
     yield from _under(f"modality_encoders_unique.{name}", _encoder(m.unique[name]))
     # With one backbone the released program, which has two, gets it twice.
@@ -258,7 +258,7 @@ def _mdico(m: mdico.Model) -> Iterator[Entry]:
     yield from _under(name, _head(head or _zero_head(m, width)))
 
 
-def _zero_head(m: mdico.Model, outputs: int) -> Head:
+def _zero_head(m: disentangled.Model, outputs: int) -> Head:
   """A head of zeros. The released program always has this head; our model was built without it."""
   half = m.shared[m.sensors[0]].linear.bias.shape[0]
   hidden = [linear.bias.shape[0] for linear in m.heads[m.sensors[0]].hidden]
@@ -272,7 +272,7 @@ UNUSED_HEAD = "modality_head_adv"  # no output depends on it; ignored on import,
 
 TABLES = {
   encoders.Encoder: _encoder,
-  mdico.Model: _mdico,
+  disentangled.Model: _mdico,
   tempcnn.TempCNN: _tempcnn,
   mlp.MLP: _mlp,
   recurrent.RNN: _recurrent,

@@ -7,11 +7,15 @@ training, data and deployment uses this interface only.
 from __future__ import annotations
 
 from colearn_jax.methods.base import Method
+from colearn_jax.methods.decur import Decoupling
 from colearn_jax.methods.discom_kd import DisCoMKD
 from colearn_jax.methods.distill import TreeDistillation
 from colearn_jax.methods.dml import MutualLearning
+from colearn_jax.methods.dsensd import DecisionDropout
+from colearn_jax.methods.esensi import SensorCodes
 from colearn_jax.methods.fusion import Fusion
 from colearn_jax.methods.individual import Individual
+from colearn_jax.methods.isensd import InputFusion
 from colearn_jax.methods.kd import Distillation
 from colearn_jax.methods.mdico import MDiCo
 from colearn_jax.methods.shaspec import ShaSpec
@@ -19,11 +23,15 @@ from colearn_jax.rules import Setting, settings_of
 from colearn_jax.types import InputError
 
 METHODS: dict[str, type[Method]] = {
+  "decur": Decoupling,
   "discom_kd": DisCoMKD,
   "distill": TreeDistillation,
   "dml": MutualLearning,
+  "dsensd": DecisionDropout,
+  "esensi": SensorCodes,
   "fusion": Fusion,
   "individual": Individual,
+  "isensd": InputFusion,
   "kd": Distillation,
   "mdico": MDiCo,
   "shaspec": ShaSpec,

@@ -3,36 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
-import flax.struct
-import jax
-from flax import nnx
-
-from colearn_jax.methods import mdico
-from colearn_jax.methods.architecture import Architecture
-from colearn_jax.methods.base import Method, mean_over_sensors, summed
-from colearn_jax.nn.reversal import growing, reverse_gradient
+from colearn_jax.methods.base import Method, mean_over_sensors, over_members, summed
+from colearn_jax.methods.disentangled import Model, Outputs, run
+from colearn_jax.methods.mdico import MDiCo
+from colearn_jax.nn.reversal import growing
 from colearn_jax.objectives.discriminative import modality_loss
 from colearn_jax.objectives.orthogonality import cosine
 from colearn_jax.rules import POSITIVE, SWITCH, WEIGHT, choice, setting
-
-
-@flax.struct.dataclass
-class Outputs:
-  """What the model computes of a batch: the features and heads of MDiCo, and the adversary's logits."""
-
-  features: mdico.Outputs
-  adversary: dict[str, jax.Array]  # D(z_m^sha) [B M] behind the gradient reversal
-
-
-class Model(mdico.Model):
-  """The modules of MDiCo, and a head that tells the sensor from the shared features."""
-
-  def __init__(self, architecture: Architecture, *, heads: dict[str, Any], adversary: bool, rngs: nnx.Rngs):
-    super().__init__(architecture, **heads, rngs=rngs)
-    half, sensors = architecture.emb_dim // 2, len(architecture.sensors)
-    self.adversary = architecture.head(half, sensors, rngs=rngs) if adversary else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +54,7 @@ class DisCoMKD(Method):
   )
 
   terms = ("main", "auxiliary", "discriminative", "adversarial", "orthogonality")
+  allows_members = True
 
   @property
   def paired(self):
@@ -90,36 +69,35 @@ class DisCoMKD(Method):
   def build(self, architecture, *, only=None, rngs):
     """See `Method`."""
     whole = only is None
-    heads = {"auxiliary": whole and self.auxiliary > 0, "discriminative": whole and self.discriminative > 0}
-    part = architecture if whole else architecture.part([only])
-    return Model(part, heads=heads, adversary=whole and self.adversarial > 0, rngs=rngs)
+    return Model(
+      architecture if whole else architecture.part([only]),
+      auxiliary=whole and self.auxiliary > 0,
+      discriminative=whole and self.discriminative > 0,
+      adversary=whole and self.adversarial > 0,
+      rngs=rngs,
+    )
 
   def forward(self, model, inputs, present=None, *, train=False, progress=0.0, rngs=None) -> Outputs:
     """See `Method`."""
-    features = mdico.MDiCo().forward(model, inputs, present, train=train, rngs=rngs)
-    adversary = {}
-    if model.adversary is not None:
-      strength = self.reversal * (growing(progress) if self.reversal_schedule == "growing" else 1.0)
-      for m, z in features.shared.items():
-        mask = None if present is None else present[m]
-        adversary[m] = model.adversary(reverse_gradient(z, strength), train=train, present=mask)
-    return Outputs(features, adversary)
+    strength = self.reversal * (growing(progress) if self.reversal_schedule == "growing" else 1.0)
+    return run(model, inputs, present, train=train, reversal=strength, rngs=rngs)
 
   def loss(self, outputs: Outputs, batch, values):
     """See `Method`."""
-    features = outputs.features
-    names = [m for m in features.sensors if m in features.prediction]
+    names = [m for m in outputs.sensors if m in outputs.prediction]
     present = {m: batch.present[m] for m in names}
     labelled = {m: batch.present[m] * batch.labelled for m in names}
     task = lambda head, m: values.task_loss(head[m], batch.target, labelled[m])
-    tell = lambda head, m: modality_loss(head[m], features.sensors.index(m), present[m])
-    spe, unu, sha = features.specific, features.unused, features.shared
+    number = outputs.sensors.index
+    tell = lambda head, m: over_members(lambda y: modality_loss(y, number(m), present[m]), head[m])
+    angle = lambda a, b, m: over_members(lambda a, b: cosine(a, b, present[m]), a[m], b[m])
+    spe, unu, sha = outputs.specific, outputs.unused, outputs.shared
     of = {
-      "main": lambda m: task(features.prediction, m),
-      "auxiliary": lambda m: task(features.auxiliary_specific, m) + task(features.auxiliary_shared, m),
-      "discriminative": lambda m: tell(features.modality_specific, m) + tell(features.modality_unused, m),
+      "main": lambda m: task(outputs.prediction, m),
+      "auxiliary": lambda m: task(outputs.auxiliary_specific, m) + task(outputs.auxiliary_shared, m),
+      "discriminative": lambda m: tell(outputs.modality_specific, m) + tell(outputs.modality_unused, m),
       "adversarial": lambda m: tell(outputs.adversary, m),
-      "orthogonality": lambda m: cosine(spe[m], unu[m], present[m]) + cosine(spe[m], sha[m], present[m]),
+      "orthogonality": lambda m: angle(spe, unu, m) + angle(spe, sha, m),
     }
     parts = {term: {m: of[term](m) for m in names} for term in self.terms if term in values.weights}
     rows = lambda term: labelled if term in ("main", "auxiliary") else present
@@ -130,4 +108,4 @@ class DisCoMKD(Method):
 
   def predict(self, outputs: Outputs):
     """See `Method`."""
-    return mdico.MDiCo().predict(outputs.features)
+    return MDiCo().predict(outputs)

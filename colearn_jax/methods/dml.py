@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
-from colearn_jax.methods.base import mean_over_sensors, summed
+from colearn_jax.methods.base import mean_over_sensors, over_members, summed
 from colearn_jax.methods.individual import Individual
 from colearn_jax.objectives.distillation import distillation
 from colearn_jax.rules import WEIGHT, setting
@@ -36,12 +37,17 @@ class MutualLearning(Individual):
     totals = {"main": values.weights["main"] * mean_over_sensors(parts["main"], rows)}
     if "mutual" in values.weights and len(outputs) > 1:
       parts["mutual"], rows = {}, {}
+      apart = functools.partial(self._apart, values)
       for m in outputs:
         both = {k: batch.present[m] * batch.present[k] * batch.weight for k in outputs if k != m}
-        distance = lambda k, m=m, both=both: distillation(
-          values.task.kind, outputs[m], outputs[k], values.constants, both[k]
-        )
-        parts["mutual"][m] = mean_over_sensors({k: distance(k) for k in both}, both)
+        distances = {k: apart(outputs[m], outputs[k], rows=both[k]) for k in both}
+        parts["mutual"][m] = mean_over_sensors(distances, both)
         rows[m] = sum(both.values())
       totals["mutual"] = values.weights["mutual"] * mean_over_sensors(parts["mutual"], rows)
     return summed(parts, totals)
+
+  @staticmethod
+  def _apart(values, own, peer, *, rows):
+    """The distance of a sensor from a peer. Each of K members has the same member of the peer as its own."""
+    distance = lambda own, peer: distillation(values.task.kind, own, peer, values.constants, rows)
+    return over_members(distance, own, peer)

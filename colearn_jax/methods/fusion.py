@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Mapping
+import itertools
+import operator
+from collections.abc import Iterable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from colearn_jax.methods.architecture import Architecture, encode
-from colearn_jax.methods.base import Method, summed
+from colearn_jax.methods.base import Method, mean_over_sensors, summed
+from colearn_jax.nn import layers
 from colearn_jax.nn.random import hashed_bits
-from colearn_jax.rules import POSITIVE, SHARE, setting
+from colearn_jax.rules import POSITIVE, SHARE, choice, setting
 from colearn_jax.types import InputError
+
+MOST = 6  # sensors of which every subset is trained, 63 subsets
 
 
 def together(sensors: Iterable[str]) -> str:
@@ -25,6 +30,17 @@ def together(sensors: Iterable[str]) -> str:
 def any_of(present: Mapping[str, jax.Array]) -> jax.Array:
   """Which samples `[B]` have any of the sensors."""
   return functools.reduce(jnp.maximum, present.values())
+
+
+def of_rows(mask: jax.Array, x: jax.Array) -> jax.Array:
+  """Whether each row of x `[B ...]` is in the mask `[B]`, `[B 1 ...]` bool."""
+  return mask.reshape(-1, *[1] * (x.ndim - 1)) > 0
+
+
+def subsets(sensors: Sequence[str]) -> list[tuple[str, ...]]:
+  """All subsets of the sensors but the empty one, the whole one first."""
+  counts = range(len(sensors), 0, -1)
+  return [part for count in counts for part in itertools.combinations(sensors, count)]
 
 
 def hide(key: jax.Array, present: Mapping[str, jax.Array], rate: float) -> dict[str, jax.Array]:
@@ -48,78 +64,143 @@ def hide(key: jax.Array, present: Mapping[str, jax.Array], rate: float) -> dict[
 
 
 class Fused(nnx.Module):
-  """An encoder for every sensor of `read`, and one head for the concatenated features of all sensors."""
+  """An encoder for every sensor of `read`, and one head for the merged features of all sensors."""
 
-  def __init__(self, architecture: Architecture, read: Iterable[str], *, rngs: nnx.Rngs):
-    read = set(read)
-    self.encoders = nnx.Dict(
-      {m: architecture.encoder(m, rngs=rngs) for m in architecture.sensors if m in read}
-    )
-    self.head = architecture.head(architecture.emb_dim * len(architecture.sensors), rngs=rngs)
-    self.sensors, self.width, self.remat = architecture.sensors, architecture.emb_dim, architecture.remat
+  def __init__(self, architecture: Architecture, read: Iterable[str], *, merge: str, rngs: nnx.Rngs):
+    read, a, count = set(read), architecture, len(architecture.sensors)
+    self.encoders = nnx.Dict({m: a.encoder(m, rngs=rngs) for m in a.sensors if m in read})
+    self.head = a.head(a.emb_dim * (count if merge == "concat" else 1), rngs=rngs)
+    self.gate = layers.linear(a.emb_dim, count, rngs=rngs, dtype=a.wide) if merge == "gated" else None
+    self.sensors, self.merge, self.remat = a.sensors, merge, a.remat
+
+  def __call__(self, z: Mapping[str, jax.Array], shown: Mapping[str, jax.Array], *, train: bool) -> jax.Array:
+    """Predicts from features `[B D]` by sensor, of the sensors that are shown, `[B]` by sensor."""
+    any_z = next(iter(z.values()))
+    nothing = jnp.zeros_like(any_z)
+    of = lambda m: jnp.where(of_rows(shown[m], z[m]), z[m], 0.0) if m in shown else nothing
+    parts = {m: of(m) for m in self.sensors}
+    if self.merge == "concat":
+      merged = jnp.concatenate(list(parts.values()), axis=-1)
+    else:
+      count = jnp.maximum(functools.reduce(operator.add, shown.values()), 1.0).reshape(
+        -1, *[1] * (any_z.ndim - 1)
+      )
+      merged = functools.reduce(operator.add, parts.values()) / count
+      if self.gate is not None:
+        merged = self._gated(self.gate(merged), parts, shown)
+    return self.head(merged, train=train, present=any_of(shown))
+
+  def _gated(
+    self, logits: jax.Array, parts: Mapping[str, jax.Array], shown: Mapping[str, jax.Array]
+  ) -> jax.Array:
+    """Σ_m g_m z_m with g = softmax(logits) `[B M]` over the sensors that are shown."""
+    seen = lambda m: of_rows(shown[m], logits) if m in shown else jnp.zeros_like(logits[..., :1], bool)
+    masks = jnp.concatenate([jnp.broadcast_to(seen(m), (*logits.shape[:-1], 1)) for m in self.sensors], -1)
+    # A row without any sensor has no weight in the loss; -inf everywhere would make its gradient NaN.
+    masks = masks | ~masks.any(-1, keepdims=True)
+    weights = jax.nn.softmax(jnp.where(masks, logits, -jnp.inf))
+    return functools.reduce(operator.add, (weights[..., k, None] * parts[m] for k, m in enumerate(parts)))
 
 
 @dataclasses.dataclass(frozen=True)
 class Fusion(Method):
   """L = ℓ(P([z_1; ...; z_M]), y), where the features z_m of an absent sensor are zeros.
 
-  A sample counts if it has a label and any sensor. With `sensor_dropout` sensors of training samples are
-  hidden at random (Chen et al. 2024, TGRS; Mena et al. 2024, arXiv 2407.15512). The same model then predicts
-  with every sensor alone. The validation objective is that of all sensors together.
+  A sample counts if it has a label and any sensor. The same model predicts with every sensor alone if it was
+  trained for that, in one of two ways:
+
+  - `sensor_dropout`: sensors of training samples are hidden at random. With `merge=mean` this is FSensD (Chen
+    et al. 2024, TGRS), where features are the mean of the sensors that are shown.
+  - `shown=all`: FCoM (Mena et al. 2025, Neurocomputing, arXiv 2501.01132). All subsets of the sensors are
+    predicted from the same features, and L is the mean over the subsets.
+
+  With `merge=gated` features are Σ_m g_m z_m, g = softmax(W mean_m z_m + b) over the sensors that are shown.
+  In validation no sensor is hidden: the objective is that of all sensors together, or of all subsets.
   """
 
+  allows_members = True
+
   main: float = setting(1.0, POSITIVE, "Weight of L_main, the task's loss of the prediction of all sensors.")
+  merge: str = setting(
+    "concat",
+    choice("concat", "mean", "gated"),
+    "How features of sensors are merged: side by side (concat), their mean (mean), or weighted by a gate "
+    "(gated).",
+  )
   sensor_dropout: float = setting(
     0.0,
     SHARE,
     "Probability of hiding a sensor of a training sample; one always stays. Above 0 the model also predicts "
     "with each sensor alone.",
   )
+  shown: str = setting(
+    "drawn",
+    choice("drawn", "all"),
+    "Which sensors a training sample shows: those that loss.sensor_dropout leaves (drawn), or every subset "
+    "of its sensors in turn (all).",
+  )
+
+  @property
+  def predicts_alone(self) -> bool:
+    """Whether the model also predicts with each sensor alone."""
+    return self.sensor_dropout > 0 or self.shown == "all"
 
   def predictors(self, sensors):
-    """See `Method`: all sensors together and, with sensor dropout, each alone."""
-    alone = {m: (m,) for m in sensors} if self.sensor_dropout > 0 else {}
+    """See `Method`: all sensors together and, if it was trained for that, each alone."""
+    alone = {m: (m,) for m in sensors} if self.predicts_alone else {}
     return {together(sensors): tuple(sensors), **alone}
 
   def build(self, architecture, *, only=None, rngs):
-    """See `Method`; the head keeps its inputs of all sensors."""
-    if only is None:
-      return Fused(architecture, architecture.sensors, rngs=rngs)
-    if only not in (predictors := self.predictors(architecture.sensors)):
-      raise InputError(f"fusion does not predict with {only!r}, but with: {', '.join(predictors)}")
-    return Fused(architecture, predictors[only], rngs=rngs)
+    """See `Method`; the head keeps its inputs of all sensors. InputError if settings contradict."""
+    if self.shown == "all" and self.sensor_dropout > 0:
+      raise InputError(
+        "loss.shown=all shows every subset of sensors; loss.sensor_dropout=0, or loss.shown=drawn"
+      )
+    if self.shown == "all" and len(architecture.sensors) > MOST:
+      raise InputError(
+        f"loss.shown=all is for at most {MOST} sensors; loss.sensor_dropout=0.5, loss.shown=drawn"
+      )
+    read = architecture.sensors
+    if only is not None:
+      if only not in (predictors := self.predictors(architecture.sensors)):
+        raise InputError(f"fusion does not predict with {only!r}, but with: {', '.join(predictors)}")
+      read = predictors[only]
+    return Fused(architecture, read, merge=self.merge, rngs=rngs)
 
   def forward(self, model, inputs, present=None, *, train=False, progress=0.0, rngs=None):
-    """See `Method`; returns by predictor `[B C]`, in training that of all sensors alone."""
+    """See `Method`; returns `[B C]` by the sensors that are shown, in training without each alone."""
     del progress
     given = [m for m in model.sensors if m in inputs and m in model.encoders]
-    if self.sensor_dropout == 0 and len(given) < len(model.sensors):
+    if not self.predicts_alone and len(given) < len(model.sensors):
       return {}
     mask = lambda m: None if present is None else present[m]
     z = {
       m: encode(model, model.encoders[m], inputs[m], train=train, present=mask(m), rngs=rngs) for m in given
     }
     there = {m: jnp.ones(len(z[m])) if present is None else present[m] for m in given}
-    shown = hide(rngs.sensors(), there, self.sensor_dropout) if train and self.sensor_dropout > 0 else there
-
-    def fused(shown):
-      nothing = jnp.zeros((len(z[given[0]]), model.width), z[given[0]].dtype)
-      features = [
-        jnp.where(shown[m][:, None] > 0, z[m], 0.0) if m in shown else nothing for m in model.sensors
-      ]
-      return model.head(jnp.concatenate(features, axis=-1), train=train, present=any_of(shown))
-
-    out = {together(given): fused(shown)}
-    if self.sensor_dropout > 0 and not train and len(given) > 1:
-      out |= {m: fused({m: there[m]}) for m in given}
+    fused = lambda part: model(z, {m: there[m] for m in part}, train=train)
+    if self.shown == "all":
+      return {together(part): fused(part) for part in subsets(given)}
+    hidden = train and self.sensor_dropout > 0
+    shown = hide(rngs.sensors(), there, self.sensor_dropout) if hidden else there
+    out = {together(given): model(z, shown, train=train)}
+    if self.predicts_alone and not train:
+      out |= {m: fused([m]) for m in given}
     return out
 
   def loss(self, outputs, batch, values):
-    """See `Method`; the only part of the term `main` has the name of the predictor of all sensors."""
-    name = together(batch.present)
-    main = values.task_loss(outputs[name], batch.target, any_of(batch.present) * batch.labelled)
-    return summed({"main": {name: main}}, {"main": values.weights["main"] * main})
+    """See `Method`; the parts of the term `main` have the names of the sensors that are shown."""
+    names = sorted(batch.present)
+    seen = subsets(names) if self.shown == "all" else [tuple(names)]
+    parts = {together(part): part for part in seen}
+    rows = {
+      name: any_of({m: batch.present[m] for m in part}) * batch.labelled for name, part in parts.items()
+    }
+    main = {name: values.task_loss(outputs[name], batch.target, rows[name]) for name in parts}
+    return summed({"main": main}, {"main": values.weights["main"] * mean_over_sensors(main, rows)})
 
   def predict(self, outputs):
     """See `Method`."""
-    return {"prediction": dict(outputs)}
+    alone = [name for name in outputs if "+" not in name]
+    kept = (together(alone), *alone) if alone else tuple(outputs)
+    return {"prediction": {name: outputs[name] for name in dict.fromkeys(kept)}}

@@ -8,96 +8,25 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
+import operator
+from collections.abc import Callable
+from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
-from colearn_jax.methods.architecture import Architecture, encode
 from colearn_jax.methods.base import mean_over_sensors, over_members, summed
+from colearn_jax.methods.disentangled import Model, Outputs, run
 from colearn_jax.methods.teacher import Taught
-from colearn_jax.nn import layers
 from colearn_jax.objectives import ring
+from colearn_jax.objectives.alignment import coral, discrepancy
 from colearn_jax.objectives.contrastive import contrastive
 from colearn_jax.objectives.discriminative import modality_loss
-from colearn_jax.rules import POSITIVE, WEIGHT, choice, setting
-from colearn_jax.types import InputError
+from colearn_jax.rules import POSITIVE, SWITCH, WEIGHT, choice, setting
 
 LARGE_BATCH = 4096  # from this batch size on, the similarity matrix [2B 2B] is split over devices
-
-
-@flax.struct.dataclass
-class Outputs:
-  """The outputs of the model by sensor. Heads that were not built have no entries."""
-
-  prediction: dict[str, jax.Array]  # ŷ_m [B C]: target units, or logits
-  specific: dict[str, jax.Array]  # z_m^spe [B D/2]
-  unused: dict[str, jax.Array]  # z_m^unu [B D/2]
-  shared: dict[str, jax.Array]  # z_m^sha [B D/2]
-  auxiliary_specific: dict[str, jax.Array]  # A(z_m^spe) [B C]
-  auxiliary_shared: dict[str, jax.Array]  # A(z_m^sha) [B C]
-  modality_specific: dict[str, jax.Array]  # D_spe(z_m^spe) [B M]
-  modality_unused: dict[str, jax.Array]  # D_unu(z_m^unu) [B M]; of z_m^sha in the released variant
-  # The sensors of the model, in the order of their numbers. jit does not keep the order of dicts.
-  sensors: tuple[str, ...] = flax.struct.field(pytree_node=False)
-
-
-class Shared(nnx.Module):
-  """Projects common features `[B D]` to shared features `[B D/2]`: ReLU(BatchNorm(W c + b))."""
-
-  def __init__(self, width: int, *, rngs: nnx.Rngs, dtype=jnp.float32):
-    self.linear = layers.linear(width, width // 2, rngs=rngs, dtype=dtype)
-    self.norm = layers.BatchNorm(width // 2, dtype=dtype)
-
-  def __call__(self, c: jax.Array, *, train: bool, present: jax.Array | None) -> jax.Array:
-    """Projects common features `[B D]` to `[B D/2]`."""
-    return nnx.relu(self.norm(self.linear(c), train=train, present=present))
-
-
-class Model(nnx.Module):
-  """The modules of MDiCo: two encoders, a shared layer and a head per sensor; three heads for training.
-
-  Half of the unique encoder's output are the specific features, half are unused. The shared layer projects
-  the common encoder's output to the shared features.
-
-  Args:
-    architecture: the architecture of the sensors.
-    auxiliary: whether the auxiliary head is built.
-    discriminative: whether the two modality heads are built.
-    variant: what the second modality head reads: the unused features (`paper`) or the shared ones
-      (`released`).
-    one_backbone: whether the two encoders of a sensor have one backbone. The common encoder is then only a
-      projection of its features.
-    rngs: random numbers, with the stream `params`.
-
-  Raises:
-    InputError: emb_dim is odd; or see `encoders.make_encoder`.
-  """
-
-  def __init__(
-    self,
-    architecture: Architecture,
-    *,
-    auxiliary: bool = True,
-    discriminative: bool = True,
-    variant: str = "paper",
-    one_backbone: bool = False,
-    rngs: nnx.Rngs,
-  ):
-    a, sensors = architecture, architecture.sensors
-    if a.emb_dim % 2:
-      raise InputError(f"emb_dim={a.emb_dim} is odd; half of the unique features are specific, half unused")
-    half = a.emb_dim // 2
-    self.unique = nnx.Dict({m: a.encoder(m, rngs=rngs) for m in sensors})
-    common = lambda m: a.projection(self.unique[m], m, rngs=rngs) if one_backbone else a.encoder(m, rngs=rngs)
-    self.common = nnx.Dict({m: common(m) for m in sensors})
-    self.shared = nnx.Dict({m: Shared(a.emb_dim, rngs=rngs, dtype=a.wide) for m in sensors})
-    self.heads = nnx.Dict({m: a.head(2 * half, rngs=rngs) for m in sensors})
-    self.auxiliary = a.head(half, rngs=rngs) if auxiliary else None
-    self.modality_specific = a.head(half, len(sensors), rngs=rngs) if discriminative else None
-    self.modality_unused = a.head(half, len(sensors), rngs=rngs) if discriminative else None
-    self.sensors, self.variant, self.one_backbone, self.remat = sensors, variant, one_backbone, a.remat
+LEARNED = {"uncertainty": 0.0, "corrected": 1.0}  # initial value of the learned weight of every term
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +38,14 @@ class MDiCo(Taught):
   so that each pair counts twice. Samples without a label contribute only to L_cont and L_mod. A weight of 0
   switches a term off; its heads are not built. L_dist is not part of the published method. It is the distance
   of each sensor's prediction from a teacher, see `teacher`; w_main may be 0 then.
+
+  `alignment` replaces NT-Xent in L_cont: by the discrepancy (mmd) or the distance of covariances (coral) of
+  the shared features of each pair, over the samples that have both (`objectives.alignment`); or by the mean
+  over sensors of CE(D(R(z_m^sha)), m), where R reverses the gradient (grl, Ganin et al. 2016).
+
+  With `weighting` every term t has one more parameter: uncertainty, exp(-s_t) w_t L_t + s_t, s_t = 0 at first
+  (Kendall et al. 2018, CVPR, as far as a factor); corrected, w_t L_t / (2 c_t²) + log(1 + c_t²), c_t = 1 at
+  first (Liebel & Körner 2018, arXiv 1805.06334, equation 3).
   """
 
   main: float = setting(1.0, WEIGHT, "Weight of L_main, the task's loss of each sensor's prediction.")
@@ -116,10 +53,16 @@ class MDiCo(Taught):
     1.0, WEIGHT, "Weight of L_aux, the task's loss of the auxiliary head on specific and on shared features."
   )
   contrastive: float = setting(
-    1.0, WEIGHT, "Weight of L_cont, NT-Xent between the shared features of each pair of sensors."
+    1.0, WEIGHT, "Weight of L_cont, which aligns the shared features of each pair of sensors."
   )
   discriminative: float = setting(
     1.0, WEIGHT, "Weight of L_mod, the loss of two heads that classify the sensor from its features."
+  )
+  alignment: str = setting(
+    "ntxent",
+    choice("ntxent", "mmd", "coral", "grl"),
+    "Loss of L_cont: contrastive (ntxent), distance of distributions (mmd) or of covariances (coral), "
+    "or gradient reversal (grl). CLIP's loss is ntxent with loss.negatives=cross.",
   )
   temperature: float = setting(0.1, POSITIVE, "Temperature τ of the contrastive term.")
   negatives: str = setting(
@@ -140,7 +83,18 @@ class MDiCo(Taught):
     "Input of the second modality head: unused features (paper), or shared features (released), as in the "
     "authors' program.",
   )
-
+  unused_features: bool = setting(
+    True,
+    SWITCH,
+    "Whether half of the unique encoder's features are unused. False: all are specific, and shared features "
+    "are as many.",
+  )
+  weighting: str = setting(
+    "fixed",
+    choice("fixed", *LEARNED),
+    "Weights of the terms: as given (fixed), or times a learned one (uncertainty, or corrected so that no "
+    "term becomes negative).",
+  )
   backbones: str = setting(
     "two",
     choice("two", "one"),
@@ -158,48 +112,24 @@ class MDiCo(Taught):
 
   def build(self, architecture, *, only=None, rngs):
     """See `Method`."""
+    common = {"one_backbone": self.backbones == "one", "unused": self.unused_features, "rngs": rngs}
     if only is not None:
-      return Model(
-        architecture.part([only]),
-        auxiliary=False,
-        discriminative=False,
-        one_backbone=self.backbones == "one",
-        rngs=rngs,
-      )
+      return Model(architecture.part([only]), auxiliary=False, discriminative=False, **common)
+    learned = [term for term in self.terms if getattr(self, term) > 0] if self.weighting in LEARNED else []
     return Model(
       architecture,
       auxiliary=self.auxiliary > 0,
       discriminative=self.discriminative > 0,
       variant=self.variant,
-      one_backbone=self.backbones == "one",
-      rngs=rngs,
+      adversary=self.contrastive > 0 and self.alignment == "grl",
+      weighting={term: LEARNED[self.weighting] for term in learned},
+      **common,
     )
 
   def forward(self, model, inputs, present=None, *, train=False, progress=0.0, rngs=None) -> Outputs:
     """See `Method`."""
     del progress
-    fields = (field.name for field in dataclasses.fields(Outputs))
-    out: dict[str, dict[str, jax.Array]] = {name: {} for name in fields if name != "sensors"}
-    for m in filter(inputs.__contains__, model.sensors):
-      mode = {"train": train, "present": None if present is None else present[m]}
-      if model.one_backbone:
-        features = encode(model, model.unique[m], inputs[m], rngs=rngs, features=True, **mode)
-        u, c = (branch[m].project(features, **mode) for branch in (model.unique, model.common))
-      else:
-        u = encode(model, model.unique[m], inputs[m], rngs=rngs, **mode)
-        c = encode(model, model.common[m], inputs[m], rngs=rngs, **mode)
-      specific, unused = jnp.split(u, 2, axis=-1)
-      shared = model.shared[m](c, **mode)
-      out["specific"][m], out["unused"][m], out["shared"][m] = specific, unused, shared
-      out["prediction"][m] = model.heads[m](jnp.concatenate([specific, shared], axis=-1), **mode)
-      if model.auxiliary is not None:
-        out["auxiliary_specific"][m] = model.auxiliary(specific, **mode)
-        out["auxiliary_shared"][m] = model.auxiliary(shared, **mode)
-      if model.modality_specific is not None:
-        second = shared if model.variant == "released" else unused
-        out["modality_specific"][m] = model.modality_specific(specific, **mode)
-        out["modality_unused"][m] = model.modality_unused(second, **mode)
-    return Outputs(**out, sensors=model.sensors)
+    return run(model, inputs, present, train=train, rngs=rngs)
 
   def loss(self, outputs: Outputs, batch, values):
     """See `Method`. The contrastive term of a pair of sensors is named `contrastive/<m>__<n>`."""
@@ -214,30 +144,43 @@ class MDiCo(Taught):
         first, second = outputs.auxiliary_specific, outputs.auxiliary_shared
         parts[term] = {m: 0.5 * (task(first, m) + task(second, m)) for m in names}
       elif term == "discriminative":
-        first, second = outputs.modality_specific, outputs.modality_unused
-        parts[term] = {m: 0.5 * (sensor(first, m) + sensor(second, m)) for m in names}
+        heads = [head for head in (outputs.modality_specific, outputs.modality_unused) if head]
+        mean = lambda m, heads=heads: (
+          functools.reduce(operator.add, (sensor(h, m) for h in heads)) / len(heads)
+        )
+        parts[term] = {m: mean(m) for m in names}
+      elif self.alignment == "grl":
+        parts[term] = {m: sensor(outputs.adversary, m) for m in names}
       else:
         parts[term] = self._pairs(outputs.shared, names, batch.present, values.mesh)
-      if term == "contrastive":
+      if term == "contrastive" and self.alignment != "grl":
         total = 2.0 * sum(parts[term].values(), jnp.zeros(()))
       else:
-        total = mean_over_sensors(parts[term], batch.present if term == "discriminative" else labelled)
+        total = mean_over_sensors(parts[term], labelled if term == "auxiliary" else batch.present)
       totals[term] = values.weights[term] * total
+    # In an ablation without the term its learned weight has no part: nothing would bound it.
+    for term, learned in outputs.weighting.items():
+      totals[term] = jnp.where(values.weights[term] > 0, self._weighted(totals[term], learned.mean()), 0.0)
     return summed(parts, totals)
 
+  def _weighted(self, total: jax.Array, learned: jax.Array) -> jax.Array:
+    """A term w_t L_t with its learned weight, see `MDiCo`."""
+    if self.weighting == "uncertainty":
+      return jnp.exp(-learned) * total + learned
+    return total / (2.0 * jnp.square(learned)) + jnp.log1p(jnp.square(learned))
+
   def _pairs(self, shared, names, present, mesh) -> dict[str, jax.Array]:
-    """NT-Xent of every unordered pair of sensors, over the samples that have both."""
+    """The alignment of every unordered pair of sensors, over the samples that have both."""
     out = {}
-    for position, m in enumerate(names):
-      for n in names[position + 1 :]:
+    for m, n in itertools.combinations(names, 2):
+      options: dict[str, Any] = {"mask": present[m] * present[n]}
+      if self.alignment == "ntxent":
         around = self._around(mesh, len(shared[m]))
-        loss = functools.partial(ring.contrastive, mesh) if around else contrastive
-        options = {
-          "temperature": self.temperature,
-          "mask": present[m] * present[n],
-          "negatives": self.negatives,
-        }
-        out[f"{m}__{n}"] = over_members(functools.partial(loss, **options), shared[m], shared[n])
+        loss: Callable[..., jax.Array] = functools.partial(ring.contrastive, mesh) if around else contrastive
+        options |= {"temperature": self.temperature, "negatives": self.negatives}
+      else:
+        loss = discrepancy if self.alignment == "mmd" else coral
+      out[f"{m}__{n}"] = over_members(functools.partial(loss, **options), shared[m], shared[n])
     return out
 
   def _around(self, mesh, batch_size: int) -> bool:

@@ -12,8 +12,9 @@ import numpy as np
 Array = jax.Array | np.ndarray
 
 # Every random draw of a run comes from one of these: initial values, the order of samples, augmentation,
-# mixup, dropout, sensors that a method hides, and whatever else a method draws.
-STREAMS = ("init", "order", "augment", "mixup", "dropout", "sensors", "method")
+# mixup, dropout, sensors that a method hides, whatever else a method draws, and the order of conflicting
+# gradients.
+STREAMS = ("init", "order", "augment", "mixup", "dropout", "sensors", "method", "conflicts")
 
 
 def hashed_bits(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:

@@ -1,4 +1,4 @@
-"""The distillation loss: the distance between the predictions of a student and a teacher."""
+"""Distillation losses: the distance between the predictions of a student and a teacher."""
 
 from __future__ import annotations
 
@@ -46,3 +46,45 @@ def distillation(
   else:
     divergence = (jax.nn.softmax(t) * (jax.nn.log_softmax(t) - jax.nn.log_softmax(s))).sum(-1)
   return temperature**2 * masked_mean(divergence, mask)
+
+
+def decoupled(
+  student: jax.Array,
+  teacher: jax.Array,
+  label: jax.Array,
+  mask: jax.Array,
+  temperature: float,
+  *,
+  target_weight: float,
+  rest_weight: float,
+) -> jax.Array:
+  """Decoupled distillation of classes (Zhao et al. 2022, CVPR, equation 7), averaged over the rows of `mask`.
+
+  It is T² (α KL(b ‖ b') + β KL(q ‖ q')). b is the teacher's probability of the sample's class and that of all
+  other classes together, q its probabilities of the other classes among themselves; b' and q' are those of
+  the student. With α = 1 and β = 1 - b it is `distillation`. Of two classes the second part is 0.
+
+  Args:
+    student: logits `[B C]`.
+    teacher: logits `[B C]`. No gradient flows to them. Rows outside of `mask` may be NaN.
+    label: the class of each sample, `[B]` int.
+    mask: `[B]`, 1.0 for rows that count.
+    temperature: T.
+    target_weight: α.
+    rest_weight: β.
+  """
+  teacher = jax.lax.stop_gradient(jnp.where(mask[:, None] > 0, teacher, 0.0))
+  own = jax.nn.one_hot(label, student.shape[-1], dtype=bool)
+
+  def parts(logits):
+    logits = logits / temperature
+    logs = jax.nn.log_softmax(logits)
+    of_class = jnp.where(own, logs, 0.0).sum(-1)
+    of_rest = jax.nn.logsumexp(jnp.where(own, -jnp.inf, logs), axis=-1)
+    among = jax.nn.log_softmax(jnp.where(own, -jnp.inf, logits))
+    return jnp.stack([of_class, of_rest], axis=-1), jnp.where(own, 0.0, among)
+
+  (b, q), (own_b, own_q) = parts(teacher), parts(student)
+  of_target = (jnp.exp(b) * (b - own_b)).sum(-1)
+  of_others = (jnp.exp(q) * jnp.where(own, 0.0, q - own_q)).sum(-1)
+  return temperature**2 * masked_mean(target_weight * of_target + rest_weight * of_others, mask)

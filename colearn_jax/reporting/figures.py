@@ -174,7 +174,7 @@ def learning_curves(log: str, ablation: str) -> dict[str, dict[str, tuple[np.nda
   """The content of metrics.jsonl as `{term: {sensor: (training [epochs], validation [epochs])}}`.
 
   Values are means over the runs of the configuration, or of one ablation. The weighted sums of all terms are
-  under `total`, the loss itself is `objective`.
+  under `total` if there are several, the loss itself is `objective`.
   """
   sums: dict[tuple[str, str, str], dict[int, list[float]]] = {}
   for line in log.splitlines():
@@ -191,7 +191,8 @@ def learning_curves(log: str, ablation: str) -> dict[str, dict[str, tuple[np.nda
   mean = lambda values, epoch: np.mean(values[epoch]) if epoch in values else np.nan
   series = lambda key: np.array([mean(sums.get(key, {}), epoch) for epoch in range(1, length + 1)])
   for term, sensor, part in sorted(sums, key=lambda key: (key[0] != "objective", key[0] != "total", key)):
-    if part == "train":
+    alone = term == "total" and len({name for t, name, _ in sums if t == "total"}) == 1  # it is the objective
+    if part == "train" and not alone:
       out.setdefault(term, {})[sensor] = (
         series((term, sensor, "train")),
         series((term, sensor, "validation")),

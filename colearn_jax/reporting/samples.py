@@ -91,7 +91,8 @@ def open_data(arm: Arm) -> Data:
   try:
     runs = [run for run in setup.make_runs(config, dataset, index) if not run.ablation]
   except AttributeError as error:  # a key that did not exist when the run was trained
-    raise InputError(f"{arm.directory} was trained by another version: no {error}") from None
+    key = str(error).strip("\"'")
+    raise InputError(f"{arm.directory} was trained by another version, without the key {key}") from None
   return Data(config, dataset, tuple(modalities), index, tuple(runs))
 
 

@@ -41,6 +41,7 @@ class Recipe:
     min_delta: smallest improvement, in the unit of the validation objective.
     keep_last: whether to keep the model of the last epoch instead of the best epoch.
     mesh: the mesh of devices, see `parallel.sharding`.
+    project_conflicts: whether gradients of loss terms are combined as in `conflicts.projected_sum`.
   """
 
   network: Network
@@ -57,6 +58,7 @@ class Recipe:
   patience: int = 5
   min_delta: float = 0.0
   keep_last: bool = False
+  project_conflicts: bool = False
 
   @property
   def method(self) -> Method:

@@ -18,6 +18,7 @@ from flax import nnx
 from colearn_jax.methods.base import Batch, Predictions, Values
 from colearn_jax.methods.predict import normalise, predict
 from colearn_jax.nn import random
+from colearn_jax.training.conflicts import projected_sum
 from colearn_jax.training.mixup import mix, mixed_loss
 from colearn_jax.training.state import Recipe, TrainState, Tree
 
@@ -34,16 +35,23 @@ def train_step(recipe: Recipe, state: TrainState, batch: Tree) -> tuple[TrainSta
     given, theirs, share = mix(random.stream(state.key, "mixup", state.step), recipe.mixup, given)
   given = _taught(recipe, state, given)
 
-  def loss_of(params):
+  def totals_of(params):
     stats, outputs = _in_training(recipe, recipe.optimizer.trained(params), state, given)
     objective = lambda batch: recipe.method.loss(outputs, batch, values)
     if recipe.mixup:
       loss, terms = mixed_loss(objective, given, dataclasses.replace(theirs, teachers=given.teachers), share)
     else:
       loss, terms = objective(given)
-    return loss, (terms, stats)
+    apart = {name: value for name, value in terms.items() if name.startswith("total/")}
+    return apart if recipe.project_conflicts else loss, (terms, stats)
 
-  grads, (terms, stats) = jax.grad(loss_of, has_aux=True)(state.params)
+  totals, pull, (terms, stats) = jax.vjp(totals_of, state.params, has_aux=True)
+  if recipe.project_conflicts:
+    only = lambda name: {other: jnp.asarray(other == name, total.dtype) for other, total in totals.items()}
+    each = [pull(only(name))[0] for name in totals]
+    grads = projected_sum(random.stream(state.key, "conflicts", state.step), each)
+  else:
+    (grads,) = pull(jnp.ones_like(totals))
   rate = recipe.optimizer.schedule(state.step, state.values["steps_per_epoch"])
   params, opt_state = recipe.optimizer.update(grads, state.opt_state, state.params, rate)
   stats, average = recipe.optimizer.moving(stats, state.stats), state.average

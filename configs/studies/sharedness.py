@@ -3,7 +3,7 @@
     python -m colearn_jax.study --config=sharedness --workdir=runs/study_sharedness
 
 The fields are simulated, see data_builders/shared_fields. The official split is used, so the 3 seeds differ
-in the initial parameters only. Encoders are small. All arms make at most 1000 steps, and stop after 250
+in the initial parameters only. Encoders are small. All arms make at most 600 steps, and stop after 150
 without improvement. MDiCo is trained on the fields with a label, as the single sensors are, and also on all
 fields.
 """
@@ -17,10 +17,10 @@ from colearn_jax.plan import Arm, Cell, Comparison, Study
 SHAREDNESS = (0, 25, 50, 75, 100)  # percent
 LABELS = (100, 300, 3000)
 FIELDS, BATCH = 3000, 64  # fields in the split train
-STEPS, PATIENCE = 1000, 250
+STEPS, PATIENCE = 600, 150
 SMALL = {
-  "model.emb_dim": 64,
-  "model.encoder.layer_size": 32,
+  "model.emb_dim": 32,
+  "model.encoder.layer_size": 16,
   "train.batch_size": BATCH,
   "checkpoint.every_epochs": 1000,
   "train.replicas": True,

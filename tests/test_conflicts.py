@@ -1,0 +1,78 @@
+"""Gradients of several terms that contradict each other."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from colearn_jax.methods.mdico import MDiCo
+from colearn_jax.nn import random
+from colearn_jax.nn.random import hashed_bits
+from colearn_jax.training.conflicts import projected_sum
+from colearn_jax.training.epoch import batched, take
+from colearn_jax.training.state import init
+from colearn_jax.training.step import train_step
+from tests.small_training import BATCH, TRAIN, VALUES, recipe, table
+
+
+def by_numpy(gradients, order):
+  """Algorithm 1 on vectors, with a given order of the others for each gradient."""
+  out = np.zeros_like(gradients[0])
+  for i, others in enumerate(order):
+    g = gradients[i].copy()
+    for j in others:
+      if j != i and g @ gradients[j] < 0:
+        g -= (g @ gradients[j]) / (gradients[j] @ gradients[j]) * gradients[j]
+    out += g
+  return out
+
+
+def test_of_two_by_hand():
+  """(1, 0) and (-1, 1): the first becomes (1/2, 1/2), the second (0, 1)."""
+  got = projected_sum(jax.random.key(0), [{"w": jnp.array([1.0, 0.0])}, {"w": jnp.array([-1.0, 1.0])}])
+  np.testing.assert_allclose(got["w"], [0.5, 1.5], rtol=1e-6)
+  agree = [{"w": jnp.array([1.0, 0.0])}, {"w": jnp.array([1.0, 1.0])}]
+  np.testing.assert_allclose(projected_sum(jax.random.key(0), agree)["w"], [2.0, 1.0])
+
+
+def test_of_several_trees_against_vectors():
+  rng, call = np.random.default_rng(0), jax.jit(projected_sum)
+  orders = set()
+  for number in range(6):
+    vectors = rng.normal(size=(4, 9)).astype(np.float32)
+    vectors[3] = 0.0 if number == 0 else vectors[3]  # a term that is switched off
+    key = jax.random.key(number)
+    got = call(key, [{"a": jnp.asarray(v[:3]), "b": jnp.asarray(v[3:].reshape(2, 3))} for v in vectors])
+    order = np.argsort(np.asarray(hashed_bits(key, (4, 4))), axis=1)
+    orders.add(str(order))
+    want = by_numpy(vectors.astype(np.float64), order)
+    np.testing.assert_allclose(np.concatenate([got["a"], got["b"].ravel()]), want, rtol=1e-4, atol=1e-5)
+  assert len(orders) > 1
+
+
+def test_a_step_projects_the_gradients_of_the_terms():
+  """Against the gradients of each term by itself: with the rate of SGD they are the change of parameters."""
+  batch = jax.tree.map(jnp.asarray, take(table(), batched(TRAIN, BATCH)[0]))
+  plain, r = recipe(1), recipe(1, project_conflicts=True)
+  state = jax.jit(functools.partial(init, r))(jax.random.key(0), VALUES)
+  moved = lambda r, state: jax.tree.map(
+    lambda new, old: np.asarray(new - old, np.float64),
+    jax.jit(functools.partial(train_step, r))(state, batch)[0].params,
+    state.params,
+  )
+  flat = lambda tree: np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree)])
+  each = []
+  for term in MDiCo.terms:
+    weights = {other: np.float32(other == term) for other in MDiCo.terms}
+    each.append(flat(moved(plain, dataclasses.replace(state, values=VALUES | {"weights": weights}))))
+  np.testing.assert_allclose(flat(moved(plain, state)), np.sum(each, 0), rtol=1e-3, atol=1e-6)
+  got = flat(moved(r, state))
+  assert any(a @ b < 0 for a in each for b in each)
+  assert np.abs(got - np.sum(each, 0)).max() > 1e-4
+  bits = hashed_bits(random.stream(state.key, "conflicts", state.step), (4, 4))
+  names = sorted(MDiCo.terms)  # the order of the terms of a dict
+  vectors = [each[MDiCo.terms.index(name)] for name in names]
+  want = by_numpy(np.array(vectors), np.argsort(np.asarray(bits), axis=1))
+  np.testing.assert_allclose(got, want, rtol=2e-3, atol=2e-6)
