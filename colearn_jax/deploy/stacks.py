@@ -140,11 +140,10 @@ def open_files(
       if days.count(day) > 1:
         first, second, *_ = (path.name for path, own in zip(paths, days) if own == day)
         raise InputError(f"{first} and {second} are of one date; one file has all bands")
+  known = tuple(sorted(day for day in days if day is not None))
   order = sorted(range(len(paths)), key=lambda i: days[i] or 0)
   steps = tuple((_layers_of(paths[i], every[i][1], wanted),) for i in order)
-  return Stack(
-    grid, tuple(wanted), steps, None if None in days else tuple(int(days[i]) for i in order), decoding
-  )
+  return Stack(grid, tuple(wanted), steps, known or None, decoding)
 
 
 def open_items(paths: Sequence[Path], wanted: Sequence[str], decoding: Decoding) -> Stack:
