@@ -5,7 +5,7 @@ Training prepares one sample after the other, see `data.fixed_length`; here all 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -30,7 +30,7 @@ class Pixels:
   def __init__(self, model: Model):
     modality = model.modality
     self.model, self.shape = model, modality.shape
-    self.views = dict(model.views or {})
+    self.views: Mapping = dict(model.views or {})
     own = modality.bands[:-1] if modality.months else modality.bands
     if twice := next((band for band in own if own.count(band) > 1), None):
       raise InputError(f"the model has two bands named {twice}, which a scene cannot tell apart")

@@ -29,6 +29,8 @@ class Cube:
     roles: of the axes of a sample, `time`, `row`, `column` and `band`; () where the dimensions have no names.
     place: WKT of the projection, empty if unknown, and the affine transform of the pixels as rasterio has
       it, None where there are no regular coordinates; read when it is called.
+    others: names of the arrays of a stack with one value for each row.
+    other: the values of one of them, `[N]`.
     bands: their names, if the file has them.
     dates: the days of the steps, `[T]`, read when it is called; None where there are none.
     ids: of the rows of a stack, read when it is called; None where there are none.
@@ -46,6 +48,8 @@ class Cube:
   close: Callable = lambda: None
   roles: tuple[str, ...] = ()
   place: Callable = lambda: ("", None)
+  others: tuple[str, ...] = ()
+  other: Callable = lambda name: None
 
 
 def open_cube(path: Path, decoding: Decoding, *, stack: bool = False, wanted: Sequence[str] = ()) -> Cube:
@@ -122,6 +126,8 @@ def _plain(path: Path, array, others, decoding: Decoding) -> Cube:
     scaled=not decoding.scaled and facts.get("scale_factor", 1) != 1,
     dates=days,
     ids=None if ids is None else lambda: [str(name) for name in _texts(ids[...]).tolist()],
+    others=tuple(name for name, other in others.items() if other.shape == array.shape[:1]),
+    other=lambda name: _texts(others[name][...]),
   )
 
 
@@ -185,6 +191,8 @@ def _labelled(path: Path, opened, stack: bool, decoding: Decoding, wanted: Seque
     scaled=not decoding.scaled and any(own.get("scale_factor", 1) != 1 for own in facts.values()),
     close=opened.close,
     roles=tuple(role[dim] for dim in inner) + (("band",) if widen and band is None else ()) if known else (),
+    others=tuple(name for name, own in decoded.variables.items() if stack and own.dims == (sample,)),
+    other=lambda name: _texts(decoded[name].to_numpy()),
     place=lambda: _place(opened.isel(turn), names, {role[dim]: dim for dim in inner}),
     dates=_steps(path, decoded, next((dim for dim in inner if role[dim] == "time"), None)),
     ids=None if ids is None else lambda: [str(v) for v in _texts(decoded[ids].to_numpy()).tolist()],
