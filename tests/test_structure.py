@@ -38,12 +38,14 @@ ROOMS = {
   "configs": "types rules plan encoders methods schema values",
   "constraints": "rules methods values",
   "config": "types rules storage nn encoders weights methods data datasets schema values configs constraints",
-  "deploy": "types rules storage nn encoders methods data evaluation config",
+  "deploy": "types rules storage nn encoders methods data evaluation datasets config",
   "training": (
     "types rules storage parallel nn objectives encoders weights methods data evaluation datasets schema"
     " config deploy"
   ),
   "export": "types deploy training",
+  "predict": "types deploy",
+  "map": "types deploy",
   "interop": (
     "types rules storage nn encoders weights methods data evaluation datasets schema configs config deploy"
   ),

@@ -126,7 +126,7 @@ class Months:
       else:
         stored = len(sample["views"][view])
         numbers = np.arange(stored) if kept is None else kept
-        return _last(_by_rule(steps, numbers, stored, sample.get("date", b"").decode()), length)
+        return _last(month_by_rule(steps, numbers, stored, sample.get("date", b"").decode()), length)
     return np.full(length, np.nan, np.float32)  # the sample lacks the modality
 
 
@@ -138,7 +138,7 @@ def _last(months: np.ndarray, length: int) -> np.ndarray:
   return out
 
 
-def _by_rule(steps: str, numbers: np.ndarray, stored: int, date: str) -> np.ndarray:
+def month_by_rule(steps: str, numbers: np.ndarray, stored: int, date: str) -> np.ndarray:
   """The months of the steps with these numbers, of `stored` ones; NaN without a date."""
   before = stored - 1 - numbers  # steps between this one and the last
   if steps == CALENDAR:

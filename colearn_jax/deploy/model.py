@@ -79,6 +79,7 @@ class Model:
     self.function, self.context, self.about = function, tuple(context), dict(about or {})
     self.modality, self.bands = modality, modality.bands
     self.task, self.outputs = task, task.outputs
+    self.views = None
     self.weights, self.runs = {run: jax.device_put(dict(own)) for run, own in weights.items()}, list(weights)
     self.devices = jax.local_devices()
     self._placed: dict[jax.Device, Mapping] = {self.devices[0]: self.weights}
@@ -121,6 +122,7 @@ class Model:
     *,
     coverage: float = 0.9,
     batch_size: int | None = None,
+    prepared: bool = False,
   ) -> Estimate:
     """Predicts with uncertainty: calibrated probabilities, or values with bounds; see `predict`.
 
@@ -131,6 +133,7 @@ class Model:
       context: see `predict`.
       coverage: the probability with which an interval holds the value, of each output by itself.
       batch_size: see `predict`.
+      prepared: see `predict`.
     """
     fitted = self.about.get("uncertainty")
     width = self.half_widths(coverage)

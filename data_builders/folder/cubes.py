@@ -24,7 +24,13 @@ class Cube:
   Attributes:
     shape: of the decoded values, of one sample or (in a stack) of all.
     dtype: of the decoded values.
-    take: the decoded values of all (`...`) or of one row.
+    take: the decoded values of all (`...`), of one row, of a slice of rows, or of slices by role of the axis,
+      `{"row": slice(0, 9)}`, see `axes.ROLES`.
+    roles: of the axes of a sample, `time`, `row`, `column` and `band`; () where the dimensions have no names.
+    place: WKT of the projection, empty if unknown, and the affine transform of the pixels as rasterio has
+      it, None where there are no regular coordinates; read when it is called.
+    others: names of the arrays of a stack with one value for each row.
+    other: the values of one of them, `[N]`.
     bands: their names, if the file has them.
     dates: the days of the steps, `[T]`, read when it is called; None where there are none.
     ids: of the rows of a stack, read when it is called; None where there are none.
@@ -40,18 +46,23 @@ class Cube:
   ids: Callable | None = None
   scaled: bool = False
   close: Callable = lambda: None
+  roles: tuple[str, ...] = ()
+  place: Callable = lambda: ("", None)
+  others: tuple[str, ...] = ()
+  other: Callable = lambda name: None
 
 
-def open_cube(path: Path, decoding: Decoding, *, stack: bool = False) -> Cube:
+def open_cube(path: Path, decoding: Decoding, *, stack: bool = False, wanted: Sequence[str] = ()) -> Cube:
   """Opens a `.zarr` directory or a `.nc` file; only what is taken gets read.
 
   Args:
     path: of it.
     decoding: what the user says; a scale or an offset there replaces those of the file.
     stack: whether the first axis is that of the samples.
+    wanted: names of variables; those that the file has are its bands, and others are not looked at.
   """
   if path.suffix.lower() == ".nc":
-    return _labelled(path, _open_netcdf(path), stack, decoding)
+    return _labelled(path, _open_netcdf(path), stack, decoding, wanted)
   zarr = module("zarr", "zarr")
   if not path.is_dir():
     raise InputError(f"{path} is a file; a Zarr store is a directory")
@@ -59,7 +70,7 @@ def open_cube(path: Path, decoding: Decoding, *, stack: bool = False) -> Cube:
   if isinstance(node, zarr.Group):
     arrays = {name: array for name, array in node.arrays()}
     if any(_dimensions(array) for array in arrays.values()):
-      return _labelled(path, _open_labelled(path, arrays), stack, decoding)
+      return _labelled(path, _open_labelled(path, arrays), stack, decoding, wanted)
     if VALUES not in arrays:
       have = ", ".join(sorted(node.keys())) or "none"
       groups = "; arrays in groups within it are not read" if any(node.groups()) else ""
@@ -115,6 +126,8 @@ def _plain(path: Path, array, others, decoding: Decoding) -> Cube:
     scaled=not decoding.scaled and facts.get("scale_factor", 1) != 1,
     dates=days,
     ids=None if ids is None else lambda: [str(name) for name in _texts(ids[...]).tolist()],
+    others=tuple(name for name, other in others.items() if other.shape == array.shape[:1]),
+    other=lambda name: _texts(others[name][...]),
   )
 
 
@@ -136,10 +149,10 @@ def _open_labelled(path: Path, arrays):
   return opened
 
 
-def _labelled(path: Path, opened, stack: bool, decoding: Decoding) -> Cube:
+def _labelled(path: Path, opened, stack: bool, decoding: Decoding, wanted: Sequence[str] = ()) -> Cube:
   """A data set whose dimensions have names, its axes in the order of a stored sample's."""
   xarray = module("xarray", "zarr")
-  names = _values(path, opened)
+  names = _values(path, opened, wanted)
   facts = {name: packing.standard(opened[name].attrs, opened[name].dtype, path) for name in names}
   coders = [packing.decoder(own, opened[name].dtype, path, decoding) for name, own in facts.items()]
   decoded = xarray.decode_cf(opened.drop_vars(names), decode_times=False)  # the coordinates
@@ -152,18 +165,21 @@ def _labelled(path: Path, opened, stack: bool, decoding: Decoding) -> Cube:
   if len(names) > 1 and band is not None:
     raise InputError(f"{path} has several variables with a dimension {band}; name one of them {VALUES}")
   order = [*([sample] if stack else []), *inner]
-  widen = len(names) > 1 or known and band is None
+  widen = len(names) > 1 or band is None and (known or names[0] in wanted)
   shape = tuple(opened.sizes[dim] for dim in order) + ((len(names),) if widen else ())
   turn = {dim: slice(None, None, -1) for dim in inner if axes.backwards(dim, role[dim], opened.variables)}
 
   def take(at=...):
-    parts = [opened[name].isel(turn if at is ... else {sample: at, **turn}) for name in names]
-    stored = [part.transpose(*order if at is ... else order[1:]).to_numpy() for part in parts]
+    picked = {dim: at[role[dim]] for dim in inner if role[dim] in at} if isinstance(at, dict) else {}
+    row = {} if at is ... or isinstance(at, dict) else {sample: at}
+    parts = [opened[name].isel({**row, **turn}).isel(picked) for name in names]
+    left = order[1:] if row and not isinstance(at, slice) else order
+    stored = [part.transpose(*left).to_numpy() for part in parts]
     values = [decode(x) for (decode, _), x in zip(coders, stored)]
     join = lambda arrays: np.stack(arrays, axis=-1) if widen else arrays[0]
     return decoding.hide(join(values), join(stored))
 
-  bands = tuple(map(str, names)) if len(names) > 1 else None
+  bands = tuple(map(str, names)) if len(names) > 1 or names[0] in wanted else None
   if band is not None and band in decoded.coords and decoded[band].dtype.kind in "UTOS":
     bands = tuple(map(str, _texts(decoded[band].to_numpy()).tolist()))
   ids = next((name for name in (*IDS, sample) if name in decoded.variables), None) if stack else None
@@ -174,17 +190,42 @@ def _labelled(path: Path, opened, stack: bool, decoding: Decoding) -> Cube:
     bands=bands,
     scaled=not decoding.scaled and any(own.get("scale_factor", 1) != 1 for own in facts.values()),
     close=opened.close,
+    roles=tuple(role[dim] for dim in inner) + (("band",) if widen and band is None else ()) if known else (),
+    others=tuple(name for name, own in decoded.variables.items() if stack and own.dims == (sample,)),
+    other=lambda name: _texts(decoded[name].to_numpy()),
+    place=lambda: _place(opened.isel(turn), names, {role[dim]: dim for dim in inner}),
     dates=_steps(path, decoded, next((dim for dim in inner if role[dim] == "time"), None)),
     ids=None if ids is None else lambda: [str(v) for v in _texts(decoded[ids].to_numpy()).tolist()],
   )
 
 
-def _values(path: Path, opened) -> list[str]:
+def _place(opened, names: Sequence[str], dims: dict) -> tuple[str, tuple[float, ...] | None]:
+  """See `Cube.place`."""
+  module("rioxarray", "map")
+  row, column = dims.get("row"), dims.get("column")
+  if row not in opened.variables or column not in opened.variables:
+    return "", None
+  for dim in (row, column):
+    steps = np.diff(opened[dim].to_numpy().astype(np.float64))
+    if not len(steps) or not np.allclose(steps, steps[0], rtol=1e-3):
+      return "", None
+  others = [name for name in opened.data_vars if name not in names]  # one of them has the projection
+  placed = opened.set_coords(others)[names[0]].rio.set_spatial_dims(x_dim=column, y_dim=row)
+  crs = placed.rio.crs
+  return crs.to_wkt() if crs else "", tuple(placed.rio.transform(recalc=True))[:6]
+
+
+def _values(path: Path, opened, wanted: Sequence[str] = ()) -> list[str]:
   """The names of the variables that are values: of one grid, without bounds and places.
 
   Raises:
     InputError: there are none, or they are of several grids.
   """
+  if named := [name for name in wanted if name in opened.data_vars]:
+    if len({opened[name].dims for name in named}) > 1:
+      have = ", ".join(f"{name} {opened[name].dims}" for name in named)
+      raise InputError(f"{path}: its variables have to have the same dimensions; they have: {have}")
+    return named
   numeric = [name for name, array in opened.data_vars.items() if array.ndim and array.dtype.kind in "biuf"]
   if VALUES in numeric:
     return [VALUES]

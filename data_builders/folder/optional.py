@@ -18,8 +18,9 @@ def module(name: str, extra: str):
   try:
     return importlib.import_module(name)
   except ImportError:
-    what = "files with CF metadata" if name == "xarray" else f"{extra} files"
-    raise InputError(f"{what} are read with {name}: pip install 'colearn_jax[{extra}]'") from None
+    made = {"map": "maps are made", "dask": "clusters are used"}
+    what = made.get(extra, f"{'files with CF metadata' if name == 'xarray' else f'{extra} files'} are read")
+    raise InputError(f"{what} with {name}: pip install 'colearn_jax[{extra}]'") from None
 
 
 def require(suffixes) -> None:

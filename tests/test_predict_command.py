@@ -1,0 +1,294 @@
+"""`colearn_jax.predict`: samples in every format against `Model.estimate`, and what is refused."""
+
+import csv
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from colearn_jax import load_model
+from colearn_jax import predict as command
+from colearn_jax.data import context
+from colearn_jax.deploy import predictions
+from colearn_jax.deploy.export import save_model
+from colearn_jax.deploy.model import Model
+from colearn_jax.types import InputError, Modality, Task
+
+BANDS, DAYS = ("red", "nir"), ("2023-05-01", "2023-05-13", "2023-06-02")
+CLASSES = Task("multiclass", ("crop", "tree, old", "water"))
+COLUMNS = ("date_sin", "date_cos", "place_x", "place_y", "place_z", "elevation")
+IDS = [f"field {k}" for k in range(11)]
+
+
+def function(weights, x, *given):
+  there = ~jnp.isnan(x).all(tuple(range(1, x.ndim)))
+  y = jnp.where(jnp.isnan(x), 0.0, x).reshape(x.shape[0], -1) @ weights["kernel"]
+  y = sum((jnp.where(jnp.isnan(c), 0.0, c) @ weights["context"] for c in given), y)
+  y = jax.nn.softmax(y) if y.shape[-1] == 3 else y
+  return jnp.where(there[:, None], y, jnp.nan)
+
+
+def make_model(path, shape, task=CLASSES, names=(), runs=2, **about):
+  rng = np.random.default_rng(3)
+  draw = lambda n: rng.normal(size=(n, len(task.outputs))).astype(np.float32)
+  one = lambda: {"kernel": draw(int(np.prod(shape))), "context": draw(len(names))}
+  weights = {f"seed10_fold{k}": one() for k in range(runs)}
+  return save_model(Model(function, weights, Modality("S2", ("S2",), shape, BANDS), task, names, about), path)
+
+
+@functools.cache
+def values(*shape):
+  """Values of eleven samples; the third has none, the fourth lacks one."""
+  x = np.random.default_rng(0).normal(size=(11, *shape)).astype(np.float32)
+  x[2] = x[3, ..., :1] = np.nan
+  return x
+
+
+@pytest.fixture(scope="module")
+def series(tmp_path_factory):
+  """A model of series."""
+  return make_model(tmp_path_factory.mktemp("model") / "m", (3, 2))
+
+
+def write_csv(path, columns):
+  with open(path, "w", newline="", encoding="utf-8") as file:
+    csv.writer(file).writerows([list(columns), *zip(*columns.values())])
+  return path
+
+
+def rows(path):
+  if path.suffix == ".parquet":
+    return parquet.read_table(path).to_pylist()
+  with open(path, newline="") as file:
+    return list(csv.DictReader(file))
+
+
+def numbers(found, names):
+  return np.array([[float("nan") if row[n] in ("", None) else float(row[n]) for n in names] for row in found])
+
+
+def check(folder, found, x, ids=IDS, given=None):
+  want = load_model(folder).estimate(x, given)
+  assert [row["id"] for row in found] == ids
+  for what, array in (("probability", want.value), ("spread", want.spread)):
+    np.testing.assert_allclose(
+      numbers(found, [f"{what}_{name}" for name in CLASSES.outputs]), array, atol=1e-6
+    )
+  names = [None if np.isnan(p).any() else CLASSES.outputs[p.argmax()] for p in want.value]
+  assert [row["prediction"] or None for row in found] == names and None in names
+
+
+def steps_of(names):
+  x = values(3, 2)
+  return {f"{b}{name}": x[:, t, k] for t, name in enumerate(names) for k, b in enumerate(BANDS)}
+
+
+def as_csv(folder):
+  columns = steps_of([f"_{day}" for day in DAYS])
+  shuffled = dict(sorted(columns.items(), key=lambda item: item[0][::-1]))
+  return write_csv(folder / "a.csv", {"x": [1] * 11} | shuffled | {"id": IDS, "text": ["a"] * 11})
+
+
+def as_parquet(folder):
+  table = pa.table({"id": IDS} | steps_of(["(t-2)", "(t-1)", "(t)"]) | {"other": [None] * 11})
+  parquet.write_table(table, folder / "a.parquet")
+  return folder / "a.parquet"
+
+
+def as_lists(folder):
+  x = values(3, 2)
+  table = pa.table({"nir": list(x[..., 1]), "red": list(x[..., 0]), "id": IDS})
+  parquet.write_table(table, folder / "a.parquet")
+  return folder / "a.parquet"
+
+
+def as_npz(folder):
+  more = np.concatenate([values(3, 2)[..., ::-1], np.ones((11, 3, 1))], -1)
+  np.savez(folder / "a.npz", id=np.array(IDS), values=more, bands=["nir", "red", "swir"])
+  return folder / "a.npz"
+
+
+def as_npz_by_band(folder):
+  np.savez(folder / "a.npz", ids=np.array(IDS), red=values(3, 2)[..., 0], nir=values(3, 2)[..., 1], x=3)
+  return folder / "a.npz"
+
+
+def as_cube(folder, suffix):
+  xarray = pytest.importorskip("xarray")
+  x = values(3, 2)
+  named = {
+    "nir": (("time", "id"), x[..., 1].T),
+    "red": (("id", "time"), x[..., 0]),
+    "qa": ("id", np.ones(11)),
+  }
+  named["nir"] = (("id", "time"), x[..., 1])
+  made = xarray.Dataset(named, {"id": IDS, "time": np.array(DAYS, "datetime64[ns]")})
+  path = folder / f"a{suffix}"
+  made.to_zarr(path, consolidated=False) if suffix == ".zarr" else made.to_netcdf(path, engine="h5netcdf")
+  return path
+
+
+FORMATS = {
+  "csv": as_csv,
+  "parquet": as_parquet,
+  "lists": as_lists,
+  "npz": as_npz,
+  "npz by band": as_npz_by_band,
+  "netcdf": lambda folder: as_cube(folder, ".nc"),
+  "zarr": lambda folder: as_cube(folder, ".zarr"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:The data type")  # of Zarr, whose texts have no specification yet
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("out", ["out.csv", "out.parquet"])
+def test_every_format(series, tmp_path, kind, out, capsys):
+  path = FORMATS[kind](tmp_path)
+  command.main([f"--model={series}", f"--input={path}", f"--out={tmp_path / out}", "--rows=4"])
+  assert capsys.readouterr().out == f"11 predictions in {tmp_path / out}\n"
+  check(series, rows(tmp_path / out), values(3, 2))
+  assert {p.name for p in tmp_path.iterdir()} == {path.name, out}
+
+
+def test_static_values_without_ids(tmp_path):
+  folder = make_model(tmp_path / "m", (2,))
+  x = values(2)
+  cells = [["" if np.isnan(v) else repr(float(v)) for v in x[:, k]] for k in (0, 1)]
+  path = write_csv(tmp_path / "a.csv", {"nir": cells[1], "red": cells[0]})
+  path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())  # as spreadsheets write it
+  predictions.write(folder, path, tmp_path / "out.csv")
+  check(folder, rows(tmp_path / "out.csv"), x, list(map(str, range(11))))
+
+
+def test_images(tmp_path):
+  folder = make_model(tmp_path / "m", (4, 5, 2))
+  np.savez(tmp_path / "a.npz", values=values(4, 5, 2), id=IDS)
+  predictions.write(folder, tmp_path / "a.npz", tmp_path / "out.csv", rows=4)
+  check(folder, rows(tmp_path / "out.csv"), values(4, 5, 2))
+  with pytest.raises(InputError, match=r"a.csv cannot hold images; they are read from .npz, .nc and .zarr"):
+    predictions.write(folder, write_csv(tmp_path / "a.csv", {"red": [1], "nir": [1]}), tmp_path / "b.csv")
+
+
+def test_context(tmp_path):
+  folder, x = make_model(tmp_path / "m", (2,), names=COLUMNS), values(2)
+  known = {
+    "date": ["20230701", "", *["2023-05-01"] * 9],
+    "lat": np.linspace(-80, 80, 11),
+    "lon": np.arange(11),
+  }
+  known |= {"elevation": np.linspace(0, 3, 11)}
+  columns = {"id": IDS, "red": x[:, 0], "nir": x[:, 1]} | known
+  predictions.write(folder, write_csv(tmp_path / "a.csv", columns), tmp_path / "out.csv", rows=4)
+  dates = ["2023-07-01", "", *["2023-05-01"] * 9]
+  places = np.stack([known["lat"], known["lon"]], 1)
+  own = context.encode(COLUMNS, dates=dates, coordinates=places, static=known["elevation"][:, None])
+  check(folder, rows(tmp_path / "out.csv"), x, IDS, own)
+  for name in ("date", "lat", "elevation"):
+    path = write_csv(tmp_path / "a.csv", {k: v for k, v in columns.items() if k != name})
+    with pytest.raises(InputError, match=f"a.csv lacks {name}, which the model needs"):
+      predictions.write(folder, path, tmp_path / "out.csv")
+
+
+def test_bounds_of_values(tmp_path):
+  fitted = {"coverage": [k / 100 for k in range(1, 100)], "half_width": {"height": list(range(1, 100))}}
+  task = Task("regression", ("height",), "m")
+  folder = make_model(tmp_path / "m", (2,), task, runs=1, uncertainty=fitted | {"samples": 500})
+  x = values(2)
+  path = write_csv(tmp_path / "a.csv", {"red": x[:, 0], "nir": x[:, 1]})
+  predictions.write(folder, path, tmp_path / "out.csv", coverage=0.8)
+  found = rows(tmp_path / "out.csv")
+  assert list(found[0]) == ["id", "prediction_height", "lower_height", "upper_height"]
+  got = numbers(found, list(found[0])[1:])
+  np.testing.assert_allclose(got[:, 1:], np.repeat(got[:, :1], 2, 1) + [-80, 80], atol=1e-4)
+  np.testing.assert_allclose(got[:, 0], load_model(folder).predict(x)[:, 0], atol=1e-6)
+
+
+def test_labels(tmp_path):
+  task = Task("multilabel", ("oak", "pine", "beech"))
+  folder = make_model(tmp_path / "m", (2,), task, uncertainty={"kind": "temperature", "temperature": 2.0})
+  x = values(2)
+  predictions.write(
+    folder, write_csv(tmp_path / "a.csv", {"red": x[:, 0], "nir": x[:, 1]}), tmp_path / "o.csv"
+  )
+  want = load_model(folder).estimate(x).value
+  for row, p in zip(rows(tmp_path / "o.csv"), want):
+    named = [name for name, own in zip(task.outputs, p) if own >= 0.5]
+    assert row["prediction"] == ("" if np.isnan(p).any() else ";".join(named))
+    assert row["probability_oak"] == "" or float(row["probability_oak"]) == pytest.approx(p[0], abs=1e-6)
+
+
+STEPS = [f"_{day}" for day in DAYS]
+WRONG = {
+  "no bands": (
+    "a.csv",
+    lambda p: write_csv(p, {"id": [1], "b1": [2]}),
+    r"lacks the bands red, nir, each .* b1",
+  ),
+  "a step less": (
+    "a.csv",
+    lambda p: write_csv(p, {k: v for k, v in steps_of(STEPS).items() if k != "nir_2023-05-13"}),
+    r"a.csv lacks nir_2023-05-13",
+  ),
+  "text": (
+    "a.csv",
+    lambda p: write_csv(p, steps_of(STEPS) | {"red_2023-05-13": ["low"] * 11}),
+    r"cannot read .*a.csv: .*'low'",
+  ),
+  "two columns of a name": (
+    "a.csv",
+    lambda p: p.write_text("red_1,red_1\n1,2\n"),
+    "has two columns named red_1",
+  ),
+  "no samples": ("a.csv", lambda p: p.write_text(",".join(steps_of(STEPS)) + "\n"), "a.csv has no samples"),
+  "cut off": (
+    "a.parquet",
+    lambda p: p.write_bytes(as_parquet(p.parent).read_bytes()[:300]),
+    "cannot read .*a.parquet",
+  ),
+  "two steps": (
+    "a.csv",
+    lambda p: write_csv(p, steps_of(STEPS[:2])),
+    r"reads samples of shape \(3, 2\), got \(2, 2\)",
+  ),
+  "no names": (
+    "a.npz",
+    lambda p: np.savez(p, values=np.zeros((2, 3, 3))),
+    r"the last axis is the bands red, nir",
+  ),
+  "other arrays": (
+    "a.npz",
+    lambda p: np.savez(p, red=np.zeros((2, 3))),
+    r"a.npz lacks the bands nir; it has: red",
+  ),
+  "of two shapes": (
+    "a.npz",
+    lambda p: np.savez(p, red=np.zeros((2, 3)), nir=np.zeros((2, 4))),
+    r"red has shape \(2, 3\), nir \(2, 4\)",
+  ),
+  "other kind": ("a.xlsx", lambda p: p.touch(), "has to end with one of .csv, .parquet, .npz, .nc, .zarr"),
+  "nothing": ("a.csv", lambda p: None, "there is no such file"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_wrong_samples_end_in_one_line(series, tmp_path, kind):
+  name, make, message = WRONG[kind]
+  make(tmp_path / name)
+  (tmp_path / "out.csv").write_text("old")
+  with pytest.raises(InputError, match=message) as e:
+    command.main([f"--model={series}", f"--input={tmp_path / name}", f"--out={tmp_path / 'out.csv'}"])
+  assert "\n" not in str(e.value) and (tmp_path / "out.csv").read_text() == "old"
+  assert {p.name for p in tmp_path.iterdir()} <= {name, "out.csv"}
+
+
+def test_values_in_other_units_are_noticed(tmp_path):
+  normalisation = {"seed10_fold0": {"S2": {"offset": [0.2, 0.3], "scale": [0.1, 0.1]}}}
+  folder = make_model(tmp_path / "m", (2,), normalisation=normalisation)
+  path = write_csv(tmp_path / "a.csv", {"red": [0.2], "nir": [3000]})
+  with pytest.raises(InputError, match="band nir has values around 3000, training had 0.3 .*--any-values"):
+    predictions.write(folder, path, tmp_path / "out.csv")
+  assert predictions.write(folder, path, tmp_path / "out.csv", any_values=True) == 1
