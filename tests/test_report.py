@@ -33,6 +33,9 @@ def test_fixed_comparisons_and_their_correction(planned):
   # Two seeds of three folds: 1/(3·2) + 1/(3 - 1).
   np.testing.assert_allclose(first.paired.factor, 1 / 6 + 1 / 2)
   np.testing.assert_allclose(first.adjusted, 4 * first.paired.p)  # the smallest of four
+  # The second smallest, which is third in the plan. The other two have no p-value.
+  assert first.paired.p < found[2].paired.p and np.isnan([found[1].paired.p, found[3].adjusted]).all()
+  np.testing.assert_allclose(found[2].adjusted, max(3 * found[2].paired.p, first.adjusted))
   assert found[3].paired is None and found[3].note == "fusion is not finished" and np.isnan(found[3].adjusted)
   # `context` has one predictor, which is compared with that of each sensor.
   np.testing.assert_allclose(found[2].paired.mean, 0.0525)
