@@ -20,6 +20,7 @@ FOLDERS = {
 ROOMS = {
   "types": "",
   "rules": "types",
+  "dates": "types",
   "plan": "",
   "storage": "types",
   "parallel": "types",
@@ -31,13 +32,13 @@ ROOMS = {
   "data": "types rules storage parallel nn",
   "evaluation": "types storage parallel data",
   "inspection": "types data",
-  "datasets": "types rules storage parallel",
+  "datasets": "types rules dates storage parallel",
   "schema_pages": "rules",
   "schema": "types rules nn encoders methods data schema_pages",
   "values": "types rules schema",
   "configs": "types rules plan encoders methods schema values",
   "config": "types rules storage nn encoders weights methods data datasets schema values configs",
-  "deploy": "types rules storage nn encoders methods data evaluation config",
+  "deploy": "types rules dates storage nn encoders methods data evaluation config",
   "training": (
     "types rules storage parallel nn objectives encoders weights methods data evaluation datasets schema"
     " config"
