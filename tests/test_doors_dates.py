@@ -4,8 +4,8 @@ import datetime
 
 import numpy as np
 import pytest
-from colearn_jax.datasets.folder import dates
 
+from colearn_jax import dates
 from colearn_jax.types import InputError
 from tests.cases.folders import DAY, NAN, describe, examples, table, used
 

@@ -7,10 +7,10 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
-from colearn_jax.datasets.folder.dates import to_iso
 from colearn_jax.datasets.folder.folder import read_folder
 from colearn_jax.datasets.folder.folder_dataset_builder import Builder
 
+from colearn_jax.dates import to_iso
 from tests.cases.folders import NAN, describe, examples, parquet, pixels, refused, table, view_of, write_tif
 
 # Tables

@@ -20,6 +20,7 @@ FOLDERS = {
 ROOMS = {
   "types": "",
   "rules": "types",
+  "dates": "types",
   "plan": "",
   "storage": "types",
   "parallel": "types",
@@ -31,14 +32,14 @@ ROOMS = {
   "data": "types rules storage parallel nn",
   "evaluation": "types storage parallel data",
   "inspection": "types data",
-  "datasets": "types rules storage parallel",
+  "datasets": "types rules dates storage parallel",
   "schema_pages": "rules",
   "schema": "types rules nn encoders methods data schema_pages",
   "values": "types rules schema",
   "configs": "types rules plan encoders methods schema values",
   "constraints": "rules methods values",
   "config": "types rules storage nn encoders weights methods data datasets schema values configs constraints",
-  "deploy": "types rules storage nn encoders methods data evaluation datasets config",
+  "deploy": "types rules dates storage nn encoders methods data evaluation datasets config",
   "training": (
     "types rules storage parallel nn objectives encoders weights methods data evaluation datasets schema"
     " config deploy"

@@ -121,7 +121,7 @@ def _grid(plt: Any, number: int, columns: int = 4, width: float = 3.0, height: f
 def _histograms(plt: Any, m: Modality, x: np.ndarray):
   shown = m.bands[:BANDS]
   figure, axes = _grid(plt, len(shown))
-  for k, (ax, band) in enumerate(zip(axes, shown)):
+  for k, ax in enumerate(axes):
     values = x[..., k][np.isfinite(x[..., k])]
     if len(values):
       ax.hist(values, bins=_bins(values))
@@ -130,11 +130,17 @@ def _histograms(plt: Any, m: Modality, x: np.ndarray):
       ax.set_xlabel(range_, fontsize=7)
     else:
       ax.text(0.5, 0.5, "no value", ha="center")
-    ax.set_title(band, fontsize=9)
+    ax.set_title(_band(m, k), fontsize=9)
     ax.tick_params(labelsize=7)
   more = f", first {len(shown)} of {len(m.bands)} bands" if len(shown) < len(m.bands) else ""
   figure.suptitle(f"{m.name}: number of values in {len(x)} samples{more}", fontsize=10)
   return figure
+
+
+def _band(m: Modality, k: int) -> str:
+  """A band and its unit."""
+  unit = m.units[k] if k < len(m.units) else ""  # the band of months has none
+  return f"{m.bands[k]} ({unit})" if unit else m.bands[k]
 
 
 def _bins(values: np.ndarray) -> Any:
@@ -162,7 +168,7 @@ def _series(plt: Any, m: Modality, x: np.ndarray, labels: np.ndarray, order: Seq
   shown = m.bands[:BANDS]
   figure, axes = _grid(plt, len(shown))
   steps = np.arange(1, x.shape[1] + 1)
-  for k, (ax, band) in enumerate(zip(axes, shown)):
+  for k, ax in enumerate(axes):
     for number, name in enumerate(classes):
       own = x[labels == name][..., k]
       for line in own[:: -(-len(own) // SERIES) or 1]:
@@ -171,7 +177,7 @@ def _series(plt: Any, m: Modality, x: np.ndarray, labels: np.ndarray, order: Seq
         warnings.simplefilter("ignore")  # steps without a value
         mean = np.nanmean(own, axis=0)
       ax.plot(steps, mean, ".-", color=f"C{number}", linewidth=2, label=name or "unlabelled")
-    ax.set_title(band, fontsize=9)
+    ax.set_title(_band(m, k), fontsize=9)
     ax.tick_params(labelsize=7)
     ax.xaxis.get_major_locator().set_params(integer=True)
     ax.set_xlabel("step", fontsize=7)

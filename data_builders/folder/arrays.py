@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from colearn_jax.datasets.folder import cubes, dates, rasters
+from colearn_jax.datasets.folder import cubes, rasters
 from colearn_jax.datasets.folder.cubes import DATES, VALUES, Cube
 from colearn_jax.datasets.folder.decoding import Decoding, UnclearError
 
+from colearn_jax import dates
 from colearn_jax.types import InputError
 
 HDF5 = threading.Lock()

@@ -25,6 +25,8 @@ _UNIT = re.compile(rf"({_MONEY}?) ?{_NUMBER}((?: [^\W\d_]|[^\W\d_][^\W\d_/])[\w/
 _DATE = re.compile(
   r"(?:19|20)\d\d-\d\d|(?:19|20)\d\d[-./]\d\d?[-./]\d\d?(?:[T ].*)?|\d\d?[-./]\d\d?[-./](?:19|20)\d\d(?: .*)?"
 )
+_LIST = re.compile(r"\[.*\]|\{.*\}|\(['\"].*\)", re.DOTALL)  # of Python, JSON or PostgreSQL
+_BETWEEN = re.compile(rf"{_NUMBER} ?(?:\u00b1|\+/-|\+-) ?{_NUMBER}")
 _ERROR = re.compile(r"#(?:N/A|NA|VALUE!|REF!|DIV/0!|NUM!|NAME\?|NULL!)")  # of a spreadsheet
 NO_LABEL = {"na", "n/a", "<na>", "null", "none", "nil", "-", "--", "?", "."} | {
   "nodata",
@@ -83,7 +85,7 @@ def _value(cell, names: bool, where: Callable[[int], str], i: int) -> Cell:
   if isinstance(cell, str):
     if cell.lower() in ("", "nan"):
       return None
-    if cell.startswith("[") and cell.endswith("]"):
+    if _LIST.fullmatch(cell):
       raise InputError(f"{where(i)}: its target {cell!r} is a list written as text; write oak;pine")
     if names:
       return cell
@@ -164,6 +166,8 @@ def check_amounts(cells: Sequence[Cell], path: Path) -> None:
     what = "are numbers with separators; write 1234.5"
   elif len(units) == 1 and any(next(iter(units))) and len(set(texts)) > 1:
     what = "are numbers with a unit; write the number alone, and the unit in dataset.json"
+  elif all(map(_BETWEEN.fullmatch, texts)):
+    what = "are numbers with an uncertainty; write the number alone"
   elif all(text.startswith("=") for text in texts):
     what = "are formulas; write their values"
   elif all(map(_DATE.fullmatch, texts)):
@@ -175,23 +179,29 @@ def check_amounts(cells: Sequence[Cell], path: Path) -> None:
   )
 
 
+def spelling(text: str) -> str:
+  """What is left of a name without capitals, blanks, letters that are not seen, and leading zeros."""
+  plain = unicodedata.normalize("NFKC", text)
+  words = "".join(c for c in plain if unicodedata.category(c) not in ("Cf", "Cc"))
+  words = re.sub(r"(\d)\.0+$", r"\1", " ".join(words.split()).casefold())
+  return words.lstrip("0") or "0" if words.isdecimal() else words
+
+
 def check_names(cells: Sequence[str], path: Path, named: bool) -> None:
   """Refuses texts that are no names of classes by the look of them."""
-  spelled = collections.defaultdict(set)
-  for cell in set(cells):
-    plain = unicodedata.normalize("NFKC", cell)
-    words = "".join(c for c in plain if unicodedata.category(c) not in ("Cf", "Cc"))  # what is not seen
-    words = " ".join(words.split()).casefold()
-    spelled[words.lstrip("0") or "0" if words.isdecimal() else words].add(cell)
+  spelled, spelled_as = collections.defaultdict(set), set(cells)
+  for cell in spelled_as:
+    spelled[spelling(cell)].add(cell)
   if not named and (twice := next((sorted(some) for some in spelled.values() if len(some) > 1), None)):
     raise InputError(
       f"{path}: {twice[0]!r} and {twice[1]!r} are two classes that differ in capitals, blanks or zeros; "
       'write one of them, or name both in dataset.json: "outputs"'
     )
-  for separator in "|,/+":
+  for separator in "|,/+& ":
     split = {cell: {part.strip() for part in cell.split(separator)} for cell in set(cells)}
     number = collections.Counter(part for parts in split.values() for part in parts)
-    several = (cell for cell, parts in split.items() if len(parts) > 1 and all(number[p] > 1 for p in parts))
+    known = lambda part, sep=separator, number=number: part in spelled_as if sep == " " else number[part] > 1
+    several = (cell for cell, parts in split.items() if len(parts) > 1 and all(map(known, parts)))
     if not named and (one := min(several, default=None)) is not None:
       raise InputError(
         f"{path}: {one!r} may be one class or several labels; write labels as "

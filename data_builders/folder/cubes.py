@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 from colearn_jax.datasets.folder import axes, packing
-from colearn_jax.datasets.folder import dates as dates_lib
 from colearn_jax.datasets.folder.decoding import Decoding
 from colearn_jax.datasets.folder.optional import module
 
+from colearn_jax import dates as dates_lib
 from colearn_jax.types import InputError
 
 VALUES, DATES, IDS = "values", "dates", ("id", "ids")  # names of arrays in Zarr groups, NetCDF and .npz files

@@ -74,15 +74,17 @@ class Decoding:
 def _check(values: np.ndarray, stored: np.ndarray) -> None:
   """Raises UnclearError for a code such as -9999 that is far from all other numbers."""
   seen = stored[np.isfinite(values)] if values.dtype.kind == "f" else stored
-  if not seen.size or seen.dtype.kind not in "if":
+  if not seen.size or seen.dtype.kind not in "iuf":
     return
   least, most = seen.min().item(), seen.max().item()
+  highest = seen.dtype.kind == "u" and seen.dtype.itemsize > 1 and most == np.iinfo(seen.dtype).max
   lowest = seen.dtype.kind == "i" and seen.dtype.itemsize > 1 and least == np.iinfo(seen.dtype).min
   if least in CODES or lowest or least < -1e30:
     code, others = least, seen[seen != least]
     odd = not others.size or others.min() > least / 2
   else:
-    code, odd = most, most > 1e30
+    code, others = most, seen[seen != most] if highest else seen[:0]
+    odd = most > 1e30 or highest and (not others.size or others.max() < most / 2)
   if odd:
     raise UnclearError(
       f"holds {code:.6g}: a value, or nodata? Say so in dataset.json, for the view: "

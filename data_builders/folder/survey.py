@@ -6,18 +6,23 @@ import collections
 import concurrent.futures
 import dataclasses
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from colearn_jax.datasets.folder import arrays, dates, rasters, views
+from colearn_jax.datasets.folder import arrays, rasters, views
 from colearn_jax.datasets.folder.decoding import Decoding
 from colearn_jax.datasets.folder.optional import no_warnings, require
 from colearn_jax.datasets.folder.views import Files, ViewFiles
 
+from colearn_jax import dates
 from colearn_jax.types import InputError
 
 SMALL = ("uint8", "int8", "uint16", "int16", "int32", "float16")  # stored as they are
+_OF_STEP = re.compile(
+  r"(?:\d{1,3}|(?:19|20)\d\d-?\d\d-?\d\d(?:T\d{6}Z?)?)_\D"
+)  # 0_B2, 20180115_B2: Earth Engine
 THREADS = min(32, 4 * (os.cpu_count() or 1))
 
 
@@ -215,7 +220,13 @@ def pattern(shape: tuple[int | None, ...]) -> str:
 def hint(view: View) -> str:
   """What may be meant by a shape whose last axis is not the bands' by the look of it; else nothing."""
   *before, bands = view.shape
-  if len(view.shape) in (3, 4) and bands == before[-1] != before[-2]:
+  if len({name.split("_")[0] for name in view.bands if _OF_STEP.match(name)}) > 1:
+    return "; bands of several steps in one image: a series has a file for each date"
+  if len(view.shape) == 3 and before[0] == 1:
+    return "; a file holds one sample: is the first axis a batch?"
+  if len(view.shape) in (3, 4) and (
+    bands == before[-1] != before[-2] or before[-2] <= 20 < min(before[-1], bands)
+  ):
     return "; bands have to be the last axis: is it the first here?"
   if len(view.shape) == 2 and not view.dated and bands == before[0] and bands > 4:
     return f"; a series of {bands} steps with {bands} bands: an image of one band has shape (H, W, 1)"
@@ -241,6 +252,11 @@ def _view(found: ViewFiles, header: arrays.Header, decoding: Decoding, described
   for key, what in (("nodata", "numbers"), ("scale", "numbers"), ("offset", "numbers"), ("units", "units")):
     if isinstance(given := described.get(key), list) and given and len(given) != shape[-1]:
       raise InputError(f"{where}: {key} has {len(given)} {what} for {shape[-1]} bands")
+  bands = tuple(named or header.bands or (f"b{i + 1}" for i in range(shape[-1])))
+  if twice := [name for name in bands if bands.count(name) > 1]:
+    raise InputError(
+      f"view {found.name} has several bands named {twice[0]}; name them in dataset.json: bands"
+    )
   common = None
   if "dates" in described:
     days = dates.to_days(described["dates"], where)
@@ -254,7 +270,7 @@ def _view(found: ViewFiles, header: arrays.Header, decoding: Decoding, described
     name=found.name,
     shape=tuple(shape),
     dtype=dtype.name,
-    bands=tuple(named or header.bands or (f"b{i + 1}" for i in range(shape[-1]))),
+    bands=bands,
     dated=dated or numbered,
     numbered=numbered,
     located=header.located,

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from colearn_jax.datasets.folder import dates
+from colearn_jax.datasets.folder import rows
+from colearn_jax.datasets.folder.cells import spelling
+from colearn_jax.datasets.folder.rows import ENGINE_ID
 from colearn_jax.datasets.folder.targets import encode
-from colearn_jax.datasets.folder.views import Files, nfc
+from colearn_jax.datasets.folder.views import Files
 
+from colearn_jax import dates
 from colearn_jax.types import InputError
 
 NAMES = ("samples.csv", "samples.parquet")
 SPLITS = ("train", "validation", "test")
 LATITUDE, LONGITUDE = ("lat", "latitude"), ("lon", "longitude", "long", "lng")
 GEOMETRY = ".geo"  # Earth Engine's column with the place, as GeoJSON
-ENGINE_ID = "system:index"  # and its column with the name of a sample
+COLUMNS, PREFIXES = ("id", "target", "split", "group", "date"), ("target_", "group_")
 UNKNOWN = (math.nan, math.nan)
 
 
@@ -101,12 +103,13 @@ def read_table(path: Path, described: Mapping[str, object]) -> Table:
       unknown split, an empty group, no date or place where there should be one, or a target that does not fit
       the others.
   """
-  header, cells = _read_csv(path) if path.suffix.lower() == ".csv" else _read_parquet(path)
+  header, cells = rows.read(path)
+  header = [_column(name, header) for name in header]
   if twice := [name for name in header if header.count(name) > 1]:
     raise InputError(f"{path} has the column {twice[0]!r} more than once")
   key = "id" if "id" in header else ENGINE_ID
   if key not in header:
-    raise _no_id(path, header)
+    raise rows.no_id(path, header)
   targets = [name for name in header if name == "target" or name.startswith("target_")]
   if not targets or "target" in targets and len(targets) > 1:
     raise InputError(f"{path} has to have one column 'target', or several 'target_...': {', '.join(header)}")
@@ -121,9 +124,7 @@ def read_table(path: Path, described: Mapping[str, object]) -> Table:
       if split not in SPLITS:
         raise InputError(f"{where(i)}: unknown split {split!r}, have: {', '.join(SPLITS)}")
   for name in groups:
-    for i, cell in enumerate(column[name]):
-      if cell is None:
-        raise InputError(f"{where(i)}: its {name} is empty")
+    _check_groups(name, column[name], path, where)
   dated = [name for name in header if name.lower() == "date"]
   if len(dated) > 1:
     raise InputError(f"{path} has to have one column date: {', '.join(dated)}")
@@ -131,11 +132,11 @@ def read_table(path: Path, described: Mapping[str, object]) -> Table:
   places, placed = _coordinates(column, path, where)
   task, encoded = encode({name: column[name] for name in targets}, described, path, where)
   of_groups = zip(*(map(_text, column[name]) for name in groups)) if groups else [()] * len(ids)
-  rows = zip(ids, splits, encoded, of_groups, days, places or [UNKNOWN] * len(ids))
+  every = zip(ids, splits, encoded, of_groups, days, places or [UNKNOWN] * len(ids))
   used = {key, "split", *dated, *targets, *groups, *placed}
   return Table(
     path=path,
-    samples=tuple(Sample(*row) for row in rows),
+    samples=tuple(Sample(*row) for row in every),
     task=task,
     groups=tuple(name.removeprefix("group_") for name in groups),
     unused=tuple(name for name in header if name not in used),
@@ -146,10 +147,29 @@ def read_table(path: Path, described: Mapping[str, object]) -> Table:
   )
 
 
-def _no_id(path: Path, header: Sequence[str]) -> InputError:
-  separated = next((s for s in (";", "\t", "|") if len(header) == 1 and s in header[0]), None)
-  hint = f"; columns are separated by commas, not {separated!r}" if separated else ""
-  return InputError(f"{path} has no column 'id', its columns are: {', '.join(map(repr, header))}{hint}")
+def _column(name: str, header: Sequence[str]) -> str:
+  """The name of a column, whatever its capitals."""
+  prefix = next((prefix for prefix in PREFIXES if name.lower().startswith(prefix)), "")
+  known = prefix + name[len(prefix) :] if prefix else name.lower() if name.lower() in COLUMNS else name
+  return name if known in header else known
+
+
+def _check_groups(name: str, cells: Sequence, path: Path, where: Callable) -> None:
+  """Refuses an empty group, and two that may be one: its samples would be in several parts."""
+  texts: dict[str, None] = {}
+  for i, cell in enumerate(cells):
+    if cell is None:
+      raise InputError(f"{where(i)}: its {name} is empty")
+    if (text := _text(cell)) not in texts and text.lower() in dates.UNKNOWN:
+      raise InputError(f"{where(i)}: is its {name} {text!r} a group, or unknown? Write another name")
+    texts[text] = None
+  spelled: dict[str, str] = {}
+  for text in texts:
+    if (other := spelled.setdefault(spelling(text), text)) != text:
+      raise InputError(
+        f"{path}: {name} has {other!r} and {text!r}, which differ in capitals, blanks or zeros; write one of "
+        "them"
+      )
 
 
 def _amounts(task: Mapping, encoded: Sequence) -> dict[str, tuple[float, float]]:
@@ -165,7 +185,8 @@ def _coordinates(column: Mapping[str, Sequence], path: Path, where: Callable) ->
   if not any(named):
     if GEOMETRY not in column:
       return [], []
-    return [_point(cell) for cell in column[GEOMETRY]], [GEOMETRY]
+    points = [_point(cell) for cell in column[GEOMETRY]]
+    return (points, [GEOMETRY]) if set(points) != {UNKNOWN} else ([], [])  # polygons say no place
   if any(len(names) != 1 for names in named):
     have = ", ".join(name for names in named for name in names)
     raise InputError(f"{path} has to have one column lat (or latitude) and one lon (or longitude): {have}")
@@ -179,6 +200,11 @@ def _coordinates(column: Mapping[str, Sequence], path: Path, where: Callable) ->
       if abs(value) > most:
         raise InputError(f"{where(i)}: its {name} {value:g} is outside of -{most} to {most} degrees")
     out.append(tuple(place))
+  if (0, 0) in out and any(max(map(abs, place)) > 1 for place in out):
+    raise InputError(
+      f"{where(out.index((0, 0)))}: its {' and '.join(names)} are 0, in the sea and far from others; leave "
+      "both empty if they are unknown"
+    )
   return out, names
 
 
@@ -201,56 +227,6 @@ def _point(cell) -> tuple[float, float]:
   except (TypeError, ValueError, KeyError):
     return UNKNOWN
   return (latitude, longitude) if known else UNKNOWN
-
-
-def _read_csv(path: Path) -> tuple[list[str], list[list[str | None]]]:
-  try:
-    with open(path, encoding="utf-8-sig", newline="") as file:
-      reader = csv.reader(file, strict=True)
-      header, rows = [name.strip() for name in next(reader, [])], []
-      if header[:1] == ["sep="]:  # of a spreadsheet
-        header = [name.strip() for name in next(reader, [])]
-      for row in reader:
-        if any(cell.strip() for cell in row):
-          if len(row) != len(header):
-            if len(header) == 1 and not {"id", ENGINE_ID} & set(header):
-              raise _no_id(path, header)
-            raise InputError(
-              f"{path}, line {reader.line_num}: {len(row)} cells where the header has {len(header)}"
-            )
-          rows.append([nfc(cell.strip()) or None for cell in row])
-  except (OSError, UnicodeDecodeError, csv.Error) as error:
-    raise InputError(f"cannot read {path} as comma-separated UTF-8 text: {error}") from error
-  if not rows:
-    raise InputError(f"{path} has no samples")
-  empty = {i for i, name in enumerate(header) if not name and not any(row[i] for row in rows)}
-  kept = lambda row: [cell for i, cell in enumerate(row) if i not in empty]
-  return kept(header), [kept(row) for row in rows]  # without the columns that a spreadsheet adds
-
-
-def _read_parquet(path: Path) -> tuple[list[str], list[tuple]]:
-  import pyarrow
-  import pyarrow.parquet
-
-  try:
-    table = pyarrow.parquet.read_table(path)
-    columns = [column.to_pylist() for column in table.columns]
-  except (OSError, pyarrow.ArrowException) as error:
-    raise InputError(f"cannot read {path} as Parquet: {' '.join(str(error).split())}") from error
-  if not table.num_rows:
-    raise InputError(f"{path} has no samples")
-  columns = [[_plain(cell) for cell in column] for column in columns]
-  return list(table.column_names), list(zip(*columns))
-
-
-def _plain(cell):
-  """Text without blanks around it, None if it is empty; bytes are text, as some programs write it."""
-  if isinstance(cell, bytes):
-    try:
-      cell = cell.decode()
-    except UnicodeDecodeError:
-      return cell
-  return nfc(cell.strip()) or None if isinstance(cell, str) else cell
 
 
 def _ids(path: Path, cells: Sequence) -> list[str]:

@@ -10,8 +10,9 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from colearn_jax.datasets.folder import arrays, dates
+from colearn_jax.datasets.folder import arrays
 
+from colearn_jax import dates
 from colearn_jax.types import InputError
 
 STACKS = (".npy", ".zarr", ".nc")  # one file for all samples, of which one can be read at a time

@@ -108,8 +108,11 @@ def _day(value, where: str) -> int:
   if isinstance(value, int | float) and not isinstance(value, bool):
     return _numbers(np.array([value]), where)[0]
   parts = [getattr(value, name, None) for name in ("year", "month", "day")]  # cftime's objects have them too
-  day = _calendar(*parts) if all(isinstance(part, int) for part in parts) else None
-  return _no_day(value, where) if day is None else day
+  known = [part for part in parts if isinstance(part, int)]
+  day = _calendar(*known) if len(known) == 3 else None
+  if day is None:
+    raise InputError(_no_day(value, where))
+  return day
 
 
 def _text(text: str, where: str) -> int:
@@ -125,15 +128,15 @@ def _text(text: str, where: str) -> int:
   elif _NUMBER.fullmatch(text):  # with decimals: a column with gaps as pandas writes it; 1.5e12: Earth Engine
     return _numbers(np.array([int(decimal.Decimal(text))], np.int64), where)[0]
   else:
-    return _no_day(text, where)
+    raise InputError(_no_day(text, where))
   if day is None and (match := _DAY_OF_YEAR.fullmatch(text)):
     day = _of_year(int(match["y"]), int(match["n"]))
   if day is None:
-    return _no_day(text, where)
+    raise InputError(_no_day(text, where))
   if match["zone"] and (hours := re.search(r"([+-])(\d{2}):?(\d{2})?$", match["zone"])):
-    clock = re.match(r"[T _]?(\d{2}):?(\d{2})", match["time"])
+    digits = re.sub(r"\D", "", match["time"])
     minutes = int(hours[2]) * 60 + int(hours[3] or 0)
-    local = int(clock[1]) * 60 + int(clock[2])
+    local = int(digits[:2]) * 60 + int(digits[2:4])
     day += (local - minutes * (-1 if hours[1] == "-" else 1)) // 1440
   return day
 
@@ -144,11 +147,12 @@ def _numbers(numbers: np.ndarray, where: str) -> list[int]:
     raise InputError(f"{where}: a date is missing (NaN)")
   values = [int(value) for value in numbers.tolist()]
   if values != numbers.tolist():
-    return _no_day(numbers.tolist()[0], where)
+    raise InputError(_no_day(numbers.tolist()[0], where))
   least, most = min(values, default=0), max(values, default=0)
   say = f"{where}: numbers such as {values[0] if values else 0} may be"
   if not values:
     return []
+  days: list[int | None]
   if 19_000_000 <= least and most < 22_000_000:
     days = [_calendar(value // 10_000, value // 100 % 100, value % 100) for value in values]
   elif 1_900_000 <= least and most < 2_200_000:
@@ -163,11 +167,11 @@ def _numbers(numbers: np.ndarray, where: str) -> list[int]:
   elif most > EXCEL and least > EXCEL // 2 and most <= 2 * EXCEL:
     raise InputError(f"{say} days since 1970 or since 1900; write 2018-01-15")
   else:
-    days = values
-  for value, day in zip(values, days):
-    if day is None:
-      _no_day(value, where)
-  return days
+    days = list(values)
+  out = [day for day in days if day is not None]
+  if len(out) < len(days):
+    raise InputError(_no_day(values[days.index(None)], where))
+  return out
 
 
 def _decode(numbers: np.ndarray, units: str, calendar: str | None, where: str) -> np.ndarray:
@@ -198,8 +202,8 @@ def _decode(numbers: np.ndarray, units: str, calendar: str | None, where: str) -
     raise InputError(say + f" ({why})" * (len(why) < 90)) from error
 
 
-def _no_day(value, where: str) -> int:
-  raise InputError(f"{where}: its dates are no days such as 2018-01-15: {value!r}")
+def _no_day(value, where: str) -> str:
+  return f"{where}: its dates are no days such as 2018-01-15: {value!r}"
 
 
 def column(cells: Iterable, where) -> list[str]:
