@@ -13,6 +13,7 @@ from tests.small_methods import (
   B,
   a_batch,
   architecture,
+  distance,
   filled,
   forward,
   make,
@@ -21,7 +22,6 @@ from tests.small_methods import (
   random,
   values,
 )
-from tests.test_distillation import distance
 
 NAME = "optical+radar+thermal"
 

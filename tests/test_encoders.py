@@ -327,6 +327,6 @@ def test_interface(name):
   """What `encoders/README.md` promises of every backbone."""
   backbone = encoders.ENCODERS[name]
   assert {"train", "present", "rngs"} <= set(inspect.signature(backbone.__call__).parameters)
-  assert ("dropout" in encoders.arguments(name)) == (name not in ("galileo", "resnet"))
+  assert ("dropout" in encoders.arguments(name)) == (name not in ("galileo", "presto", "resnet"))
   assert backbone.__doc__ and inspect.getmodule(backbone).__doc__
   assert backbone.context_joins in ("inputs", "features")
