@@ -284,8 +284,8 @@ def test_gradient_reversal_in_place_of_the_contrastive_term():
 @pytest.mark.parametrize("name", ["uncertainty", "corrected"])
 def test_learned_weights(name):
   outputs, s = run(sample()), {"main": 0.5, "auxiliary": -1.0, "contrastive": 2.0, "discriminative": 1.5}
-  outputs = outputs.replace(weighting={term: jnp.full(5, value) for term, value in s.items()})
   plain = of_outputs(MDiCo(), outputs, present())[1]
+  outputs = outputs.replace(weighting={term: jnp.full(5, value) for term, value in s.items()})
   method = MDiCo(weighting=name, contrastive=3.0)
   loss, terms = of_outputs(method, outputs, present())
   total = 0.0
