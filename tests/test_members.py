@@ -121,6 +121,7 @@ def test_neurons_learn_their_share_of_the_activation(members):
     (x * plain.scale[...][None])[:, None] if members > 1 else x * plain.scale[...][None]
   )
   net.shares[0].set_value(jnp.array([0.0, 1.0, 0.5, 0.0, 1.0, 2.0]))
+  linear = np.asarray(linear)
   got, active, share = (np.asarray(a) for a in (net(x), plain(x), net.shares[0][...]))
   np.testing.assert_allclose(got, (1 - share) * linear + share * active, rtol=1e-4, atol=1e-5)
   assert (encoders.table.Table((4,), parametric=True, rngs=nnx.Rngs(0)).shares[0][...] == 1).all()
