@@ -125,7 +125,7 @@ def estimate(model: Model, need: Pixels, chunk: Chunk, coverage: float) -> Estim
       model.context, dates=chunk.date, coordinates=chunk.coordinates, static=chunk.static
     )
   how: dict = {}
-  if chunk.dates is not None and any(view.dated for view in (model.views or {}).values()):
+  if chunk.dates is not None and any(view.dated for view in need.views.values()):
     how["dates"] = chunk.dates
   if need.needs_date:
     how["date"] = chunk.date
@@ -138,8 +138,8 @@ def table(model: Model, ids: list[str], found: Estimate) -> pa.Table:
   """The columns that are written; what is not known is empty.
 
   `id`; `prediction`, the class, or the labels that are more probable than not, joined by `;`. For each class
-  or label `probability_NAME`. For each value `prediction_NAME` and, if the model has intervals, `lower_NAME` and
-  `upper_NAME`. Of several runs also `spread_NAME`.
+  or label `probability_NAME`. For each value `prediction_NAME` and, if the model has intervals, `lower_NAME`
+  and `upper_NAME`. Of several runs also `spread_NAME`.
   """
   names, task, value = model.outputs, model.task, found.value
   known = np.isfinite(value).all(1)
