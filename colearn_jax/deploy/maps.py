@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from colearn_jax import dates
 from colearn_jax.data import context as context_lib
-from colearn_jax.datasets.folder import dates
 from colearn_jax.datasets.folder.decoding import Decoding
 from colearn_jax.deploy import blocks, cluster, cog, mapping, preview, ranges, scenes
 from colearn_jax.deploy.mapping import CONFIDENCE, MAP, Job

@@ -13,7 +13,7 @@ import dataclasses
 import re
 from collections.abc import Sequence
 
-from colearn_jax.datasets.folder import dates
+from colearn_jax import dates
 from colearn_jax.types import InputError
 
 _STEP = re.compile(r"_(?P<date>\d{4}-\d\d-\d\d|\d{8})|_(?P<number>\d{1,4})|\(t(?P<before>-\d+)?\)")

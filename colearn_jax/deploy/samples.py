@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from colearn_jax import dates
 from colearn_jax.data import context
-from colearn_jax.datasets.folder import dates
 from colearn_jax.datasets.folder.table import ENGINE_ID, LATITUDE, LONGITUDE
 from colearn_jax.deploy import names as names_lib
 from colearn_jax.deploy.model import Model

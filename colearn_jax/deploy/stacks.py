@@ -14,7 +14,8 @@ from urllib.parse import unquote, urlparse
 
 import numpy as np
 
-from colearn_jax.datasets.folder import dates, rasters
+from colearn_jax import dates
+from colearn_jax.datasets.folder import rasters
 from colearn_jax.datasets.folder.decoding import Decoding, UnclearError
 from colearn_jax.datasets.folder.optional import module
 from colearn_jax.deploy import names as names_lib
