@@ -60,7 +60,7 @@ def test_a_step_projects_the_gradients_of_the_terms():
   )
   state = jax.jit(functools.partial(init, recipe(1)))(jax.random.key(0), VALUES)
   # A term that is to grow is opposed to the others.
-  weights = {term: np.float32(-1.0 if term == "auxiliary" else 1.0) for term in MDiCo.terms}
+  weights = {term: np.float32(-1.0 if term == "auxiliary" else 1.0) for term in MDiCo.terms[:4]}
 
   def moved(step, weights):
     new = step(dataclasses.replace(state, values=VALUES | {"weights": weights}), batch)[0].params
@@ -68,7 +68,7 @@ def test_a_step_projects_the_gradients_of_the_terms():
     return np.concatenate([np.asarray(a, np.float64).ravel() - np.asarray(b).ravel() for a, b in leaves])
 
   only = lambda term: {other: weight * (other == term) for other, weight in weights.items()}
-  each = np.array([moved(plain, only(term)) for term in sorted(MDiCo.terms)])  # in the order of a dict
+  each = np.array([moved(plain, only(term)) for term in sorted(weights)])  # in the order of a dict
   np.testing.assert_allclose(moved(plain, weights), each.sum(0), rtol=1e-3, atol=1e-6)
   bits = hashed_bits(random.stream(state.key, "conflicts", state.step), (4, 4))
   want = by_numpy(each, np.argsort(np.asarray(bits), axis=1))

@@ -390,11 +390,13 @@ def test_what_no_number_depends_on_is_named():
   reasons = check.left_out(Case(GOLDEN / "ltae.json"))
   assert reasons == {KEY_BIAS: "adds a constant to all scores of a query, which the softmax cancels"}
   case = Case(GOLDEN / "transformer.json")
-  before = replay.silent(case)
+  # Only rounding keeps the derivatives of a key's bias from zero, so that some may be zero by chance.
+  silent = lambda case: {k: n for k, n in replay.silent(case).items() if "in_proj_bias" not in k}
+  before = silent(case)
   case.arrays["param/tr_encoder.layers.1.linear1.bias"][:] = -1000.0  # all of this layer's ReLUs are off
   layer = "tr_encoder.layers.1.linear"
   off = {f"{layer}1.bias": 24, f"{layer}1.weight": 24 * 16, f"{layer}2.weight": 24 * 16}
-  assert replay.silent(case) == off and before.keys() == off.keys()
+  assert silent(case) == off and before.keys() == off.keys()
   assert all(0 < before[key] < off[key] for key in off)
   biases = [f"param/tr_encoder.layers.{i}.self_attn.in_proj_bias" for i in range(2)]
   assert set(biases) < set(check.left_out(case)) and "values in 3 arrays of param/" in str(

@@ -234,7 +234,9 @@ def test_samples_without_a_label_count_in_the_contrastive_and_modality_terms_alo
 
 
 def given(method, **weights):
-  every = {term: jnp.float32(getattr(method, term)) for term in method.terms} | weights
+  every = {
+    term: jnp.float32(getattr(method, term)) for term in method.terms if getattr(method, term)
+  } | weights
   return Values(CONSTANTS, every, {}, jnp.zeros(()), Task("multiclass", ("a", "b", "c")))
 
 
