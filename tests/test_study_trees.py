@@ -37,7 +37,7 @@ def samples(kind="regression"):
   elif kind != "regression":
     target = np.digitize(target[:, 0], [0.0, 0.7][: len(names) - 1]).astype(np.int32)
   labelled = np.arange(N) != 2
-  return Samples(x, present, target, labelled, None, Task(kind, names))
+  return Samples(x, present, target, labelled, Task(kind, names))
 
 
 def fitted(own, kind="trees", run=RUN, refit=True, grid=GRID):
