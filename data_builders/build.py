@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import functools
 import importlib
 import re
 import shutil
@@ -80,12 +79,10 @@ class Described:
     return (*["date"] * self.dated, *["location"] * self.located, *static)
 
 
-@functools.lru_cache(maxsize=8)
 def describe(name: str, manual_dir: str | Path | None = None) -> Described:
   """Describes a data set without building it.
 
-  The result is cached: a process scans a user's own directory once. `build` scans it again, because its files
-  may have changed.
+  A user's own directory is listed anew by every call; its files are read again if one has changed.
 
   Args:
     name: one of `names()`.

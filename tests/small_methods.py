@@ -27,9 +27,9 @@ VARIANTS = {
   "fusion mean": {"merge": "mean", "sensor_dropout": 0.5},
   "fusion gated": {"merge": "gated", "shown": "all"},
   "kd decoupled": {"form": "decoupled"},
-  "mdico mmd": {"alignment": "mmd", "weighting": "corrected"},
-  "mdico coral": {"alignment": "coral", "unused_features": False},
-  "mdico grl": {"alignment": "grl", "weighting": "uncertainty"},
+  "mdico mmd": {"distillation": 0.5, "alignment": "mmd", "weighting": "corrected"},
+  "mdico coral": {"distillation": 0.5, "alignment": "coral", "unused_features": False},
+  "mdico grl": {"distillation": 0.5, "alignment": "grl", "weighting": "uncertainty"},
 }
 
 

@@ -151,14 +151,17 @@ def test_half_precision_is_close(name, bands, space):
 
 @both
 def test_paths_are_dropped_in_training_alone(name):
+  """Copies of one sample get different features in training, other ones with another key."""
   m = modality()
-  x = np.random.default_rng(0).normal(size=(16, *m.shape)).astype(np.float32)
+  x = np.random.default_rng(0).normal(size=m.shape).astype(np.float32)
   x[..., -1] = 3
+  x = np.repeat(x[None], 16, 0)
   encoder = make(name, m, place=False, drop_path=0.5)
   run = jax.jit(lambda x, key: encoder(x, train=True, rngs=nnx.Rngs(dropout=key)))
-  still = jax.jit(encoder)(x)
-  changed = [np.abs(run(x, jax.random.key(seed)) - still).max(1) > 1e-4 for seed in (0, 1)]
-  assert all(0 < change.sum() for change in changed) and (changed[0] != changed[1]).any()
+  apart = lambda y: np.ptp(y, axis=0).max() > 1e-3
+  first, second = (run(x, jax.random.key(seed)) for seed in (0, 1))
+  assert apart(first) and apart(second) and apart([first, second])
+  assert not apart(jax.jit(encoder)(x))
 
 
 @both

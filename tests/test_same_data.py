@@ -129,7 +129,6 @@ def one_device():
 
 
 def settings(root, method="individual", **changes):
-  build.describe.cache_clear()  # a process reads the headers of a folder once
   given = {
     "data.manual_dir": root / "own",
     "data.data_dir": root / "data",

@@ -18,6 +18,7 @@ from colearn_jax.data import reader as readers
 from colearn_jax.data.dataset import open_dataset
 from colearn_jax.deploy.load import load_model
 from colearn_jax.evaluation.results import Results
+from colearn_jax.methods.base import Reads
 from colearn_jax.methods.individual import Individual
 from colearn_jax.parallel import sharding
 from colearn_jax.storage import models
@@ -367,6 +368,7 @@ class Student(Individual):
   """Learns from a teacher that was trained on the same folds, and from an array by row."""
 
   requires = ("individual",)
+  reads = Reads()
 
   def arrays(self, train, samples, seed):
     out = np.full((len(samples.target), 1), np.nan, np.float32)

@@ -97,11 +97,11 @@ class Taught(Method):
     labelled = {m: batch.present[m] * batch.labelled for m in outputs}
     task = lambda m, rows: values.task_loss(outputs[m], batch.target, rows[m])
     parts: Parts = {"main": {m: task(m, labelled) for m in outputs}}
+    weight = values.weights.get("main", jnp.zeros(()))
     if "distillation" not in values.weights:
-      return parts, {"main": values.weights["main"] * mean_over_sensors(parts["main"], labelled)}
+      return parts, {"main": weight * mean_over_sensors(parts["main"], labelled)}
     teacher = values.arrays["teacher"][batch.row]
     known = jnp.isfinite(teacher).all(-1) & (batch.row >= 0)
-    weight = values.weights.get("main", jnp.zeros(()))
     counted = {m: jnp.where((weight == 0) & known, 0.0, labelled[m]) for m in outputs}
     main = mean_over_sensors({m: task(m, counted) for m in outputs}, counted)
     rows = {m: jnp.where(known, batch.present[m] * batch.weight, 0.0) for m in outputs}
