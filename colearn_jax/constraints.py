@@ -33,6 +33,7 @@ def check_together(config: ConfigDict, known: Mapping[str, Setting]) -> None:
   if config.loss.group_balance and not config.protocol.group_by:
     refuse("loss.group_balance", config.loss.group_balance, "0 without protocol.group_by")
   _check_validation(config)
+  _check_ridge(config)
   _check_teacher(config)
   for modality in config.model.encoders:
     if modality not in config.data.modalities:
@@ -51,6 +52,31 @@ def _check_teacher(config: ConfigDict) -> None:
   for key in ("teacher_context", "teacher_sensors"):
     if config.loss.get(key) and make_method(config).reads is None:
       refuse(f"loss.{key}", config.loss[key], "(), for there is no teacher: loss.distillation=0")
+
+
+def _check_ridge(config: ConfigDict) -> None:
+  """Checks that heads which begin in closed form have one, and that anything is trained at all."""
+  from colearn_jax import methods
+
+  train, model = config.train, config.model
+  if model.members > 1 and not model.projection:
+    refuse("model.projection", False, f"True with model.members={model.members}")
+  if not train.ridge:
+    if not train.max_epochs:
+      refuse("train.max_epochs", 0, "an integer >= 1; 0 only with train.ridge")
+    return
+  solved = ", ".join(name for name, method in methods.METHODS.items() if method.closed_form)
+  for key, value, other, allowed in (
+    ("method", config.method, methods.find(config.method).closed_form, f"a method of: {solved}"),
+    ("model.head_layers", model.head_layers, not model.head_layers, "()"),
+    ("model.members", model.members, model.members == 1, "1"),
+    ("model.standardised", model.standardised, model.standardised, "True"),
+    ("loss.huber", config.loss.huber, not config.loss.huber, "0"),
+    ("train.patience", train.patience, train.max_epochs > 0 or not train.patience, "0 without epochs"),
+    ("train.keep", train.keep, train.max_epochs > 0 or train.keep == "last", "last without epochs"),
+  ):
+    if not other:
+      refuse(key, value, f"{allowed}; train.ridge={train.ridge} solves linear heads in closed form")
 
 
 def _check_validation(config: ConfigDict) -> None:

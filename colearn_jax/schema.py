@@ -235,6 +235,12 @@ SCHEMA: dict[str, Setting] = {
     Rule(lambda v: is_integer(v) and v >= 2 and v % 2 == 0, "an even integer >= 2"),
     "Number of features that an encoder returns.",
   ),
+  "model.projection": Setting(
+    True,
+    SWITCH,
+    "Whether a linear layer maps the features of an encoder's last layer to model.emb_dim. Without it "
+    "model.emb_dim has to be their number.",
+  ),
   "model.head_layers": Setting((), WIDTHS, "Widths of the hidden layers of the heads."),
   "model.members": Setting(
     1,
@@ -324,8 +330,16 @@ SCHEMA: dict[str, Setting] = {
   "train.replicas": Setting(
     False, SWITCH, "Trains all folds, seeds and ablations at the same time, as one vectorised program."
   ),
+  "train.ridge": Setting(
+    0.0,
+    _NOT_NEGATIVE,
+    "Ridge of the closed form in which the linear heads of a regression begin: variance of the noise, in "
+    "units of the prior variance of the function. 0: heads begin at random values.",
+  ),
   "train.max_epochs": Setting(
-    200, integer(1), "Largest number of epochs. Learning rate schedules end there."
+    200,
+    integer(0),
+    "Largest number of epochs. Learning rate schedules end there. 0: the closed form of train.ridge is kept.",
   ),
   "train.learning_rate": Setting(1e-3, POSITIVE, "Learning rate: the maximum of the schedule."),
   "train.mixup": Setting(

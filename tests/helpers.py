@@ -15,7 +15,7 @@ SMALL_SHAPES = dict.fromkeys(SERIES, (6, 3)) | {"pse_ltae": (4, 2, 2, 3)}
 SMALL = {
   "convtran": {"layer_size": 8, "feedforward_size": 8},
   "gru": {"layer_size": 8},
-  "kernel": {"features": 16, "layer_sizes": (8,)},
+  "kernel": {"landmarks": 16, "layer_sizes": (8,)},
   "lstm": {"layer_size": 8},
   "ltae": {"d_model": 16, "num_heads": 4, "d_k": 4, "n_neurons": (16, 8)},
   "mlp": {"layer_sizes": (8, 8)},

@@ -392,7 +392,7 @@ def test_values_and_keys_that_are_not_allowed(key, given, told):
     (["--config.train.max_epochs=3"], "--config is missing"),
     (
       ["--config=lfmc", "--config.train.max_epochs"],
-      "--config.train.max_epochs has no value; an integer >= 1",
+      "--config.train.max_epochs has no value; an integer >= 0",
     ),
     (["--config=lfmc", "--noconfig.train.max_epochs"], "train.max_epochs: False is not allowed"),
     (

@@ -1,6 +1,5 @@
-"""The encoder `kernel` beside the kernels that it approximates."""
+"""The encoder `kernel` beside the kernels that it computes."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -17,43 +16,56 @@ MATERN = {
 }  # of distances, Rasmussen & Williams 2006, equation 4.17
 
 
-@pytest.mark.parametrize("smoothness", kernel.SMOOTHNESS)
-def test_products_of_random_features_are_the_kernel(smoothness):
-  x = np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)
-  scale = np.array([1.0, 2.0, 3.0, 4.0], np.float32)
-  features = kernel.RandomFeatures(jnp.asarray(scale), 40_000, smoothness=smoothness, rngs=nnx.Rngs(0))
-  y = np.asarray(features(jnp.asarray(x)), np.float64)
-  distance = np.linalg.norm((x[:, None] - x[None]) / scale, axis=-1)
-  np.testing.assert_allclose(y @ y.T / kernel.SQUARES, MATERN[smoothness](distance), rtol=0, atol=0.025)
+def draws(*shape, seed=0):
+  return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
-def test_cosine():
-  turns = np.linspace(-10, 10, 10_001, dtype=np.float32)
-  np.testing.assert_allclose(kernel.cosine(turns), np.cos(2 * np.pi * turns.astype(np.float64)), atol=5e-6)
-  slope = jax.vmap(jax.grad(kernel.cosine))(jnp.array([0.1, 0.3, 1.6]))
-  np.testing.assert_allclose(
-    slope, -2 * np.pi * np.sin(2 * np.pi * np.array([0.1, 0.3, 1.6])), rtol=1e-3, atol=1e-3
-  )
+@pytest.mark.parametrize("smoothness", MATERN)
+def test_products_of_features_are_the_kernel_projected_to_the_landmarks(smoothness):
+  scale, points, x = np.array([1.0, 2.0, 3.0, 4.0]), draws(9, 4), draws(20, 4, seed=1)
+  features = kernel.Nystroem(scale, 9, smoothness=smoothness, rngs=nnx.Rngs(0))
+  features.fit(jnp.asarray(points))
+  of = lambda a, b: MATERN[smoothness](np.linalg.norm((a[:, None] - b[None]) / scale, axis=-1))
+  inner = of(points, points) + kernel.NUGGET * np.eye(9)
+  projected = of(x, points) @ np.linalg.solve(inner, of(points, x))
+  y = np.asarray(features(jnp.asarray(x)), np.float64) / kernel.SQUARES**0.5
+  np.testing.assert_allclose(y @ y.T, projected, rtol=0, atol=1e-4)
+  z = np.asarray(features(jnp.asarray(points)), np.float64) / kernel.SQUARES**0.5
+  np.testing.assert_allclose(y @ z.T, of(x, points), rtol=0, atol=0.02)
+
+
+def test_equal_landmarks_do_no_harm():
+  features = kernel.Nystroem([1.0, 1.0], 6, smoothness=0.5, rngs=nnx.Rngs(0))
+  points = np.repeat(draws(2, 2), 3, 0)
+  features.fit(jnp.asarray(points))
+  y = np.asarray(features(jnp.asarray(points)), np.float64) / kernel.SQUARES**0.5
+  np.testing.assert_allclose((y**2).sum(1), 1.0, atol=1e-3)
 
 
 def test_the_context_has_a_lengthscale_of_its_own():
   """Two samples are as far apart as the distances of sensor and context together."""
-  settings = {"features": 20_000, "lengthscale": 2.0, "context_lengthscale": 0.5, "layer_sizes": (2,)}
+  settings = {"lengthscale": 2.0, "context_lengthscale": 0.5, "landmarks": 2, "layer_sizes": ()}
   module = kernel.Kernel((6,), context=2, rngs=nnx.Rngs(0), **settings)
-  x = jnp.asarray(np.random.default_rng(1).normal(size=(2, 6)), jnp.float32)
+  x = draws(2, 6, seed=1)
+  module.fit(jnp.asarray(x))
   difference = np.asarray(x[0] - x[1], np.float64)
   distance = np.sqrt(np.sum((difference[:4] / 2.0) ** 2) / 4 + np.sum((difference[4:] / 0.5) ** 2) / 2)
-  y = np.asarray(module.random(x), np.float64)
-  np.testing.assert_allclose(y[0] @ y[1] / kernel.SQUARES, MATERN[1.5](distance), atol=0.03)
+  y = np.asarray(module(jnp.asarray(x)), np.float64)
+  np.testing.assert_allclose(y[0] @ y[1] / kernel.SQUARES, MATERN[1.5](distance), atol=2e-3)
 
 
-def test_random_features_are_not_trained():
-  module = encoders.make_encoder({"model_type": "kernel", "features": 8}, (3, 2), 4, rngs=nnx.Rngs(0))
-  assert "random" not in nnx.state(module, nnx.Param)["backbone"]
-  assert set(nnx.state(module, nnx.BatchStat)["backbone"]["random"]) == {"frequencies", "phases"}
+def test_landmarks_are_not_trained():
+  settings = {"model_type": "kernel", "landmarks": 8}
+  module = encoders.make_encoder(settings, (3, 2), 4, rngs=nnx.Rngs(0))
+  assert "landmarks" not in nnx.state(module, nnx.Param)["backbone"]
+  assert set(nnx.state(module, nnx.BatchStat)["backbone"]["landmarks"]) == {"points", "whitening"}
 
 
 def test_wrong_settings():
-  for wrong in ({"smoothness": 1.0}, {"layer_sizes": ()}):
-    with pytest.raises(InputError, match=f"{next(iter(wrong))}.* of encoder kernel"):
-      kernel.Kernel((6,), rngs=nnx.Rngs(0), **wrong)
+  with pytest.raises(InputError, match="smoothness=1.0 of encoder kernel: have 0.5, 1.5, 2.5"):
+    kernel.Kernel((6,), rngs=nnx.Rngs(0), smoothness=1.0)
+  plain = {"model_type": "kernel", "landmarks": 8, "layer_sizes": ()}
+  make = lambda width: encoders.make_encoder(plain, (3, 2), width, linear=False, rngs=nnx.Rngs(0))
+  assert make(8)(jnp.zeros((1, 3, 2))).shape == (1, 8)
+  with pytest.raises(InputError, match="8 features, so without a projection model.emb_dim has to be 8"):
+    make(4)

@@ -11,6 +11,9 @@ to `[B width]`. Its attributes:
 
 Series of images `[B T H W C]` are flattened after time for all backbones but those in `SPATIAL`.
 
+Backbones in `FITTED` have a method `fit(x)`. It sets constants from samples of the training part before the
+first step: x are the inputs `[n ...]` of a call, and n is the attribute `samples`.
+
 Backbones in `BY_BAND` know bands, dates and places. In addition they have:
 
 - `BANDS`, a class attribute: `(offset, scale)` of each band by its name. They read (value - offset) / scale,
@@ -48,7 +51,7 @@ from colearn_jax.encoders import bands as band_names
 from colearn_jax.encoders.convtran import ConvTran
 from colearn_jax.encoders.encoder import Encoder
 from colearn_jax.encoders.galileo import Galileo
-from colearn_jax.encoders.kernel import SMOOTHNESS, Kernel
+from colearn_jax.encoders.kernel import MATERN, Kernel
 from colearn_jax.encoders.ltae import LTAE, TAE
 from colearn_jax.encoders.mlp import MLP
 from colearn_jax.encoders.presto import Presto
@@ -80,6 +83,7 @@ ENCODERS = {
 }
 
 SPATIAL = ("pse_ltae", "resnet")  # these read rows and columns; others get series of images as plain series
+FITTED = tuple(name for name, backbone in ENCODERS.items() if hasattr(backbone, "fit"))
 BY_BAND = tuple(name for name, backbone in ENCODERS.items() if hasattr(backbone, "BANDS"))
 FLAT = ("kernel", "mlp", "table")  # these read all values of a sample as one vector
 WITH_MEMBERS = ("table",)  # backbones that take `members=K` and then return `[B K width]`
@@ -111,10 +115,10 @@ HELP = {
   "embedding": f"Embedding of single numbers: {', '.join(EMBEDDINGS)}.",
   "embedding_width": "Size of the embedding of a number.",
   "embed": "Whether a linear layer maps the bands to layer_size first.",
-  "features": "Number of random features.",
   "feedforward_size": "Hidden width of the feed-forward layers.",
   "kernel_size": "Length of the convolutions, in time steps.",
   "layer_size": "Width of the layers.",
+  "landmarks": "Number of training samples at which the kernel is evaluated.",
   "lengthscale": "Distance at which samples begin to differ in the sensor's values, after normalisation.",
   "leave_out": "Bands of the sensor that the encoder is not to read.",
   "layer_sizes": "Widths of the dense layers.",
@@ -134,7 +138,7 @@ HELP = {
   "resolution": "Edge of a pixel, in metres.",
   "seq_len": "Number of time steps, checked against the data. None: that of the data.",
   "sigma": "Standard deviation of the initial frequencies of the periodic encoding.",
-  "smoothness": f"Smoothness ν of the Matérn kernel: {', '.join(map(str, SMOOTHNESS))}.",
+  "smoothness": f"Smoothness ν of the Matérn kernel: {', '.join(map(str, MATERN))}.",
   "step_sizes": "Widths of the layers that are applied to each time step.",
   "use_months": "Whether the months of the steps are read.",
   "use_norm": "Norm after the encoder's last linear layer.",
@@ -255,6 +259,7 @@ def make_encoder(
   *,
   context: int = 0,
   members: int = 1,
+  linear: bool = True,
   modality: Modality | None = None,
   place: int | None = None,
   rngs: nnx.Rngs,
@@ -269,13 +274,14 @@ def make_encoder(
     width: d, the width of the output.
     context: number of context values, see `Encoder`.
     members: number of members, see `Encoder`.
+    linear: whether a linear layer follows the backbone. Without it `width` has to be the backbone's.
     modality: the modality that is read; encoders in `BY_BAND` need it.
     place: position of the location's unit vector in the context, if it has one.
     rngs: the stream `params` for the initial values.
     dtype: of the computation.
 
   Raises:
-    InputError: see `make_backbone`; or there is no such norm.
+    InputError: see `make_backbone`; there is no such norm; or `width` is not the backbone's.
   """
   settings = dict(settings)
   norm = settings.pop("use_norm", "none")
@@ -294,6 +300,11 @@ def make_encoder(
   if settings.get("model_type") in WITH_MEMBERS:
     more["members"] = members
   backbone = make_backbone(settings, shape, context=context, more=more, rngs=rngs, dtype=dtype)
+  if not linear and backbone.width != width:
+    raise InputError(
+      f"encoder {settings['model_type']} returns {backbone.width} features, so without a projection "
+      f"model.emb_dim has to be {backbone.width}"
+    )
   return Encoder(
     backbone,
     width,
@@ -301,6 +312,7 @@ def make_encoder(
     flatten=flatten,
     context=context,
     members=members,
+    linear=linear,
     place=place if by_band else None,
     months=by_band and modality is not None and modality.months,
     rngs=rngs,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -17,7 +18,7 @@ CONTEXT_WIDTH = 64  # of the hidden layer of a context that joins the features
 
 
 class Projection(nnx.Module):
-  """A linear layer to width d and an optional norm: features `[B D]` to `[B d]`, at least float32.
+  """A linear layer to width d (if any) and an optional norm: features `[B D]` to `[B d]`, at least float32.
 
   With K members features are `[B K D]`, or `[B D]` for all of them, and the output is `[B K d]`.
 
@@ -27,6 +28,7 @@ class Projection(nnx.Module):
     signs: whether the members first differ here, see `members.MemberLinear`.
     width: d, the width of the output.
     norm: `none`, `layer` or `batch`.
+    linear: whether there is the linear layer. Without it d has to be D.
     rngs: the stream `params` for the initial values.
     dtype: of the computation. The output and the norm are at least float32.
   """
@@ -39,11 +41,13 @@ class Projection(nnx.Module):
     norm: str,
     members: int = 1,
     signs: bool = False,
+    linear: bool = True,
     rngs: nnx.Rngs,
     dtype=jnp.float32,
   ):
     self.members = members
-    self.linear = members_lib.linear(features, width, members, signs=signs, rngs=rngs, dtype=dtype)
+    layer = functools.partial(members_lib.linear, features, width, members, signs=signs)
+    self.linear = layer(rngs=rngs, dtype=dtype) if linear else None
     wide = jnp.promote_types(dtype, jnp.float32)
     if norm == "layer":
       self.norm = layers.layer_norm(width, rngs=rngs, dtype=wide)
@@ -54,14 +58,14 @@ class Projection(nnx.Module):
     """Projects features."""
     if self.members > 1 and y.ndim == 2:
       y = y[:, None]
-    y = layers.widened(self.linear(y))
+    y = layers.widened(y if self.linear is None else self.linear(y))
     if isinstance(self.norm, layers.BatchNorm):
       return self.norm(y, train=train, present=present)
     return y if self.norm is None else self.norm(y)
 
 
 class Encoder(Projection):
-  """A backbone, a linear layer to width d and an optional norm: `[B *shape]` to `[B d]`.
+  """A backbone, a linear layer to width d (if any) and an optional norm: `[B *shape]` to `[B d]`.
 
   With `context=K`, the encoder is called with a pair: the sample and its context `[B K]`, which is what is
   known without a sensor, such as the date and the location. Where the context joins the inputs, the
@@ -74,6 +78,7 @@ class Encoder(Projection):
     norm: one of `NORMS`.
     flatten: whether to flatten series of images `[B T H W C]` to series `[B T H*W*C]`.
     members: of the projection, and of backbones that have members.
+    linear: whether there is the linear layer, see `Projection`.
     context: K, the number of values of the context. Without context the parameters are the same as ever.
     place: position of the location's unit vector in the context, for backbones that know bands.
     months: whether the last band is the month of each step, for backbones that know bands.
@@ -90,6 +95,7 @@ class Encoder(Projection):
     flatten: bool = False,
     context: int = 0,
     members: int = 1,
+    linear: bool = True,
     place: int | None = None,
     months: bool = False,
     rngs: nnx.Rngs,
@@ -100,7 +106,8 @@ class Encoder(Projection):
     self.place, self.months = place, months
     # Members differ from their first layer on: this one, unless the backbone has members itself.
     signs = getattr(backbone, "members", 1) == 1
-    super().__init__(backbone.width, width, norm=norm, members=members, signs=signs, rngs=rngs, dtype=dtype)
+    layer = {"members": members, "signs": signs, "linear": linear}
+    super().__init__(backbone.width, width, norm=norm, **layer, rngs=rngs, dtype=dtype)
     joined = context - (0 if place is None else len(UNIT_VECTOR))
     joins_features = joined > 0 and backbone.context_joins == "features"
     self.join = Join(backbone.width, joined, rngs=rngs, dtype=dtype) if joins_features else None
@@ -140,6 +147,18 @@ class Encoder(Projection):
     rngs: nnx.Rngs | None = None,
   ) -> jax.Array:
     """What `project` reads, `[B D]`; with the arguments and errors of a call."""
+    x, context, known = self._read(x)
+    y = self.backbone(x, train=train, present=present, rngs=rngs, **known)
+    return y if self.join is None else self.join(y, context)
+
+  def fit(self, x: jax.Array | tuple[jax.Array, jax.Array]) -> None:
+    """Sets the constants of a backbone in `encoders.FITTED`; `x` as in a call, `[backbone.samples ...]`."""
+    self.backbone.fit(self._read(x)[0])
+
+  def _read(
+    self, x: jax.Array | tuple[jax.Array, jax.Array]
+  ) -> tuple[jax.Array, jax.Array | None, dict[str, jax.Array | None]]:
+    """What the backbone reads of inputs, the context that joins its features, and further arguments."""
     x, context = x if isinstance(x, tuple) else (x, None)
     if (0 if context is None else context.shape[-1]) != self.context:
       given = "none" if context is None else f"an array of shape {context.shape}"
@@ -156,8 +175,7 @@ class Encoder(Projection):
       context = _without_nans(context)
       if self.backbone.context_joins == "inputs":
         x = jnp.concatenate([x.reshape(x.shape[0], -1), context.astype(x.dtype)], axis=-1)
-    y = self.backbone(x, train=train, present=present, rngs=rngs, **known)
-    return y if self.join is None else self.join(y, context)
+    return x, context, known
 
   def _known(self, x: jax.Array, context: jax.Array | None) -> tuple[jax.Array, jax.Array | None, dict]:
     """The bands, the rest of the context, and `months` and `place` for a backbone that knows bands."""

@@ -1,7 +1,7 @@
-"""An encoder for small tables and short series: random features of a kernel, then dense layers.
+"""An encoder for small tables and short series: a kernel at landmarks, then dense layers.
 
-Sources: Rahimi & Recht 2007, NeurIPS (random Fourier features); Rasmussen & Williams 2006, equation 4.14 and
-4.15 (Matérn kernels and their spectral density).
+Sources: Williams & Seeger 2001, NeurIPS (Nyström features); Rasmussen & Williams 2006, equation 4.17 (Matérn
+kernels).
 """
 
 from __future__ import annotations
@@ -12,59 +12,72 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.scipy.linalg import solve_triangular
 
 from colearn_jax.nn import layers
 from colearn_jax.types import InputError
 
 SQUARES = 128.0  # S, the sum of the squares of the features
-SMOOTHNESS = (0.5, 1.5, 2.5)  # ν of the Matérn kernels that have a short closed form
+NUGGET = 1e-3  # is added to the kernel of a landmark with itself, so that equal landmarks do no harm
+EXACT = jax.lax.Precision.HIGHEST  # accelerators round the inputs of products by default
+# By smoothness ν, Matérn kernels k(r) of the distance r.
+MATERN = {
+  0.5: lambda r: jnp.exp(-r),
+  1.5: lambda r: (1.0 + math.sqrt(3.0) * r) * jnp.exp(-math.sqrt(3.0) * r),
+  2.5: lambda r: (1.0 + math.sqrt(5.0) * r + 5.0 / 3.0 * jnp.square(r)) * jnp.exp(-math.sqrt(5.0) * r),
+}
 
 
-class RandomFeatures(nnx.Module):
-  """D random Fourier features of a Matérn kernel, which are drawn once and not trained: `[B F]` to `[B D]`.
+class Nystroem(nnx.Module):
+  """Features of a Matérn kernel: its values at M landmarks, training samples: `[B F]` to `[B M]`.
 
-  They are √(2 S / D) cos(w·x + b) with b uniform in [0, 2π) and w from the kernel's spectral density, a
-  multivariate t distribution with 2ν degrees of freedom. The product of the features of two samples tends to
-  S times the kernel of their distance (Rahimi & Recht 2007, algorithm 1). S is 128, as of 128 inputs with
-  variance 1, so that the learning rate does not depend on D.
+  They are √S L⁻¹ k(Z, x), with the landmarks Z and L Lᵀ = k(Z, Z). The product of the features of two samples
+  is S times their kernel, exactly if one of them is a landmark, and else its projection to the landmarks
+  (Williams & Seeger 2001). S is 128, as of 128 inputs with variance 1, so that the learning rate does not
+  depend on M. They are constants of a run. Before `fit` the landmarks are draws of a normal distribution.
 
   Args:
-    scale: `[F]`, by which the F values are divided before their distance is taken.
-    features: D.
+    scale: numbers by which the F values are divided before their distance is taken.
+    landmarks: M.
     smoothness: ν.
     rngs: the stream `params`.
   """
 
-  def __init__(self, scale: jax.Array, features: int, *, smoothness: float, rngs: nnx.Rngs):
+  def __init__(self, scale: Sequence[float], landmarks: int, *, smoothness: float, rngs: nnx.Rngs):
+    self.scale, self.smoothness = tuple(scale), smoothness
+    # Kept as batch statistics are: without gradient and without a state of the optimizer.
     normal = layers.he_normal(2)  # with variance 1
-    chi_square = jnp.square(normal(rngs.params(), (round(2 * smoothness), features))).sum(0)
-    direction = normal(rngs.params(), (len(scale), features))
-    frequencies = direction * jnp.sqrt(2 * smoothness / chi_square)[None] / (2 * jnp.pi * scale[:, None])
-    phases = 0.5 * (1.0 + layers.uniform_fan_in(1)(rngs.params(), (features,)))
-    self.amplitude = math.sqrt(2 * SQUARES / features)
-    # Constants of a run, as batch statistics are: without gradient and without a state of the optimizer.
-    self.frequencies, self.phases = nnx.BatchStat(frequencies), nnx.BatchStat(phases)
+    self.points = nnx.BatchStat(normal(rngs.params(), (landmarks, len(scale))))
+    self.whitening = nnx.BatchStat(jnp.zeros((landmarks, landmarks)))  # √S L⁻ᵀ
+    self.fit(self.points[...])
+
+  def fit(self, x: jax.Array) -> None:
+    """Sets the landmarks, `[M F]`."""
+    points = layers.widened(x)
+    own = self._kernel(points, points, apart=1.0 - jnp.eye(len(points)))
+    lower = jnp.linalg.cholesky(own + NUGGET * jnp.eye(len(points)))
+    inverse = solve_triangular(lower, jnp.eye(len(points)), lower=True)
+    self.points[...], self.whitening[...] = points, math.sqrt(SQUARES) * inverse.T
 
   def __call__(self, x: jax.Array) -> jax.Array:
     """Computes the features of `[B F]`, at least float32."""
-    turns = layers.widened(x) @ self.frequencies[...] + self.phases[...][None]
-    return self.amplitude * cosine(turns)
+    return jnp.matmul(self._kernel(layers.widened(x), self.points[...]), self.whitening[...], precision=EXACT)
 
-
-def cosine(turns: jax.Array) -> jax.Array:
-  """cos(2π t), to 1e-6 for |t| up to 10: a polynomial, which takes a tenth of the time of XLA's on a CPU."""
-  angle = 2 * jnp.pi * (0.25 - jnp.abs(turns - jnp.round(turns)))  # cos(2π t) = sin(angle), |angle| <= π/2
-  square, out = angle * angle, jnp.zeros_like(turns)
-  for order in (11, 9, 7, 5, 3, 1):  # of the Taylor series, by Horner's rule
-    out = out * square + (-1) ** (order // 2) / math.factorial(order)
-  return angle * out
+  def _kernel(self, a: jax.Array, b: jax.Array, apart: jax.Array | float = 1.0) -> jax.Array:
+    a, b = (x / jnp.asarray(self.scale, x.dtype)[None] for x in (a, b))
+    lengths = jnp.square(a).sum(1)[:, None] + jnp.square(b).sum(1)[None]
+    squares = jnp.maximum(lengths - 2.0 * jnp.matmul(a, b.T, precision=EXACT), 0.0) * apart
+    # The derivative of a root at 0 is infinite: there the distance is a constant.
+    distance = jnp.sqrt(jnp.where(squares > 0, squares, 1.0)) * (squares > 0)
+    return MATERN[self.smoothness](distance)
 
 
 class Kernel(nnx.Module):
-  """Random features of all values of a sample, then dense layers: `[B ...]` to `[B layer_sizes[-1]]`.
+  """Features of a kernel of all values of a sample, then dense layers: `[B ...]` to `[B layer_sizes[-1]]`.
 
   One dense layer on many fixed features is close to a kernel machine. It is trained like any other network,
-  yet overfits less on a few thousand samples than layers that are trained down to the values.
+  yet overfits less on a few thousand samples than layers that are trained down to the values. Without dense
+  layers and without a projection, a linear head with `train.ridge` is kernel ridge regression.
 
   Two samples have the squared distance Σ (Δx / lengthscale)² / F over the F values of the sensor, and
   Σ (Δc / context_lengthscale)² / K over the K values of the context. The kernel begins to fall at distance 1.
@@ -73,12 +86,12 @@ class Kernel(nnx.Module):
   Args:
     shape: shape of one sample; with a context the number of all values.
     context: K, number of the last values that are the context.
-    features: D, number of random features.
+    landmarks: M, number of samples of the training part at which the kernel is evaluated.
     lengthscale: of the sensor's values, in their deviations after normalisation.
     context_lengthscale: of the context's values.
     smoothness: ν of the Matérn kernel, one of `SMOOTHNESS`. 0.5 is the roughest.
-    layer_sizes: widths of the dense layers, which have ReLU.
-    dropout: of the random features and after each layer.
+    layer_sizes: widths of the dense layers, which have ReLU; () for none, which gives `[B M]`.
+    dropout: of the features and after each layer.
     dtype: of the dense layers.
     rngs: the stream `params`.
   """
@@ -91,7 +104,7 @@ class Kernel(nnx.Module):
     shape: tuple[int, ...],
     *,
     context: int = 0,
-    features: int = 4096,
+    landmarks: int = 1024,
     lengthscale: float = 2.0,
     context_lengthscale: float = 1.0,
     smoothness: float = 1.5,
@@ -100,23 +113,22 @@ class Kernel(nnx.Module):
     dtype=jnp.float32,
     rngs: nnx.Rngs,
   ):
-    if smoothness not in SMOOTHNESS:
-      raise InputError(f"smoothness={smoothness!r} of encoder kernel: have {', '.join(map(str, SMOOTHNESS))}")
-    if not layer_sizes:
-      raise InputError("layer_sizes of encoder kernel is empty, it names the width of one or more layers")
+    if smoothness not in MATERN:
+      raise InputError(f"smoothness={smoothness!r} of encoder kernel: have {', '.join(map(str, MATERN))}")
     values = math.prod(shape) - context
-    scale = jnp.concatenate(
-      [
-        jnp.full(values, lengthscale * math.sqrt(values)),
-        jnp.full(context, context_lengthscale * math.sqrt(max(context, 1))),
-      ]
-    )
-    self.random = RandomFeatures(scale, features, smoothness=smoothness, rngs=rngs)
-    widths = [features, *layer_sizes]
+    scale = [lengthscale * math.sqrt(values)] * values
+    scale += [context_lengthscale * math.sqrt(context)] * context
+    self.samples = landmarks
+    self.landmarks = Nystroem(scale, landmarks, smoothness=smoothness, rngs=rngs)
+    widths = [landmarks, *layer_sizes]
     self.linears = nnx.List(
       [layers.linear(i, o, rngs=rngs, dtype=dtype) for i, o in zip(widths, layer_sizes)]
     )
-    self.drop, self.width = layers.Dropout(dropout), layer_sizes[-1]
+    self.drop, self.width = layers.Dropout(dropout), widths[-1]
+
+  def fit(self, x: jax.Array) -> None:
+    """Takes the landmarks, `[M ...]`."""
+    self.landmarks.fit(x.reshape(x.shape[0], -1))
 
   def __call__(
     self,
@@ -128,7 +140,7 @@ class Kernel(nnx.Module):
   ) -> jax.Array:
     """Encodes `[B ...]`."""
     del present  # no statistics of the batch
-    x = self.drop(self.random(x.reshape(x.shape[0], -1)), train=train, rngs=rngs)
+    x = self.drop(self.landmarks(x.reshape(x.shape[0], -1)), train=train, rngs=rngs)
     for linear in self.linears:
       x = self.drop(nnx.relu(linear(x)), train=train, rngs=rngs)
     return x

@@ -27,6 +27,7 @@ class Architecture:
     encoders: encoder settings of each sensor, see `encoders.make_encoder`.
     task: the task to predict.
     emb_dim: D, the number of features that an encoder returns.
+    projection: whether a linear layer maps what a backbone returns to D values; else D is what it returns.
     head_layers: widths of the hidden layers of every head.
     context: K, the number of context values in the input of every encoder; 0 for none.
     members: number of members that share the matrices of each encoder and head. Above 1, features are
@@ -42,6 +43,7 @@ class Architecture:
   encoders: Mapping[str, Mapping[str, Any]]
   task: Task
   emb_dim: int = 128
+  projection: bool = True
   head_layers: tuple[int, ...] = ()
   context: int = 0
   members: int = 1
@@ -79,13 +81,14 @@ class Architecture:
       width or self.emb_dim,
       context=self.context,
       members=self.members,
+      linear=self.projection,
       modality=self.modalities.get(sensor),
       place=self.place,
       rngs=rngs,
       dtype=self.dtype,
     )
 
-  def projection(self, encoder: Encoder, sensor: str, *, rngs: nnx.Rngs) -> Projection:
+  def second_projection(self, encoder: Encoder, sensor: str, *, rngs: nnx.Rngs) -> Projection:
     """Builds a second projection of the features of a sensor's encoder, to D values."""
     return Projection(
       encoder.backbone.width,

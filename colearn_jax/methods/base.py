@@ -133,6 +133,9 @@ class Method:
 
   terms: ClassVar[tuple[str, ...]] = ("main",)  # loss terms: names of the fields with their weights
   requires: ClassVar[tuple[str, ...]] = ()  # methods that are trained first, in the same runs
+  # For `train.ridge`: whether outputs are those of `model.heads` by sensor, and the loss of a regression is
+  # a sum of quadratic functions of single outputs of single rows.
+  closed_form: ClassVar[bool] = False
   allows_members: ClassVar[bool] = False  # whether `Architecture.members` may be above 1
 
   @property
@@ -152,6 +155,12 @@ class Method:
   def reads(self) -> Reads | None:
     """What `arrays` reads of all samples; None if the method has no arrays."""
     return None
+
+  def head_inputs(
+    self, model: nnx.Module, inputs: Mapping[str, jax.Array], present: Mapping[str, jax.Array]
+  ) -> dict[str, jax.Array]:
+    """What the head of each sensor reads, `[B D]`, as in prediction. Needed with `closed_form`."""
+    raise NotImplementedError
 
   def predictors(self, sensors: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """The predictors by name, each with the sensors that it needs. Default: one per sensor."""

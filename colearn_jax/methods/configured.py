@@ -47,6 +47,7 @@ def make_architecture(config: ConfigDict, task: Task, modalities: Sequence[Modal
     encoders={name: encoder_settings(config, name, m.shape) for name, m in sensors.items()},
     task=task,
     emb_dim=config.model.emb_dim,
+    projection=config.model.projection,
     head_layers=tuple(config.model.head_layers),
     members=config.model.members,
     standardised=config.model.standardised,

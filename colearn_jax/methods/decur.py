@@ -49,6 +49,7 @@ class Decoupling(Individual):
     0.0051, POSITIVE, "Weight λ of the correlations between different features in L_red."
   )
 
+  closed_form = False
   terms = ("main", "redundancy")
 
   @property

@@ -90,7 +90,9 @@ class Model(nnx.Module):
       raise InputError(f"emb_dim={a.emb_dim} is odd; half of the unique features are specific, half unused")
     width = a.emb_dim // 2 if unused else a.emb_dim
     self.unique = nnx.Dict({m: a.encoder(m, rngs=rngs) for m in sensors})
-    common = lambda m: a.projection(self.unique[m], m, rngs=rngs) if one_backbone else a.encoder(m, rngs=rngs)
+    common = lambda m: (
+      a.second_projection(self.unique[m], m, rngs=rngs) if one_backbone else a.encoder(m, rngs=rngs)
+    )
     self.common = nnx.Dict({m: common(m) for m in sensors})
     self.shared = nnx.Dict({m: Shared(a.emb_dim, width, rngs=rngs, dtype=a.wide) for m in sensors})
     self.heads = nnx.Dict({m: a.head(2 * width, rngs=rngs) for m in sensors})

@@ -23,6 +23,7 @@ class MutualLearning(Individual):
 
   mutual: float = setting(1.0, WEIGHT, "Weight of L_mut, the distance of each sensor from the other sensors.")
 
+  closed_form = False
   terms = ("main", "mutual")
 
   @property

@@ -50,6 +50,7 @@ class DecisionDropout(Individual):
     0.5, SHARE, "Probability of hiding a sensor of a training sample; one always stays."
   )
 
+  closed_form = False
   terms = ("main", "complete", "alone", "distillation")
 
   @property

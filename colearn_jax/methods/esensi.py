@@ -34,6 +34,8 @@ class SensorCodes(Individual):
   prediction of all of them is the row `ensemble` of the results, the mean over the sensors that a sample has.
   """
 
+  closed_form = False
+
   main: float = setting(1.0, POSITIVE, "Weight of L_main, the task's loss of each sensor's prediction.")
   merge: str = setting(
     "sum",

@@ -27,6 +27,7 @@ class Separate(nnx.Module):
 class Individual(Method):
   """L = (1/M) Σ_m ℓ(ŷ_m, y), for M models that share no parameters."""
 
+  closed_form = True
   allows_members = True
 
   main: float = setting(1.0, POSITIVE, "Weight of L_main, the task's loss of each sensor's prediction.")
@@ -44,6 +45,11 @@ class Individual(Method):
       z = encode(model, model.encoders[m], inputs[m], train=train, present=mask, rngs=rngs)
       out[m] = model.heads[m](z, train=train, present=mask)
     return out
+
+  def head_inputs(self, model, inputs, present):
+    """See `Method`."""
+    read = lambda m: encode(model, model.encoders[m], inputs[m], train=False, present=present[m], rngs=None)
+    return {m: read(m) for m in model.sensors}
 
   def loss(self, outputs, batch, values) -> tuple[jax.Array, dict[str, jax.Array]]:
     """See `Method`."""

@@ -38,6 +38,7 @@ class Distillation(Individual):
   target_weight: float = setting(1.0, WEIGHT, "Weight α of the sample's class, with loss.form=decoupled.")
   rest_weight: float = setting(8.0, WEIGHT, "Weight β of the other classes, with loss.form=decoupled.")
 
+  closed_form = False
   terms = ("main", "distillation")
   requires = ("fusion",)
 

@@ -14,7 +14,7 @@ Array = jax.Array | np.ndarray
 # Every random draw of a run comes from one of these: initial values, the order of samples, augmentation,
 # mixup, dropout, sensors that a method hides, whatever else a method draws, and the order of conflicting
 # gradients.
-STREAMS = ("init", "order", "augment", "mixup", "dropout", "sensors", "method", "conflicts")
+STREAMS = ("init", "landmarks", "order", "augment", "mixup", "dropout", "sensors", "method", "conflicts")
 
 
 def hashed_bits(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -52,7 +53,7 @@ def _embed(config: ConfigDict, modality: Modality, x: np.ndarray, place: np.ndar
       f"{', '.join(encoders.BY_BAND)}"
     )
   fixed = {name: jnp.asarray(value) for name, value in constants.items()}
-  known = {} if place is None else {"context": len(UNIT_VECTOR), "place": 0}
+  known: dict[str, Any] = {} if place is None else {"context": len(UNIT_VECTOR), "place": 0}
   build = lambda: encoders.make_encoder(
     settings, modality.shape, 2, modality=modality, rngs=nnx.Rngs(0), **known
   )

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from colearn_jax.data import statistics
 from colearn_jax.data.reader import Index, Table
 from colearn_jax.data.splits import Run
 from colearn_jax.parallel import sharding
+from colearn_jax.training import closed_form
 from colearn_jax.training.epoch import batched, predict_rows, train_stack
 from colearn_jax.training.samples import Epoch, SamplesOf
 from colearn_jax.training.state import Recipe, TrainState, Tree
@@ -46,6 +49,22 @@ class OnDevice(SamplesOf):
     inputs, present = self._host["inputs"], self._host["present"]
     return {m: x[rows[present[m][rows] > 0] if m in present else rows] for m, x in inputs.items()}
 
+  def begin(self, runs: Sequence[Run], state: TrainState) -> TrainState:
+    """See `SamplesOf`. One run after another, because features of all samples take much memory."""
+    size = self.recipe.batch_size
+    parts = [batched(run.train, size) for run in runs]
+    rows = np.full((len(runs), max(map(len, parts)), size), -1, np.int32)
+    for row, part in zip(rows, parts):
+      row[: len(part)] = part
+    if "begin" not in self._programs:
+      program = functools.partial(closed_form.begin, self.recipe)
+      self._programs["begin"] = jax.jit(program, out_shardings=self._whole)
+      self._programs["join"] = jax.jit(_with_models, donate_argnums=0, out_shardings=self._placed)
+    of_run = lambda k: self._programs["begin"](
+      self.pick(state, k), self._table, jax.device_put(rows[k], self._whole)
+    )
+    return self._programs["join"](state, [of_run(k) for k in range(len(runs))])
+
   @contextlib.contextmanager
   def epochs(self, runs: Sequence[Run], state: TrainState) -> Iterator[Epoch]:
     """Yields a function that trains these runs for one epoch."""
@@ -72,3 +91,11 @@ class OnDevice(SamplesOf):
     placed = jax.device_put((model, batched(rows, self.recipe.batch_size)), self._whole)
     got = jax.device_get(self._predict(placed[0], self._table, placed[1]))
     return jax.tree.map(lambda a: a.reshape(-1, a.shape[-1])[: len(rows)], got)
+
+
+def _with_models(state: TrainState, models: Sequence[tuple[Tree, Tree]]) -> TrainState:
+  """A stack of states with `params` and `stats` of each run."""
+  params, stats = jax.tree.map(lambda *leaves: jnp.stack(leaves), *models)
+  model = {"params": params, "stats": stats}
+  best = dataclasses.replace(state.best, **model)
+  return dataclasses.replace(state, **model, average=state.average and model, best=best)

@@ -23,7 +23,7 @@ from colearn_jax.evaluation.results import Results
 from colearn_jax.methods.configured import make_method
 from colearn_jax.parallel import processes
 from colearn_jax.storage import files, models
-from colearn_jax.training import checkpoint, setup, work_directory
+from colearn_jax.training import checkpoint, closed_form, setup, work_directory
 from colearn_jax.training.history import History
 from colearn_jax.training.log import Log, Progress
 from colearn_jax.training.on_device import OnDevice
@@ -151,6 +151,8 @@ def fit(
   directory, first, max_epochs = _training(workdir, runs), processes.first(), config.train.max_epochs
   begins = models.latest(directory) < 0
   state = samples.init(runs, frozen=[frozen(run) for run in runs], pretrained=pretrained() if begins else {})
+  if begins and closed_form.needed(samples.recipe):
+    state = samples.begin(runs, state)
   with (
     models.open_manager(directory) as manager,
     Progress(_title(runs), max_epochs, enabled=first) as progress,

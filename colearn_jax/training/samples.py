@@ -95,6 +95,10 @@ class SamplesOf:
       self._init = jax.jit(one, out_shardings=self._placed)
     return self._init(*jax.device_put(arguments, self._whole))
 
+  def begin(self, runs: Sequence[Run], state: TrainState) -> TrainState:
+    """Computes before the first step of these runs what needs all training samples, see `closed_form`."""
+    raise NotImplementedError
+
   def check_source(self) -> None:
     """Checks that no other samples were read than those of `index`.
 

@@ -27,6 +27,7 @@ from colearn_jax.methods.base import Network
 from colearn_jax.methods.configured import ablations, encoder_settings, make_method, make_network, weights
 from colearn_jax.objectives.task import LossOptions
 from colearn_jax.parallel import processes, sharding
+from colearn_jax.training import closed_form
 from colearn_jax.training.on_device import OnDevice
 from colearn_jax.training.optimizer import Average, layer_decay, make_optimizer
 from colearn_jax.training.state import Recipe, Tree
@@ -169,6 +170,7 @@ def make_recipe(
     patience=train.patience,
     min_delta=train.min_delta,
     keep_last=train.keep == "last",
+    ridge=train.ridge,
     project_conflicts=train.gradients == "pcgrad",
     mesh=sharding.make_mesh(config.mesh.to_dict(), size // parts),
   )
@@ -239,9 +241,13 @@ def make_samples(
   }
   if table is not None:
     return OnDevice(recipe, modalities, table, index, **options)
-  if config.train.replicas:
-    raise InputError(
-      "train.replicas: runs that are trained together need their samples on the device; "
-      "data.placement=device, or train.replicas=False"
-    )
+  for key, value, why, other in (
+    ("train.replicas", config.train.replicas, "runs that are trained together", False),
+    ("train.ridge", config.train.ridge, "heads in closed form", 0),
+    ("model.encoder", closed_form.needed(recipe), "encoders with landmarks", "another one"),
+  ):
+    if value:
+      raise InputError(
+        f"{key}: {why} need their samples on the device; data.placement=device, or {key}={other}"
+      )
   return Streamed(recipe, modalities, dataset, index, workers=config.data.workers, **options)

@@ -41,6 +41,7 @@ class Recipe:
     min_delta: smallest improvement, in the unit of the validation objective.
     keep_last: whether to keep the model of the last epoch instead of the best epoch.
     mesh: the mesh of devices, see `parallel.sharding`.
+    ridge: of heads that begin in closed form, see `closed_form.solve`; 0 for random heads.
     project_conflicts: whether gradients of loss terms are combined as in `conflicts.projected_sum`.
   """
 
@@ -58,6 +59,7 @@ class Recipe:
   patience: int = 5
   min_delta: float = 0.0
   keep_last: bool = False
+  ridge: float = 0.0
   project_conflicts: bool = False
 
   @property

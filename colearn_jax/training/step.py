@@ -101,11 +101,11 @@ def eval_step(recipe: Recipe, state: TrainState, batch: Tree) -> Terms:
 
   With a weight average, the average is evaluated.
   """
-  given = _taught(recipe, state, _given(recipe, state, batch))
+  given, values = as_batch(recipe, state, batch)
   evaluated = state.average or {"params": state.params, "stats": state.stats}
   model = recipe.network.model(**evaluated)
   outputs = recipe.method.forward(model, given.inputs, given.present, progress=_progress(recipe, state))
-  return recipe.method.loss(outputs, given, _values(recipe, state))[1]
+  return recipe.method.loss(outputs, given, values)[1]
 
 
 def predict_step(
@@ -122,6 +122,11 @@ def predict_step(
   network = recipe.network.model(model["params"], model["stats"])
   kind = recipe.network.architecture.task.kind
   return predict(recipe.method, network, kind, model["values"]["inputs"], inputs, present)
+
+
+def as_batch(recipe: Recipe, state: TrainState, batch: Tree) -> tuple[Batch, Values]:
+  """What the method's loss reads of a batch, without augmentation."""
+  return _taught(recipe, state, _given(recipe, state, batch)), _values(recipe, state)
 
 
 def _given(recipe: Recipe, state: TrainState, batch: Tree) -> Batch:
@@ -161,7 +166,7 @@ def _values(recipe: Recipe, state: TrainState) -> Values:
 
 
 def _progress(recipe: Recipe, state: TrainState) -> jax.Array:
-  return state.epoch / recipe.max_epochs
+  return state.epoch / max(recipe.max_epochs, 1)
 
 
 def present_rows(batch: Tree) -> jax.Array:

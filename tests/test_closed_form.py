@@ -1,0 +1,169 @@
+"""What is computed from all training samples before the first step, beside formulas in NumPy."""
+
+import dataclasses
+import functools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from colearn_jax.datasets.lfmc.dummy import write_dummy
+
+from colearn_jax import config
+from colearn_jax.deploy.load import load_model
+from colearn_jax.methods.base import Network
+from colearn_jax.methods.distill import TreeDistillation
+from colearn_jax.methods.individual import Individual
+from colearn_jax.storage import models
+from colearn_jax.training import closed_form, run
+from colearn_jax.training.epoch import batched, take
+from colearn_jax.training.state import init
+from colearn_jax.training.step import as_batch
+from colearn_jax.types import InputError, Task
+from tests.small_training import BATCH, SHAPES, TRAIN, VALUES, N, architecture, recipe, table
+
+FEW, MANY = 6, 64  # features, less and more than the training rows
+DISTILL = TreeDistillation(main=0.5, distillation=2.0)
+
+
+def given():
+  """Sensors, labels and a teacher that are missing in some rows."""
+  out = table()
+  rng = np.random.default_rng(1)
+  out["target"] = np.concatenate([out["target"], rng.normal(5.0, 2.0, (N, 1))], 1).astype(np.float32)
+  out["labelled"] = (rng.random(N) > 0.2).astype(np.float32)
+  out["present"] = {m: (rng.random(N) > 0.1 + 0.1 * k).astype(np.float32) for k, m in enumerate(SHAPES)}
+  teacher = rng.normal(3.0, 2.0, (N, 2)).astype(np.float32)
+  teacher[::7] = np.nan
+  return jax.tree.map(jnp.asarray, out), teacher
+
+
+def begun(method, features, ridge=0.3):
+  """A recipe, its state before and after `begin`, and all that it reads."""
+  encoder = {"model_type": "kernel", "landmarks": features, "layer_sizes": (), "dropout": 0.0}
+  own = architecture(
+    encoder=encoder,
+    emb_dim=features,
+    projection=False,
+    standardised=True,
+    task=Task("regression", ("y", "z")),
+  )
+  own = dataclasses.replace(own, encoders=dict.fromkeys(SHAPES, encoder))
+  r = dataclasses.replace(recipe(1), network=Network(method, own), ridge=ridge)
+  rows, teacher = given()
+  task = {"mean": np.array([1.0, 5.0], np.float32), "std": np.array([2.0, 1.5], np.float32)}
+  weights = {term: np.float32(getattr(method, term)) for term in method.terms}
+  values = VALUES | {"task": task, "weights": weights, "arrays": {"teacher": teacher}}
+  state = jax.jit(functools.partial(init, r))(jax.random.key(3), values)
+  order = batched(TRAIN, BATCH)
+  params, stats = jax.jit(functools.partial(closed_form.begin, r))(state, rows, order)
+  after = dataclasses.replace(state, params=params, stats=stats)
+  return r, state, after, rows
+
+
+def features_of(r, state, rows):
+  batch, values = as_batch(r, state, take(rows, jnp.asarray(TRAIN)))
+  model = r.network.model(state.params, state.stats)
+  return r.method.head_inputs(model, batch.inputs, batch.present), batch, values
+
+
+@pytest.mark.parametrize("features", [FEW, MANY])
+@pytest.mark.parametrize("method", [Individual(), DISTILL], ids=["individual", "distill"])
+def test_heads_are_ridge_regressions_on_target_and_teacher(method, features):
+  """By normal equations in float64, with the weights of every row from the definition of the loss."""
+  r, _, state, rows = begun(method, features)
+  inputs, batch, values = features_of(r, state, rows)
+  target, labelled = np.asarray(batch.target, np.float64), np.asarray(batch.labelled, np.float64)
+  teacher = np.asarray(values.arrays["teacher"], np.float64)[TRAIN]
+  known = np.isfinite(teacher).all(1)
+  mean, std = (np.asarray(state.values["task"][name], np.float64) for name in ("mean", "std"))
+  for m, z in inputs.items():
+    z, present = np.asarray(z, np.float64), np.asarray(batch.present[m], np.float64)
+    measured = method.main * present * labelled / (present * labelled).sum()
+    taught = np.zeros(len(z))
+    if method is DISTILL:
+      taught = method.distillation * present * known / (present * known).sum()
+    weight = measured + taught
+    used = weight > 0
+    strength = 0.3 * np.square(z[used]).sum(1).mean() * weight[used].mean()
+    for column in range(2):
+      goal = measured * target[:, column] + taught * np.nan_to_num(teacher[:, column])
+      goal = (np.divide(goal, weight, out=np.zeros_like(goal), where=used) - mean[column]) / std[column]
+      design = np.concatenate([z, np.ones((len(z), 1))], 1)
+      penalty = np.diag([strength] * z.shape[1] + [0.0])
+      want = np.linalg.solve(design.T * weight @ design + penalty, design.T * weight @ goal)
+      head = state.params["heads"][m]["out"]
+      got = np.append(np.asarray(head["kernel"])[:, column], head["bias"][column])
+      np.testing.assert_allclose(design @ got, design @ want, atol=2e-3)
+
+
+def test_no_small_change_of_a_head_lowers_the_objective():
+  r, _, state, rows = begun(Individual(), FEW, ridge=1e-6)
+  _, batch, values = features_of(r, state, rows)
+
+  def objective(heads):
+    model = r.network.model(state.params | {"heads": heads}, state.stats)
+    return r.method.loss(r.method.forward(model, batch.inputs, batch.present), batch, values)[0]
+
+  slopes = jax.tree.leaves(jax.grad(objective)(state.params["heads"]))
+  assert max(np.abs(slope).max() for slope in slopes) < 1e-4
+
+
+@pytest.mark.parametrize("features", [FEW, MANY])
+def test_landmarks_are_training_samples_that_have_the_sensor(features):
+  r, before, after, rows = begun(Individual(), features)
+  for m in SHAPES:
+    old, new = (dict(s.stats["encoders"][m]["backbone"]["landmarks"]) for s in (before, after))
+    assert np.abs(old["whitening"] - new["whitening"]).max() > 0
+    batch, _ = as_batch(r, before, take(rows, jnp.arange(N)))
+    every = np.nan_to_num(np.asarray(batch.inputs[m]).reshape(N, -1))
+    found = [int(np.abs(every - point).sum(1).argmin()) for point in np.asarray(new["points"])]
+    np.testing.assert_allclose(every[found], new["points"], atol=1e-6)
+    allowed = [row for row in TRAIN if rows["present"][m][row] > 0]
+    assert set(found) <= set(allowed) and len(set(found)) == min(features, len(allowed))
+
+
+@pytest.fixture(scope="module")
+def lfmc(tmp_path_factory):
+  manual, prepared = tmp_path_factory.mktemp("manual"), tmp_path_factory.mktemp("prepared")
+  write_dummy(manual / "training_features.csv", rows=72, sites=12)
+  small = {"protocol.folds": 2, "model.encoder.landmarks": 16, "model.emb_dim": 16, "train.batch_size": 16}
+  small |= {"loss.trees": 10, "loss.teacher_folds": 2}
+  return small | {
+    "data.manual_dir": str(manual),
+    "data.data_dir": str(prepared),
+    "data.normalisation": "quantile",
+  }
+
+
+@pytest.mark.parametrize("replicas", [True, False])
+def test_a_run_without_epochs_keeps_the_closed_form_and_predicts_with_it(lfmc, tmp_path, replicas):
+  load = lambda: config.load("lfmc_best", lfmc | {"train.replicas": replicas})
+  run.run(load(), tmp_path)
+  results, files = (tmp_path / "results.json").read_bytes(), sorted((tmp_path / "predictions").iterdir())
+  assert len(files) >= 2 and np.isfinite(json.loads(results)["modalities"]["S1_S1Ind"]["r2"]["mean"])
+  kept = models.restore(tmp_path / "checkpoints/seed10_fold0")
+  assert np.abs(kept["params"]["heads"]["S1_S1Ind"]["out"]["kernel"]).max() > 0
+  predicted = load_model(tmp_path, "S2_S2Ind").predict(np.zeros((2, 4, 8), np.float32))
+  assert np.isfinite(predicted).all()
+  run.run(load(), tmp_path)  # finished: nothing is computed again
+  assert (tmp_path / "results.json").read_bytes().split(b'"timing"')[0] == results.split(b'"timing"')[0]
+
+
+@pytest.mark.parametrize(
+  "words, changes, line",
+  [
+    ("", {"train.ridge": 0.0}, "train.max_epochs: 0 .* an integer >= 1; 0 only with train.ridge"),
+    ("method=mdico", {}, "method: 'mdico' .* a method of: distill, individual"),
+    ("", {"loss.huber": 1.0}, "loss.huber: 1.0 .* 0; train.ridge=0.25 solves linear heads in closed form"),
+    ("", {"model.head_layers": (8,)}, r"model.head_layers: \(8,\)"),
+    ("", {"model.standardised": False}, "model.standardised"),
+    ("", {"model.emb_dim": 32}, "without a projection model.emb_dim has to be 16"),
+    ("", {"model.members": 2}, "model.projection: False .* True with model.members=2"),
+    ("", {"data.placement": "stream"}, "data.placement=device"),
+  ],
+)
+def test_what_does_not_go_together_is_one_line(lfmc, tmp_path, words, changes, line):
+  with pytest.raises(InputError, match=line):
+    run.run(config.load(f"lfmc_best:{words}", lfmc | changes), tmp_path)
