@@ -159,8 +159,8 @@ def _check_data(config: ConfigDict, begun: bool) -> None:
     raise InputError(f"data.manual_dir: {error}") from None
   _check_protocol(config, described)
   regression = described.task.kind == "regression"
-  if config.train.ridge and not regression:
-    refuse("train.ridge", config.train.ridge, f"0, for {name} is no regression")
+  if config.train.ridge and regression and not config.model.standardised:
+    refuse("model.standardised", False, "True with train.ridge")
   if config.loss.huber and not regression:
     refuse("loss.huber", config.loss.huber, f"0, for {name} is no regression")
   if config.loss.label_smoothing and regression:

@@ -33,7 +33,7 @@ def check_together(config: ConfigDict, known: Mapping[str, Setting]) -> None:
   if config.loss.group_balance and not config.protocol.group_by:
     refuse("loss.group_balance", config.loss.group_balance, "0 without protocol.group_by")
   _check_validation(config)
-  _check_ridge(config)
+  _check_ridge(config, known)
   _check_teacher(config)
   for modality in config.model.encoders:
     if modality not in config.data.modalities:
@@ -54,7 +54,7 @@ def _check_teacher(config: ConfigDict) -> None:
       refuse(f"loss.{key}", config.loss[key], "(), for there is no teacher: loss.distillation=0")
 
 
-def _check_ridge(config: ConfigDict) -> None:
+def _check_ridge(config: ConfigDict, known: Mapping[str, Setting]) -> None:
   """Checks that heads which begin in closed form have one, and that anything is trained at all."""
   from colearn_jax import methods
 
@@ -65,12 +65,16 @@ def _check_ridge(config: ConfigDict) -> None:
     if not train.max_epochs:
       refuse("train.max_epochs", 0, "an integer >= 1; 0 only with train.ridge")
     return
+  augment = config.augment.to_dict()
+  random = [f"augment.{key}" for key, value in augment.items() if value != known[f"augment.{key}"].default]
+  if not train.max_epochs and (random or train.mixup):
+    key = random[0] if random else "train.mixup"
+    refuse(key, augment[key.partition(".")[2]] if random else train.mixup, "its default without epochs")
   solved = ", ".join(name for name, method in methods.METHODS.items() if method.closed_form)
   for key, value, other, allowed in (
     ("method", config.method, methods.find(config.method).closed_form, f"a method of: {solved}"),
     ("model.head_layers", model.head_layers, not model.head_layers, "()"),
     ("model.members", model.members, model.members == 1, "1"),
-    ("model.standardised", model.standardised, model.standardised, "True"),
     ("loss.huber", config.loss.huber, not config.loss.huber, "0"),
     ("train.patience", train.patience, train.max_epochs > 0 or not train.patience, "0 without epochs"),
     ("train.keep", train.keep, train.max_epochs > 0 or train.keep == "last", "last without epochs"),

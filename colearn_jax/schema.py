@@ -333,8 +333,8 @@ SCHEMA: dict[str, Setting] = {
   "train.ridge": Setting(
     0.0,
     _NOT_NEGATIVE,
-    "Ridge of the closed form in which the linear heads of a regression begin: variance of the noise, in "
-    "units of the prior variance of the function. 0: heads begin at random values.",
+    "Ridge of linear heads that begin at the minimum of the objective over all training samples: variance of "
+    "the noise, in units of the prior variance of the function. 0: heads begin at random values.",
   ),
   "train.max_epochs": Setting(
     200,

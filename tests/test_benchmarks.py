@@ -30,6 +30,7 @@ def test_every_benchmark_can_be_imported(name):
       delattr(flags.FLAGS, flag)
 
 
+@pytest.mark.long
 def test_a_step_is_compiled_and_epochs_of_it_are_timed():
   values = {"train.batch_size": 8, "model.emb_dim": 8}
   values |= {"model.encoder.layer_size": 4, "model.encoder.n_layers": 1}

@@ -39,7 +39,10 @@ def given():
   return jax.tree.map(jnp.asarray, out), teacher
 
 
-def begun(method, features, ridge=0.3):
+CLASSES = {"binary": 2, "multiclass": 3, "multilabel": 2}
+
+
+def begun(method, features, ridge=0.3, kind="regression"):
   """A recipe, its state before and after `begin`, and all that it reads."""
   encoder = {"model_type": "kernel", "landmarks": features, "layer_sizes": (), "dropout": 0.0}
   own = architecture(
@@ -47,12 +50,18 @@ def begun(method, features, ridge=0.3):
     emb_dim=features,
     projection=False,
     standardised=True,
-    task=Task("regression", ("y", "z")),
+    task=Task(kind, ("x", "y", "z")[: CLASSES.get(kind, 2)]),
   )
   own = dataclasses.replace(own, encoders=dict.fromkeys(SHAPES, encoder))
   r = dataclasses.replace(recipe(1), network=Network(method, own), ridge=ridge)
   rows, teacher = given()
   task = {"mean": np.array([1.0, 5.0], np.float32), "std": np.array([2.0, 1.5], np.float32)}
+  if kind != "regression":
+    number = np.argsort(np.argsort(rows["target"][:, 0])) * CLASSES[kind] // N
+    several = np.asarray(rows["target"] > 3, np.float32)
+    rows["target"] = jnp.asarray(several if kind == "multilabel" else number.astype(np.int32))
+    teacher = np.concatenate([teacher, teacher[:, :1]], 1)[:, : CLASSES[kind]]
+    task = {"class_weights": np.arange(1.0, 1.0 + CLASSES[kind], dtype=np.float32)}
   weights = {term: np.float32(getattr(method, term)) for term in method.terms}
   values = VALUES | {"task": task, "weights": weights, "arrays": {"teacher": teacher}}
   state = jax.jit(functools.partial(init, r))(jax.random.key(3), values)
@@ -98,16 +107,27 @@ def test_heads_are_ridge_regressions_on_target_and_teacher(method, features):
       np.testing.assert_allclose(design @ got, design @ want, atol=2e-3)
 
 
-def test_no_small_change_of_a_head_lowers_the_objective():
-  r, _, state, rows = begun(Individual(), FEW, ridge=1e-6)
+@pytest.mark.parametrize("method", [Individual(), DISTILL], ids=["individual", "distill"])
+@pytest.mark.parametrize("kind", ["regression", *CLASSES])
+def test_no_small_change_of_a_head_lowers_the_objective_with_its_ridge(method, kind):
+  """The derivative by a kernel's column is opposed to the column, that by a bias is 0."""
+  r, _, state, rows = begun(method, MANY, kind=kind)
   _, batch, values = features_of(r, state, rows)
 
   def objective(heads):
     model = r.network.model(state.params | {"heads": heads}, state.stats)
     return r.method.loss(r.method.forward(model, batch.inputs, batch.present), batch, values)[0]
 
-  slopes = jax.tree.leaves(jax.grad(objective)(state.params["heads"]))
-  assert max(np.abs(slope).max() for slope in slopes) < 1e-4
+  for m, slope in jax.grad(objective)(state.params["heads"]).items():
+    kernel, of_kernel = (
+      np.asarray(a[m]["out"]["kernel"] if m in a else a["out"]["kernel"])
+      for a in (state.params["heads"], slope)
+    )
+    assert np.abs(kernel).max() > 1e-3 and np.abs(slope["out"]["bias"]).max() < 2e-4
+    for w, g in zip(kernel.T, of_kernel.T):
+      factor = -(w @ g) / (w @ w)
+      assert factor > 0
+      np.testing.assert_allclose(g, -factor * w, atol=0.02 * np.abs(g).max() + 1e-5)
 
 
 @pytest.mark.parametrize("features", [FEW, MANY])

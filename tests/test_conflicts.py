@@ -6,6 +6,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from colearn_jax.methods.mdico import MDiCo
 from colearn_jax.nn import random
@@ -52,6 +53,7 @@ def test_of_several_trees_against_vectors():
   assert len(orders) > 1
 
 
+@pytest.mark.long
 def test_a_step_projects_the_gradients_of_the_terms():
   """Against the gradients of each term by itself: with the rate of SGD they are the change of parameters."""
   batch = jax.tree.map(jnp.asarray, take(table(), batched(TRAIN, BATCH)[0]))

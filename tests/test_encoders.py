@@ -40,6 +40,7 @@ def test_number_of_parameters(name):
   assert tuple(counts) == PARAMETERS[name]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", SMALL_SHAPES)
 def test_shape_gradient_and_dropout(name):
   module = make(name, dropout=0.5)

@@ -61,6 +61,7 @@ def test_all_labelled_samples_outside_of_the_test_part_train():
   assert official.train.tolist() == list(range(60)) and not len(official.validation)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("changes", [{}, {"data.placement": "stream"}, {"train.replicas": True}])
 def test_without_a_validation_part_the_last_epoch_is_kept(lfmc, tmp_path, monkeypatch, capsys, changes):
   """Interrupted in the first fold (of replicas in both), it goes on, and no figure stands for what is not."""

@@ -43,6 +43,7 @@ def cases(*kinds):
 SLOW = ("adam_regression_released", "mdico_multiclass_paper", "mdico_regression_released")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
   "name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else ()) for n in KINDS]
 )
@@ -105,6 +106,7 @@ def build(method, architecture):
   return method.build(architecture, rngs=nnx.Rngs(0))
 
 
+@pytest.mark.long
 def test_mixed_encoders_heads_and_norms_round_trip():
   """Settings that no golden case has, with the shapes that the layers of that program have."""
   zeros = nnx.eval_shape(lambda: build(MDiCo(), names.make_architecture(MIXED)))
@@ -326,6 +328,7 @@ def of_each_family(name):
   return {key.split("/")[0]: key for key in np.load(GOLDEN / f"{name}.npz").files}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
   "name", ["mdico_regression_paper", pytest.param("adam_regression_paper", marks=pytest.mark.slow)]
 )

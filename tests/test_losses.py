@@ -48,6 +48,7 @@ def test_contrastive_is_optax_ntxent_where_that_fits():
   np.testing.assert_allclose(contrastive(za, zb, 0.1, jnp.ones(6)), want, rtol=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("negatives", ["both", "cross"])
 def test_contrastive_leaves_absent_rows_out(negatives):
   za, zb = arrays((7, 5), (7, 5))

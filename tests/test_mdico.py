@@ -58,6 +58,7 @@ CONSTANTS = {"class_weights": jnp.array([1.0, 2.0, 0.5])}
 TARGET = jnp.array([0, 1, 2, 1, 0])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("names", [("radar",), ("radar", "optical"), tuple(SHAPES)])
 @pytest.mark.parametrize("variant", ["paper", "released"])
 def test_shapes_for_any_number_of_modalities(names, variant):
@@ -73,6 +74,7 @@ def test_features_have_halves():
     MDiCo().build(architecture(emb_dim=15), rngs=nnx.Rngs(0))
 
 
+@pytest.mark.long
 def test_a_modality_alone_needs_nothing_of_another():
   inputs = sample()
   together = run(inputs)
@@ -150,6 +152,7 @@ def test_a_weight_of_zero_switches_a_term_off():
   assert not any(name.startswith(("auxiliary", "discriminative", "total/aux")) for name in terms)
 
 
+@pytest.mark.long
 def test_absent_sensors_count_nowhere():
   """Against a loop that leaves the samples out, in training mode with batch statistics; gradients too."""
   masks = {"radar": [1, 1, 0, 1, 1], "optical": [1, 0, 1, 1, 1], "thermal": [1, 1, 1, 1, 0]}

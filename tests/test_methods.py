@@ -64,6 +64,7 @@ def objective(method, kind):
   return call
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
   ("name", "kind"),
   [*itertools.product(methods.METHODS, KINDS[1:]), *((name, "multiclass") for name in VARIANTS)],
@@ -180,6 +181,7 @@ def lfmc(tmp_path_factory):
     yield {"data.manual_dir": str(manual), "data.data_dir": str(prepared)}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", [*methods.METHODS, "fusion of all alone"])
 def test_two_epochs_of_training_and_the_predictions_of_one_sensor(lfmc, tmp_path, name):
   name, *plain = name.split(maxsplit=1)

@@ -122,6 +122,7 @@ def test_the_loss_of_a_mixture_is_that_of_both_targets(kind):
   assert constants(kind)
 
 
+@pytest.mark.long
 def test_a_step_mixes_and_does_not_change_its_batch_without():
   rows = take(jax.tree.map(jnp.asarray, table()), jnp.arange(BATCH))
   terms = {}

@@ -41,6 +41,7 @@ def own(tmp_path, monkeypatch):
   return config.load("configs/folder.py:official", settings), weights, written
 
 
+@pytest.mark.long
 def test_training_goes_on_and_predicts_without_the_weights_it_began_with(own, tmp_path, monkeypatch):
   settings, weights, written = own
   write, epochs = log.Log.write, []
@@ -86,6 +87,7 @@ TASKS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("header, targets, kind", TASKS.values(), ids=TASKS)
 def test_each_kind_of_task_is_built_trained_predicted_and_scored(
   tmp_path, monkeypatch, header, targets, kind

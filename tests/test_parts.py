@@ -50,6 +50,7 @@ CLASSES = ["oak", "pine"] * 12
 SECOND = set(np.array_split(np.random.RandomState(10).permutation(24), 2)[1].tolist())
 
 
+@pytest.mark.long
 def test_unlabelled_samples_of_the_official_test_part_are_predicted_and_not_scored_B18(fields, tmp_path):
   targets = [*CLASSES[:20], "", "", "", ""]
   got = train.run(config.load("configs/folder.py:official", fields(targets, SPLIT)), tmp_path / "run")
@@ -142,6 +143,7 @@ def test_parts_that_cannot_be_cut_are_told_before_the_first_training(
   assert not (tmp_path / "run/checkpoints").exists() and not list((tmp_path / "run").rglob("*.csv"))
 
 
+@pytest.mark.long
 def test_splits_that_folds_do_not_use_are_mentioned_once_B27(fields, capsys, tmp_path):
   settings = fields(CLASSES, SPLIT)
   train.run(config.load("configs/folder.py", settings | {"baseline": True}), tmp_path / "run")

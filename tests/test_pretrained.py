@@ -41,6 +41,7 @@ def architecture(encoder="presto", **more):
   return Architecture(shapes, settings, task, emb_dim=4, **(known | more))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", sorted(set(methods.METHODS) - {"isensd"}))  # which has one encoder for all
 @pytest.mark.parametrize(
   "more",
@@ -198,6 +199,7 @@ def test_galileo_trains_and_its_export_predicts_alike(lfmc, tmp_path):
   assert np.abs(exported.predict(x, context) - expected).max() > 0
 
 
+@pytest.mark.long
 def test_climate_lights_and_land_cover_of_a_folder(lfmc, tmp_path):
   """Galileo's bands by name and unit: values in other units give the same normalised ones."""
   rng, rows, own = np.random.default_rng(0), 24, tmp_path / "own"
@@ -261,6 +263,7 @@ def test_a_resumed_run_stops_at_other_weights(lfmc, tmp_path):
   assert list(work_directory.keep_weights(tmp_path, of(tmp_path / "none.pt"))) == ["S1"]
 
 
+@pytest.mark.long
 def test_sizes_of_the_file_are_kept_with_the_run(lfmc, tmp_path):
   """They are read at the start. The months of the steps can be left out."""
   file = save_torch_file(tmp_path / "presto.pt", state_dict(blocks=2))

@@ -140,6 +140,7 @@ def plain():
   return train(devices=1)[1]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
   "arrangement",
   [{"fsdp": 4}, {"fsdp": 2, "method": RING}, {"devices": 4, "replica": 1, "method": RING}],
@@ -183,6 +184,7 @@ def alone():
   return out
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
   "arrangement",
   # Not replica=2 with fsdp=2: on simulated devices of a CPU with few cores, a replica that is done waits in a
@@ -208,6 +210,7 @@ def test_a_replica_is_the_run_alone(arrangement):
     assert tuple(map(int, ended)) == (int(stop.done), int(epoch), int(best_epoch))
 
 
+@pytest.mark.long
 def test_microbatches_change_the_batch_statistics_alone(monkeypatch):
   """Without BatchNorm and dropout the gradients are those of the whole batch, contrastive term included."""
   monkeypatch.setattr(layers.BatchNorm, "_observe", lambda self, x, present: (self.mean[...], self.var[...]))
@@ -222,6 +225,7 @@ def test_microbatches_change_the_batch_statistics_alone(monkeypatch):
     close(state.params, outcomes[0][0].params)
 
 
+@pytest.mark.long
 def test_microbatches_keep_running_statistics_of_each():
   batch = take(jax.tree.map(jnp.asarray, table()), jnp.arange(BATCH))
   r = recipe(microbatches=2)
@@ -230,6 +234,7 @@ def test_microbatches_keep_running_statistics_of_each():
   assert int(after.stats["shared"]["radar"]["norm"]["batches"]) == 2 and np.isfinite(terms["objective"])
 
 
+@pytest.mark.long
 def test_rematerialisation_changes_nothing():
   batch = take(jax.tree.map(jnp.asarray, table()), jnp.arange(BATCH))
   got = []
@@ -244,6 +249,7 @@ def test_rematerialisation_changes_nothing():
   close(got[1][1], got[0][1])
 
 
+@pytest.mark.long
 def test_clipping_bounds_the_step():
   batch = take(jax.tree.map(jnp.asarray, table()), jnp.arange(BATCH))
   r = dataclasses.replace(recipe(), optimizer=constant_rate(optax.clip_by_global_norm(0.01)))

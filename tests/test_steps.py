@@ -42,6 +42,7 @@ def epochs(count, devices=8):
   return state, logs
 
 
+@pytest.mark.long
 def test_eight_devices_give_the_losses_of_one():
   """Batch statistics, negatives and dropout are those of the global batch however it is split."""
   for one, eight in zip(epochs(3, devices=1)[1], epochs(3, devices=8)[1]):
@@ -61,6 +62,7 @@ def test_training_learns_and_counts():
   assert int(state.best.epoch) == 1 + int(np.argmin(objectives))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("streamed", [False, True])
 def test_an_epochs_terms_are_the_means_over_the_rows_of_several_batches(streamed):
   """28 training and 24 validation rows in batches of 16: whole batches count more than the padded ones."""
@@ -202,6 +204,7 @@ def test_integers_are_normalised_as_the_numbers_they_are():
   np.testing.assert_allclose(got, (x.astype(np.float64) - [100, 8]) / [10, 0.5], rtol=1e-6)
 
 
+@pytest.mark.long
 def test_augmented_steps_train_on_something_else_and_stay_finite():
   given = table()
   given["inputs"]["optical"][3] = np.nan
@@ -316,6 +319,7 @@ def sgd(rate=1.0, **settings):
   return make_optimizer("sgd", learning_rate=rate, max_epochs=1, momentum=0.0, **settings)
 
 
+@pytest.mark.long
 def test_weight_decay_spares_biases_norms_and_vectors():
   before, after, _ = updated(sgd(weight_decay=0.5))
   plain = updated(sgd())[1]
@@ -326,6 +330,7 @@ def test_weight_decay_spares_biases_norms_and_vectors():
     np.testing.assert_allclose(value, shrunk, rtol=1e-4, atol=1e-6, err_msg=path)
 
 
+@pytest.mark.long
 def test_parts_learn_more_slowly_or_not_at_all():
   rates = {"unique/radar": 0.0, "unique": 0.5}
   fast, slow = updated(sgd(0.1)), updated(sgd(0.1, rates=rates))
@@ -366,6 +371,7 @@ def test_schedules():
   np.testing.assert_allclose(at(coslog, high), 0.1, rtol=1e-5)
 
 
+@pytest.mark.long
 def test_the_logged_rate_is_the_schedules():
   *_, terms = updated(make_optimizer("adam", learning_rate=0.1, max_epochs=5, schedule="linear"), steps=3)
   np.testing.assert_allclose(terms["learning_rate"], 0.1 * (1 - 2 / 10), rtol=1e-5)  # 2 steps an epoch
@@ -378,6 +384,7 @@ def test_warm_up_has_to_end():
     make_optimizer("adam", learning_rate=0.1, max_epochs=5, warmup=1, schedule="one_cycle")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["ema", "swa"])
 def test_an_average_of_the_weights_is_validated_kept_and_predicted_with(kind):
   average = Average(kind, decay=0.5, first_epoch=1)
@@ -458,6 +465,7 @@ class Unpaired(MDiCo):
   paired = False
 
 
+@pytest.mark.long
 def test_rows_that_are_not_paired_show_one_sensor_each_in_orders_of_their_own():
   r = recipe(1, method=Unpaired(contrastive=0.0))
   rows = jnp.asarray(batched(TRAIN, BATCH))

@@ -235,6 +235,7 @@ def test_a_setting_is_chosen_on_the_validation_part_of_candidates(finished):
       assert ids and not set(ids) & set(tests[part])
 
 
+@pytest.mark.long
 def test_changed_test_targets_change_no_choice(finished, tiny, monkeypatch):
   """The test targets of fold 0 are changed. They are training targets of fold 1, whose scores differ."""
   tests = folds.scored_parts(finished / "plain/bands/own")[("10", "0")]
@@ -276,6 +277,7 @@ def test_nested_choice_predicts_with_the_model_of_each_run(finished, tiny):
     assert same == (chosen["chosen"][f"seed10_fold{fold}"] == 0)
 
 
+@pytest.mark.long
 def test_the_report_copes_with_models_that_were_chosen_for_each_run(finished, tmp_path):
   """A nested choice has no checkpoints and no log; trees have no network."""
   report.report(finished, tmp_path)

@@ -68,6 +68,7 @@ def other(kind, target, rows):
   return changed
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_teacher_sees_no_target_of_its_sample_and_nothing_outside_of_the_training_part(kind):
   own, train = samples(kind), np.arange(2, 32)

@@ -90,6 +90,7 @@ def one_target(row, x):
   return x
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", ["distill", "mdico"])
 def test_nothing_held_out_reaches_the_teacher_or_a_parameter(lfmc, monkeypatch, method):
   blocks = {"protocol.group_by": "site,year", "protocol.folds": "2,each", "protocol.purge": 10}

@@ -170,6 +170,7 @@ def test_one_sensor_predicts_from_the_work_directory(finished, lfmc):
     load_model(finished, "S2_S2Ind", runs=["seed1_fold0"])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
   ("changes", "stops"),
   [
@@ -234,6 +235,7 @@ def test_killed_at_any_moment_it_ends_the_same(lfmc, tmp_path):
   assert_same(whole, killed)
 
 
+@pytest.mark.long
 def test_replicas_are_the_runs_of_the_loop_and_ablations_stand_beside_them(finished, lfmc, tmp_path, capsys):
   ablations = {"contrastive_off": {"contrastive": 0}, "other": {"auxiliary": 0, "discriminative": 2}}
   settings = load(
@@ -260,6 +262,7 @@ def test_replicas_are_the_runs_of_the_loop_and_ablations_stand_beside_them(finis
   assert load_model(tmp_path, "S1_S1Ind").runs == ["seed10_fold0", "seed10_fold1"]
 
 
+@pytest.mark.long
 def test_nothing_is_compiled_after_the_first_epoch(lfmc, tmp_path, monkeypatch):
   """Two folds one after another, with checkpoints: what the first epoch did not compile, nothing does."""
   compiled, write, after = [], log.Log.write, []
@@ -303,11 +306,13 @@ def test_two_runs_at_once_are_refused(finished, lfmc):
     run.run(load(lfmc, baseline=True), finished)
 
 
+@pytest.mark.long
 def test_divergence_is_said_in_one_line(lfmc, tmp_path):
   with pytest.raises(InputError, match=r"seed10_fold0 diverged: its \w+ objective is \w+ in epoch \d"):
     run.run(load(lfmc, train__learning_rate=1e30), tmp_path)
 
 
+@pytest.mark.long
 def test_clean_protocol_by_site_and_official_splits(lfmc, tmp_path):
   settings = load(lfmc, "configs/lfmc.py:clean", train__max_epochs=1)
   summary = run.run(settings, tmp_path / "clean")
@@ -384,6 +389,7 @@ class Student(Individual):
     return loss, terms | {"total/main": loss, "objective": loss, "known": jax.numpy.nansum(known)}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("replicas", [False, True])
 def test_a_teacher_is_trained_first_on_the_same_folds_and_frozen(lfmc, tmp_path, monkeypatch, replicas):
   monkeypatch.setitem(methods.METHODS, "student", Student)

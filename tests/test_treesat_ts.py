@@ -60,6 +60,7 @@ def folders(tmp_path_factory):
   return {"data.manual_dir": str(manual), "data.data_dir": str(prepared)}
 
 
+@pytest.mark.long
 def test_from_files_to_scores(folders, tmp_path, monkeypatch):
   """Built, streamed, stopped after an epoch, taken up again, scored, and used."""
   settings = config.load("configs/treesat_ts.py", {**SMALL, **folders})

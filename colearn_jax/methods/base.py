@@ -133,8 +133,8 @@ class Method:
 
   terms: ClassVar[tuple[str, ...]] = ("main",)  # loss terms: names of the fields with their weights
   requires: ClassVar[tuple[str, ...]] = ()  # methods that are trained first, in the same runs
-  # For `train.ridge`: whether outputs are those of `model.heads` by sensor, and the loss of a regression is
-  # a sum of quadratic functions of single outputs of single rows.
+  # For `train.ridge`: whether outputs are those of `model.heads` by sensor, and the loss is a sum over rows
+  # of the task's loss and distances from teachers, which `closed_form.solve` bounds.
   closed_form: ClassVar[bool] = False
   allows_members: ClassVar[bool] = False  # whether `Architecture.members` may be above 1
 

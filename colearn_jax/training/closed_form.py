@@ -6,19 +6,21 @@ Pure functions, to be jitted.
 from __future__ import annotations
 
 import dataclasses
+import functools
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.scipy.linalg import cho_factor, cho_solve
+from jax.scipy.linalg import cho_solve
 
 from colearn_jax.encoders import FITTED, Encoder
 from colearn_jax.nn import random
-from colearn_jax.nn.layers import along_last_axis
 from colearn_jax.training.epoch import take
 from colearn_jax.training.state import Recipe, TrainState, Tree
 from colearn_jax.training.step import as_batch
 
+SWEEPS = 100  # of `solve` for classes
 EXACT = jax.lax.Precision.HIGHEST  # accelerators round the inputs of products by default
 
 
@@ -68,15 +70,18 @@ def fit(recipe: Recipe, state: TrainState, table: Tree, rows: jax.Array) -> Tree
 def solve(recipe: Recipe, state: TrainState, table: Tree, rows: jax.Array) -> Tree:
   """The parameters with the linear layer of every head at the minimum of the objective plus a ridge.
 
-  The objective of a method with `Method.closed_form` is quadratic in a head's standardised output o_i of each
-  row i: Σ_i r_i (o_i - u_i)² / 2 + constant. r_i and u_i follow from its first two derivatives; they contain
-  targets, teachers and weights. With o_i = w·φ_i + b, the layer's kernel w and bias b minimise
+  The objective of a method with `Method.closed_form` is a sum of functions of a head's (standardised) output
+  o_i of each row i. Each is at most Σ_c r_ic (o_ic - u_ic)² / 2 + constant, with equality at the current
+  output. For a regression it is equal everywhere; for classes r is the bound of Böhning (1992, Annals of the
+  Institute of Statistical Mathematics 44). r and u follow from two derivatives, which contain targets,
+  teachers and weights. With o_ic = w_c·φ_i + b_c, the layer's kernel w and bias b minimise
 
-      Σ_i r_i (w·φ_i + b - u_i)² / 2 + λ |w|² / 2,   λ = ridge · mean r · mean |φ|²,
+      Σ_i r_ic (w_c·φ_i + b_c - u_ic)² / 2 + λ_c |w_c|² / 2,   λ_c = ridge · mean r_c · mean |φ|²,
 
-  with means over the rows with r_i > 0. If all r_i are equal, this is the posterior mean of a Gaussian
-  process with the kernel φ_i·φ_j / mean |φ|² and noise of variance `ridge` (Rasmussen & Williams 2006,
-  equations 2.8 to 2.12), and a free constant.
+  with means over the rows with r_ic > 0. For classes this is repeated with the new outputs, `SWEEPS` times,
+  and comes to the minimum of the objective itself plus the ridge. If all r_i of a regression are equal, this
+  is the posterior mean of a Gaussian process with the kernel φ_i·φ_j / mean |φ|² and noise of variance
+  `ridge` (Rasmussen & Williams 2006, equations 2.8 to 2.12), and a free constant.
 
   Args:
     recipe: see `begin`.
@@ -84,7 +89,8 @@ def solve(recipe: Recipe, state: TrainState, table: Tree, rows: jax.Array) -> Tr
     table: see `begin`.
     rows: see `begin`.
   """
-  task, method = state.values["task"], recipe.method
+  method, task = recipe.method, recipe.network.architecture.task
+  classes = len(task.outputs)
 
   def read(rows: jax.Array) -> dict[str, jax.Array]:
     batch, _ = as_batch(recipe, state, take(table, rows))
@@ -95,32 +101,81 @@ def solve(recipe: Recipe, state: TrainState, table: Tree, rows: jax.Array) -> Tr
   batch, values = as_batch(recipe, state, take(table, rows.reshape(-1)))
 
   def objective(outputs: dict[str, jax.Array]) -> jax.Array:
-    mean, std = (along_last_axis(task[name], next(iter(outputs.values()))) for name in ("mean", "std"))
-    return method.loss({m: mean + std * o for m, o in outputs.items()}, batch, values)[0]
+    if task.kind == "regression":
+      mean, std = (state.values["task"][name][None] for name in ("mean", "std"))
+      outputs = {m: mean + std * o for m, o in outputs.items()}
+    return method.loss(outputs, batch, values)[0]
 
-  zero, one = ({m: jnp.full((rows.size, *task["mean"].shape), v) for m in inputs} for v in (0.0, 1.0))
-  slope, curvature = jax.jvp(jax.grad(objective), (zero,), (one,))
-  heads = dict(state.params["heads"])
-  for m, z in inputs.items():
-    of_column = jax.vmap(_ridge, in_axes=(None, 1, 1, None), out_axes=-1)
-    kernel, bias = of_column(z, slope[m], curvature[m], recipe.ridge)
-    heads[m] = heads[m] | {"out": {"kernel": kernel, "bias": bias}}
+  slope = jax.grad(objective)
+  zero = {m: jnp.zeros((rows.size, classes)) for m in inputs}
+  # Classes that exclude each other share their bound, which the first one's curvature at 0 tells.
+  along = jnp.zeros(classes).at[0].set(1.0) if task.one_class else jnp.ones(classes)
+  curvature = jax.jvp(slope, (zero,), ({m: o + along[None] for m, o in zero.items()},))[1]
+  if task.one_class:
+    bound = 0.5 * classes**2 / (classes - 1)
+    curvature = {m: bound * r[:, :1] for m, r in curvature.items()}
+  systems = {
+    m: jax.vmap(functools.partial(_system, z, ridge=recipe.ridge), in_axes=1)(curvature[m])
+    for m, z in inputs.items()
+  }
+
+  def sweep(_: int, heads: dict[str, Tree]) -> dict[str, Tree]:
+    outputs = {m: jnp.matmul(z, heads[m]["kernel"], precision=EXACT) for m, z in inputs.items()}
+    outputs = {m: o + heads[m]["bias"][None] for m, o in outputs.items()}
+    new, slopes = {}, slope(outputs)
+    for m, r in curvature.items():
+      u = outputs[m] - jnp.where(r > 0, slopes[m] / jnp.where(r > 0, r, 1.0), 0.0)
+      of_column = jax.vmap(_minimum, in_axes=(None if task.one_class else 0, 1), out_axes=-1)
+      system = jax.tree.map(lambda leaf: leaf[0], systems[m]) if task.one_class else systems[m]
+      kernel, bias = of_column(system, u)
+      new[m] = {"kernel": kernel, "bias": bias}
+    return new
+
+  begin = {
+    m: {"kernel": jnp.zeros((z.shape[1], classes)), "bias": jnp.zeros(classes)} for m, z in inputs.items()
+  }
+  solved = jax.lax.fori_loop(0, 1 if task.kind == "regression" else SWEEPS, sweep, begin)
+  heads = {m: head | {"out": solved[m]} for m, head in state.params["heads"].items()}
   return state.params | {"heads": heads}
 
 
-def _ridge(z: jax.Array, slope: jax.Array, curvature: jax.Array, ridge: float) -> tuple[jax.Array, jax.Array]:
-  """W `[D]` and b, see `solve`, from φ `[N D]` and the derivatives `[N]` at o = 0."""
+@flax.struct.dataclass
+class System:
+  """The least squares of one output in `solve`, factorised: for `_minimum`.
+
+  Attributes:
+    x: weighted features around their mean, `[N D]`.
+    factor: Cholesky factor of their products plus the ridge: `[N N]` or `[D D]`, whichever is smaller.
+    share: weight of each row, `[N]`, with sum 1.
+    middle: weighted mean of the features, `[D]`.
+  """
+
+  x: jax.Array
+  factor: jax.Array
+  share: jax.Array
+  middle: jax.Array
+
+
+def _system(z: jax.Array, curvature: jax.Array, *, ridge: float) -> System:
+  """The system of features φ `[N D]` and r `[N]`, see `solve`."""
   known = curvature > 0
-  total = jnp.maximum(curvature.sum(), jnp.finfo(z.dtype).tiny)
-  share = curvature / total
-  u = jnp.where(known, -slope / jnp.where(known, curvature, 1.0), 0.0)
-  middle, level = share @ z, share @ u
-  root = jnp.sqrt(share)
-  x, y = root[:, None] * (z - middle[None]), root * (u - level)
-  size = jnp.where(known[:, None], jnp.square(z), 0.0).sum()  # n mean |φ|², while λ / total has 1 / n² of it
-  scale = ridge * size / jnp.square(jnp.maximum(known.sum(), 1))
-  dual = len(x) < x.shape[1]
-  gram = jnp.matmul(x, x.T, precision=EXACT) if dual else jnp.matmul(x.T, x, precision=EXACT)
-  factor = cho_factor(gram + scale * jnp.eye(len(gram), dtype=z.dtype), lower=True)
-  w = x.T @ cho_solve(factor, y) if dual else cho_solve(factor, x.T @ y)
-  return w, level - middle @ w
+  share = curvature / jnp.maximum(curvature.sum(), jnp.finfo(z.dtype).tiny)
+  middle = share @ z
+  x = jnp.sqrt(share)[:, None] * (z - middle[None])
+  squares = jnp.where(known[:, None], jnp.square(z), 0.0).sum()
+  penalty = ridge * squares / jnp.square(jnp.maximum(known.sum(), 1))  # λ / Σ r
+  gram = jnp.matmul(x, x.T, precision=EXACT) if _dual(x) else jnp.matmul(x.T, x, precision=EXACT)
+  factor = jnp.linalg.cholesky(gram + penalty * jnp.eye(len(gram), dtype=z.dtype))
+  return System(x, factor, share, middle)
+
+
+def _minimum(system: System, u: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """The minimum in `solve` for u `[N]`: w `[D]` and b."""
+  x, level = system.x, system.share @ u
+  y, factor = jnp.sqrt(system.share) * (u - level), (system.factor, True)
+  w = x.T @ cho_solve(factor, y) if _dual(x) else cho_solve(factor, x.T @ y)
+  return w, level - system.middle @ w
+
+
+def _dual(x: jax.Array) -> bool:
+  return x.shape[0] < x.shape[1]
