@@ -3,7 +3,7 @@
     python -m colearn_jax.main --config=cropharvest_best:binary --workdir=runs/best \
         --config.data.manual_dir=DIR
 
-The recipe is that of `lfmc_best`, for classes: a Matérn kernel at 1024 training samples, linear heads that
+The recipe is that of `lfmc_best`, for classes: a Matérn kernel at 2048 training samples, linear heads that
 begin at the minimum of the objective (a kernel logistic regression), no epochs and no validation part. The
 teacher of trees reads both sensors, the weather, the terrain and the place.
 

@@ -3,8 +3,9 @@
     python -m colearn_jax.study --config=lfmc_best --workdir=runs/study_best --config.data.manual_dir=DIR
 
 DIR contains training_features.csv. `individual` is the recipe of `colearned` without a teacher, so without
-the other sensors. The trees are tuned on validation parts, and fitted again on all training samples. Kernels
-were compared on the folds by site of seed 10, and the settings of both networks on 5 folds of seed 77.
+the other sensors. The trees are tuned on validation parts, and fitted again on all training samples. The kind
+of kernel and its width were compared on the folds by site of seeds 10 and 11; the number of landmarks, the
+ridge, the widths for a context and the weight of the teacher on those of seed 77.
 """
 
 from __future__ import annotations
