@@ -125,7 +125,7 @@ def estimate(model: Model, need: Pixels, chunk: Chunk, coverage: float) -> Estim
       model.context, dates=chunk.date, coordinates=chunk.coordinates, static=chunk.static
     )
   how: dict = {}
-  if chunk.dates is not None and any(view.dated for view in need.views.values()):
+  if chunk.dates is not None and need.dated:
     how["dates"] = chunk.dates
   if need.needs_date:
     how["date"] = chunk.date
