@@ -78,6 +78,8 @@ class Raw:
     """The input of the model, `[N *shape]`. See `deploy.model.Model.predict`."""
     self._check(dates, date, masks)
     samples = _samples(x)
+    if not len(samples):
+      return np.zeros((0, *self.modality.shape), np.float32)
     names = list(self.bands if bands is None else bands)
     places = _places(self.bands, names)
     for i, one in enumerate(samples[:1] if isinstance(samples, np.ndarray) else samples):
@@ -88,8 +90,7 @@ class Raw:
     if isinstance(samples, np.ndarray) and ascending and self._is_used_as_it_is(samples.shape):
       return samples if places == list(range(len(names))) else samples[..., places]
     more = zip(days, self._masks(masks, list(samples), names), _date(date, len(samples)))
-    out = [self._read(i, one, *own, places) for i, (one, own) in enumerate(zip(samples, more))]
-    return np.stack(out) if out else np.zeros((0, *self.modality.shape), np.float32)
+    return np.stack([self._read(i, one, *own, places) for i, (one, own) in enumerate(zip(samples, more))])
 
   def _check(self, dates: Any, date: Any, masks: Mapping[str, Any] | None) -> None:
     """Raises InputError if something is missing that is needed, or cannot be used."""
