@@ -156,12 +156,31 @@ class ConvTran(_Series):
     return self.dense_norm(x + self.dense(x)).mean(1)
 
 
+class PSELTAE(_Series):
+  """See `colearn_jax.encoders.pse_ltae`; of tiles without missing values `[B T H W C]`."""
+
+  def __init__(self, steps: int, bands: int):
+    super().__init__()
+    block = lambda i, o: [nn.Linear(i, o, bias=False), nn.BatchNorm1d(o), nn.ReLU()]
+    self.pixels = nn.Sequential(*block(bands, 32), *block(32, 64))
+    self.steps, self.over_time = nn.Sequential(*block(128, 128)), LTAE(steps, 128)
+
+  def forward(self, x):
+    """Encodes."""
+    batch, steps = x.shape[:2]
+    pixels = self.pixels(x.reshape(-1, x.shape[-1])).view(batch * steps, -1, 64)
+    deviation = (pixels.var(1, correction=0) + 1e-5).sqrt()
+    both = torch.cat([pixels.mean(1), deviation], 1)
+    return self.over_time(self.steps(both).view(batch, steps, -1))
+
+
 BACKBONES = {
   "convtran": ConvTran,
   "gru": lambda *shape: Recurrent(nn.GRU, *shape),
   "lstm": lambda *shape: Recurrent(nn.LSTM, *shape),
   "ltae": LTAE,
   "mlp": MLP,
+  "pse_ltae": PSELTAE,
   "rnn": lambda *shape: Recurrent(nn.RNN, *shape),
   "tae": TAE,
   "tempcnn": TempCNN,

@@ -111,12 +111,15 @@ class Description:
     task: what is predicted.
     modalities: the sensors in the order of the configuration, then the context if there is one.
     samples: number and digest of the samples; None for a model that was imported.
+    views: how the views of the sensors are stored and used, see `data.modality.View`, as JSON; None if that
+      is not known.
   """
 
   name: str
   task: Task
   modalities: tuple[Modality, ...]
   samples: Mapping[str, object] | None = None
+  views: Mapping[str, Mapping] | None = None
 
   @property
   def sensors(self) -> dict[str, Modality]:
@@ -135,7 +138,8 @@ class Description:
       "task": self.task.to_json(),
       "modalities": [modality.to_json() for modality in self.modalities],
     }
-    return out if self.samples is None else out | {"samples": dict(self.samples)}
+    out |= {} if self.samples is None else {"samples": dict(self.samples)}
+    return out | ({} if self.views is None else {"views": dict(self.views)})
 
   @classmethod
   def from_json(cls, tree: Mapping) -> Description:
@@ -146,7 +150,8 @@ class Description:
     """
     try:
       modalities = tuple(map(Modality.from_json, tree["modalities"]))
-      return cls(tree["name"], Task.from_json(tree["task"]), modalities, tree.get("samples"))
+      task = Task.from_json(tree["task"])
+      return cls(tree["name"], task, modalities, tree.get("samples"), tree.get("views"))
     except (KeyError, TypeError) as error:
       raise InputError(f"dataset.json: missing or wrong entry {error}; training writes this file") from None
 

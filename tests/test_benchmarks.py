@@ -66,3 +66,31 @@ def test_a_lookup_finds_shifted_series_and_never_the_sample_itself():
   assert np.isnan(found[3]).all() and np.isnan(found[:3, 3]).all()
   np.testing.assert_array_equal(found[0], [np.nan, np.nan, np.nan, np.nan, 2.0, np.nan, np.nan])
   np.testing.assert_array_equal(found[2], [np.nan, 1.0, 2.0, np.nan, np.nan, np.nan, np.nan])
+
+
+def test_models_and_scenes_of_the_benchmark_of_deployment(tmp_path):
+  rasterio = pytest.importorskip("rasterio")
+  from benchmarks import deploy
+  from colearn_jax import load_model
+
+  model = load_model(deploy.make("scene", tmp_path / "model"))
+  files, bands = deploy.generate(tmp_path, 40)
+  assert model.bands == bands and len(files) == model.modality.shape[0] == 12
+  with rasterio.open(files[3]) as file:
+    assert file.shape == (40, 40) and file.descriptions == bands
+    pixels = file.read()[:, 0].T  # a row of pixels
+  x = np.repeat(pixels[:, None], 12, 1)
+  np.testing.assert_allclose(model.predict(x).sum(1), np.ones(40), atol=1e-5)
+  calls = []
+  took = deploy.race({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 3, 1e-9)
+  assert [len(own) for own in took.values()] == [3, 3] and calls[-6:] == ["a", "b"] * 3
+
+
+@pytest.mark.slow
+def test_a_map_is_measured_beside_reading(tmp_path, capsys):
+  pytest.importorskip("rasterio")
+  from benchmarks import deploy
+
+  deploy.measure_map(tmp_path, 64)
+  said = capsys.readouterr().out
+  assert "scene of 64 x 64 pixels, 12 dates, 10 bands" in said and "times as long as reading" in said

@@ -294,7 +294,7 @@ def altered(folder, **changes):
 
 def test_a_newer_format(copy):
   altered(copy, format=99)
-  with pytest.raises(InputError, match="has format 99, this version of colearn_jax reads up to 2: update"):
+  with pytest.raises(InputError, match="has format 99, this version of colearn_jax reads up to 3: update"):
     load_model(copy)
   altered(copy, format=1)
   with pytest.raises(InputError, match="has format 1, which is no longer read: export the model again"):
@@ -331,8 +331,10 @@ from importlib.metadata import packages_distributions
 # What jax and numpy need; colearn_jax itself is checked module by module.
 allowed = {"numpy", "jax", "jaxlib", "ml_dtypes", "opt_einsum", "scipy", "flatbuffers", "colearn_jax"}
 installed = set(packages_distributions()) - allowed
-rooms = ("", ".batches", ".load", ".model", ".tensors", ".uncertainty")
-own = {"colearn_jax", "colearn_jax.types"} | {f"colearn_jax.deploy{room}" for room in rooms}
+rooms = ("", ".batches", ".load", ".model", ".raw", ".tensors", ".uncertainty")
+own = {"colearn_jax", "colearn_jax.types", "colearn_jax.dates"}
+own |= {f"colearn_jax.deploy{room}" for room in rooms}
+own |= {f"colearn_jax.data{room}" for room in ("", ".fixed_length", ".modality")}  # prepare series
 
 class Blocked(importlib.abc.MetaPathFinder):
   def find_spec(self, name, path=None, target=None):
@@ -350,7 +352,7 @@ for name in ("flax", "optax", "tensorflow_datasets", "grain", "sklearn", "orbax"
 
 
 def predict_bare(folder, x, tmp_path):
-  """Predictions of a process that can import numpy, jax, flatbuffers and three modules of the package."""
+  """Predictions of a process that can import numpy, jax, flatbuffers and those modules of the package."""
   np.save(tmp_path / "x.npy", x)
   command = [sys.executable, "-c", textwrap.dedent(BARE), folder, tmp_path / "x.npy", tmp_path / "y.npy"]
   done = subprocess.run(list(map(str, command)), capture_output=True, text=True)

@@ -7,7 +7,7 @@ def test_a_description_comes_back_from_json():
   series = Modality("a_b", ("a", "b"), (12, 3), ("x", "y", "z"))
   context = Modality(CONTEXT, ("date",), (2,), ("date_sin", "date_cos"))
   task = Task("binary", ("no", "yes"), "crop")
-  full = Description("own", task, (series, context), {"number": 3, "digest": "abc"})
+  full = Description("own", task, (series, context), {"number": 3}, {"a": {"dated": True}})
   assert Description.from_json(full.to_json()) == full
   assert full.sensors == {"a_b": series} and full.context == ("date_sin", "date_cos")
   bare = Description("own", Task("regression", ("y",)), (series,))

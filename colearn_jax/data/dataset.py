@@ -27,7 +27,7 @@ import tensorflow_datasets as tfds
 
 from colearn_jax.data import context
 from colearn_jax.data.fixed_length import FixedLength, Settings, fixed_lengths
-from colearn_jax.data.modality import describe_steps, make_modality
+from colearn_jax.data.modality import DATES, View, describe_steps, make_modality
 from colearn_jax.storage import array_cache
 from colearn_jax.types import CONTEXT, InputError, Modality, Task
 
@@ -53,6 +53,7 @@ class Dataset:
     dated: whether samples have a date.
     located: whether samples have coordinates.
     steps: how the months of a series are known, by view, see `modality.describe_steps`.
+    shapes: of one sample of each view, as it is stored.
     builder: name and version of its builder.
     facts: a digest of its task, views, features and splits.
     stamp: of its files when it was opened, see `storage.array_cache.stamp`.
@@ -70,6 +71,7 @@ class Dataset:
   dated: bool = False
   located: bool = False
   steps: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  shapes: Mapping[str, tuple[int | None, ...]] = dataclasses.field(default_factory=dict)
   builder: str = ""
   facts: str = ""
   stamp: str = ""
@@ -95,6 +97,21 @@ class Dataset:
     With `months`, series have a last band with the month of each step.
     """
     return make_modality(name, self.views, self.described, steps=self.steps if months else None)
+
+  def stored(self, modalities: Sequence[Modality]) -> dict[str, View]:
+    """How the views of these sensors, and those that mask them, are stored and used.
+
+    Series with days may have any length in prediction, also if those of the data set happen to have one.
+    """
+    views = [view for m in modalities if m.name != CONTEXT for view in m.views]
+    fixed = {view: self.ragged.get(view) for view in views}
+    for view, own in fixed.items():
+      if own is not None and own.dated and not own.changes and self.steps.get(view) == DATES:
+        fixed[view] = dataclasses.replace(own, changes=True)
+    masks = [own.mask for own in fixed.values() if own is not None and own.mask is not None]
+    dated = lambda view: self.steps.get(view) == DATES
+    of = lambda v: View(self.bands[v], self.shapes[v], dated(v), self.steps.get(v, ""), fixed.get(v))
+    return {view: of(view) for view in dict.fromkeys([*views, *masks])}
 
   @property
   def context(self) -> tuple[str, ...]:
@@ -158,6 +175,7 @@ def open_dataset(path: str | Path, series: Settings = Settings()) -> Dataset:  #
     dated="date" in features,
     located="coordinates" in features,
     steps=describe_steps(shapes, metadata["views"], "date" in features),
+    shapes=shapes,
     builder=f"{info.name} {info.version}",
     facts=_facts(info),
     stamp=stamp,

@@ -1,4 +1,6 @@
-"""What is known about the bands and the steps of a modality: names, units, and the month of each step.
+"""The bands and the steps of a modality, and how the values of a sample become its input.
+
+Training reads the stored values of a sample with `read`, and prediction those that it is given.
 
 Metadata of a data set may say of a view `units`, the unit of each band, and `steps`, what the steps of a
 series without dates are:
@@ -17,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from colearn_jax.data.fixed_length import SERIES, FixedLength
+from colearn_jax.data.fixed_length import SERIES, FixedLength, apply_to_views
 from colearn_jax.types import CALENDAR, MONTH, MONTHLY, STEPS, InputError, Modality, join_views, resolve_views
 
 DATES = "dates"  # of steps that have dates
@@ -158,3 +160,79 @@ def with_months(
   """The months of the modalities that have a band for them, by name."""
   of = lambda m, known: {view: known[view] for view in m.views if view in known}
   return {m.name: Months(of(m, steps), of(m, fixed)) for m in modalities if m.months}
+
+
+def read(
+  modality: Modality, fixed: Mapping[str, FixedLength], months: Months | None, sample: Mapping[str, Any]
+) -> np.ndarray:
+  """The input of a modality: its views of one sample at fixed lengths, concatenated, and the month if needed.
+
+  Args:
+    modality: the modality.
+    fixed: of its views, see `fixed_length.fixed_lengths`.
+    months: of its steps, if it has a band for them.
+    sample: its `id` (bytes) and `views`; its `dates`, `date` and `present`, where there are any.
+
+  Returns:
+    `[... C]`. Integers of 8 or 16 bits keep their type, all others are float32. Joined views are float32,
+    too, if a sample may lack one: its values are NaN then.
+
+  Raises:
+    InputError: the views have steps of different dates.
+  """
+  flags, joined = sample.get("present", {}), len(modality.views) > 1
+  lacking = [view for view in modality.views if joined and not flags.get(view, True)]
+  absent = {view: np.full(sample["views"][view].shape, np.nan, np.float32) for view in lacking}
+  sample = {**sample, "views": sample["views"] | absent}
+  parts, days, two = apply_to_views(fixed, modality.views, sample)
+  if two is not None:
+    raise InputError(
+      f"data.modalities: {modality.name} cannot join {two[0]} and {two[1]}, whose dates differ in "
+      f"sample {sample['id'].decode()}; data.series=month joins means of months"
+    )
+  dtype = np.result_type(*parts)
+  # All samples have one type, also those that lack no view.
+  may_lack = joined and any(view in flags for view in modality.views)
+  if may_lack or dtype.kind not in "iu" or dtype.itemsize > 2:
+    dtype = np.dtype(np.float32)
+  if len(parts) == 1:
+    values = np.asarray(parts[0], dtype)
+  else:
+    values = np.concatenate(parts, axis=-1, dtype=dtype, casting="same_kind")
+  return values if months is None else months.append(values, days, sample)
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+  """How a view of a data set is stored and used; it goes with a model, so that others can do the same.
+
+  Attributes:
+    bands: their names.
+    shape: of one sample as it is stored; None is a length that differs between samples.
+    dated: whether its steps have days.
+    steps: how the months of its steps are known, see `describe_steps`; empty if they are not.
+    fixed: how it gets the shape with which it is used, None if that is the stored one.
+  """
+
+  bands: tuple[str, ...]
+  shape: tuple[int | None, ...]
+  dated: bool = False
+  steps: str = ""
+  fixed: FixedLength | None = None
+
+  def to_json(self) -> dict[str, Any]:
+    """As plain JSON, in which a fill of NaN is null."""
+    tree = dataclasses.asdict(self)
+    if self.fixed is not None:
+      tree["fixed"]["fill"] = None if np.isnan(self.fixed.fill) else self.fixed.fill
+    return tree
+
+  @classmethod
+  def from_json(cls, tree: Mapping[str, Any]) -> View:
+    """The inverse of `to_json`."""
+    fixed = None
+    if own := tree["fixed"]:
+      limits = tuple((int(band), float(limit)) for band, limit in own["limits"])
+      fill = np.nan if own["fill"] is None else own["fill"]
+      fixed = FixedLength(**{**own, "shape": tuple(own["shape"]), "fill": fill, "limits": limits})
+    return cls(tuple(tree["bands"]), tuple(tree["shape"]), tree["dated"], tree["steps"], fixed)

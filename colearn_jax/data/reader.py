@@ -20,8 +20,8 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from colearn_jax.data import context
 from colearn_jax.data.dataset import Dataset, open_dataset
-from colearn_jax.data.fixed_length import FixedLength, apply_to_views
-from colearn_jax.data.modality import Months, with_months
+from colearn_jax.data.fixed_length import FixedLength
+from colearn_jax.data.modality import Months, read, with_months
 from colearn_jax.parallel.cores import usable_cores
 from colearn_jax.storage import array_cache
 from colearn_jax.types import CONTEXT, Description, InputError, Modality
@@ -210,17 +210,16 @@ def describe(dataset: Dataset, modalities: Sequence[Modality], index: Index) -> 
     modalities: the modalities of the run, with the context if there is one.
     index: see `read_index`.
   """
-  return Description(dataset.name, dataset.task, tuple(modalities), fingerprint(dataset, index))
+  views = {name: view.to_json() for name, view in dataset.stored(modalities).items()}
+  return Description(dataset.name, dataset.task, tuple(modalities), fingerprint(dataset, index), views)
 
 
 @dataclasses.dataclass(frozen=True)
 class Reader:
   """Reads one row as `{"inputs": {m: array}, "present": {sensor: float32 scalar}}`. Can be pickled.
 
-  The views of a modality are concatenated. Integers of 8 or 16 bits keep their type, all other inputs are
-  float32. Joined views are float32 too if a sample may lack one that has integers: its values are NaN then. A
-  sample has a joined sensor if it has any of its views. A modality with months has them in its last band, and
-  is float32. The context is an input, float32 `[K]`, NaN if unknown, and has no entry in `present`.
+  The input of a sensor is that of `modality.read`. A sample has a joined sensor if it has any of its views.
+  The context is an input, float32 `[K]`, NaN if unknown, and has no entry in `present`.
   """
 
   source: Source
@@ -238,7 +237,7 @@ class Reader:
     sample = self.source[row]
     flags = sample.get("present", {})
     sensors = [m for m in self.modalities if m.name != CONTEXT]
-    inputs = {m.name: self._join(m, sample) for m in sensors}
+    inputs = {m.name: read(m, self.ragged, self.months.get(m.name), sample) for m in sensors}
     has_values = lambda x: x.dtype.kind != "f" or np.isfinite(x).any()
     # The parts that a sample lacks are NaN in joined views.
     flagged = lambda m: len(m.views) > 1 or flags.get(m.views[0], True)
@@ -246,28 +245,6 @@ class Reader:
     present = {m.name: np.float32(is_present(m)) for m in sensors}
     contexts = {m.name: _context(m, sample) for m in self.modalities if m.name == CONTEXT}
     return {"inputs": inputs | contexts, "present": present}
-
-  def _join(self, modality: Modality, sample: dict) -> np.ndarray:
-    flags, joined = sample.get("present", {}), len(modality.views) > 1
-    lacking = [view for view in modality.views if joined and not flags.get(view, True)]
-    absent = {view: np.full(sample["views"][view].shape, np.nan, np.float32) for view in lacking}
-    sample = sample | {"views": sample["views"] | absent}
-    parts, days, two = apply_to_views(self.ragged, modality.views, sample)
-    if two is not None:
-      raise InputError(
-        f"data.modalities: {modality.name} cannot join {two[0]} and {two[1]}, whose dates differ in "
-        f"sample {sample['id'].decode()}; data.series=month joins means of months"
-      )
-    dtype = np.result_type(*parts)
-    # All samples have one type, also those that lack no view.
-    may_lack = joined and any(view in flags for view in modality.views)
-    if may_lack or dtype.kind not in "iu" or dtype.itemsize > 2:
-      dtype = np.dtype(np.float32)
-    if len(parts) == 1:
-      values = np.asarray(parts[0], dtype)
-    else:
-      values = np.concatenate(parts, axis=-1, dtype=dtype, casting="same_kind")
-    return self.months[modality.name].append(values, days, sample) if modality.months else values
 
 
 def _context(modality: Modality, sample: dict) -> np.ndarray:

@@ -1,9 +1,10 @@
 """Exports the model of one sensor to a folder that can be used without the rest of the package.
 
-    model.json            inputs, outputs, normalisation, uncertainty, origin, checksums of the files
+    model.json            inputs and how they are prepared, outputs, normalisation, uncertainty, origin,
+                          checksums of the files
     weights.safetensors   the arrays of each run, named `<run>/<name>`
-    function.jax          the prediction function (weights, raw values) as StableHLO (jax.export), for any
-                          batch size
+    function.jax          the prediction function (weights, prepared values) as StableHLO (jax.export), for
+                          any batch size
 
 `deploy.load.load_model` reads the folder.
 """
@@ -103,6 +104,7 @@ def save_model(model: Model, out: str | Path) -> Path:
     "modality": model.modality.to_json() | {"dtype": "float32"},
     "task": dataclasses.asdict(model.task),
     "context": list(context),
+    "views": {name: view.to_json() for name, view in (model.views or {}).items()},
     "runs": model.runs,
     "versions": {name: metadata.version(name) for name in PACKAGES},
     "files": {name: sha256(data) for name, data in files.items()},

@@ -173,7 +173,7 @@ def _of_tiles(job: Job, model: Model, pixels: Pixels, own: list[np.ndarray], con
   if not model.views:
     return model.estimate(np.stack(x), context, prepared=True)
   how: dict = {"bands": pixels.bands[: pixels.sensors]}
-  if job.scene.days is not None and any(view.dated for view in model.views.values()):
+  if job.scene.days is not None and pixels.dated:
     how["dates"] = np.array(job.scene.days).astype("datetime64[D]")
   if pixels.needs_date:
     how["date"] = [job.date] * len(own)

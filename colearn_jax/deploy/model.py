@@ -1,8 +1,8 @@
 """A trained model of one sensor, ready to predict. It needs only jax, numpy and flatbuffers.
 
-model = load_model("model_s2/")      # a folder that `export_sensor` wrote
-probabilities = model.predict(x)     # x: [N *model.modality.shape], raw values, NaN = missing
-estimate = model.estimate(x)         # calibrated probabilities, or values with lower and upper bounds
+model = load_model("model_s2/")                 # a folder that `export_sensor` wrote
+probabilities = model.predict(x, dates=dates)   # raw values, NaN = missing
+estimate = model.estimate(x, dates=dates)       # calibrated probabilities, or values with bounds
 """
 
 from __future__ import annotations
@@ -12,16 +12,18 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, Unpack
 
 import jax
 import numpy as np
 
+from colearn_jax.data.modality import View
 from colearn_jax.deploy import tensors, uncertainty
 from colearn_jax.deploy.batches import as_numbers, narrow, padded, power_of_two, spread_of, store
+from colearn_jax.deploy.raw import Given, Raw, ordered
 from colearn_jax.types import InputError, Modality, Task
 
-FORMAT = 2  # version of model.json
+FORMAT = 3  # version of model.json
 DESCRIPTION, FUNCTION, WEIGHTS = "model.json", "function.jax", "weights.safetensors"
 _BATCH_BYTES, _BATCH_ROWS = 32 * 2**20, 4096  # limits of one batch of float32 inputs
 
@@ -57,9 +59,11 @@ class Model:
     task: kind of the task and names of the outputs.
     context: names of the columns of the context, if the model has a context.
     about: further content of model.json: method, normalisation, origin.
+    views: how the views of the sensor, and those that mask them, are stored and used; None if it is not
+      known, so that values have to be in the layout of the function.
 
   Attributes:
-    function, modality, task, context, about: the arguments.
+    function, modality, task, context, about, views: the arguments.
     weights: the weights, on the default device.
     devices: the devices that share the batches.
     runs: names of the runs.
@@ -75,11 +79,13 @@ class Model:
     task: Task,
     context: Sequence[str] = (),
     about: Mapping | None = None,
+    views: Mapping[str, View] | None = None,
   ):
     self.function, self.context, self.about = function, tuple(context), dict(about or {})
     self.modality, self.bands = modality, modality.bands
     self.task, self.outputs = task, task.outputs
-    self.views = None
+    self.views = dict(views) if views else None
+    self._raw = Raw(modality, views) if views else None
     self.weights, self.runs = {run: jax.device_put(dict(own)) for run, own in weights.items()}, list(weights)
     self.devices = jax.local_devices()
     self._placed: dict[jax.Device, Mapping] = {self.devices[0]: self.weights}
@@ -89,15 +95,38 @@ class Model:
     self._batch_size = power_of_two(min(_BATCH_ROWS, max(1, _BATCH_BYTES // sample)) + 1) // 2
 
   def predict(
-    self, x: np.ndarray, context: np.ndarray | None = None, *, batch_size: int | None = None
+    self,
+    x: Any,
+    context: np.ndarray | None = None,
+    *,
+    bands: Sequence[str] | None = None,
+    dates: Any = None,
+    date: Any = None,
+    masks: Mapping[str, Any] | None = None,
+    prepared: bool = False,
+    batch_size: int | None = None,
   ) -> np.ndarray:
     """Predicts: the mean over the predictions of all runs.
 
+    Values are prepared as training prepared those of its data set: sorted by date, hidden by masks, brought
+    to one length or to the means of months.
+
     Args:
-      x: `[N *shape]`, raw values in the units and the band order of the data set. NaN, infinite or masked
-        values are missing. A last band `month` is the month of each step: 0 is January, NaN unknown. Any real
-        dtype; float64 and integers of 32 bits or more are rounded to float32.
+      x: raw values in the units of the data set, bands last: `[N T C]`, or a list of N series `[T C]` of
+        different lengths; images and static values alike. NaN, infinite and masked values are missing; a
+        sample that is None is absent. Any real dtype; float64 and integers of 32 bits or more are rounded to
+        float32.
       context: `[N K]`, the columns `self.context`, NaN if unknown.
+      bands: names of the bands of `x`, in any order; others than those of the model are ignored. Default:
+        `self.bands`, without a last one `month`.
+      dates: of the steps, of all samples alike or a list of those of each, in the forms of `dates.to_days`.
+        They may be unsorted and repeated. Needed where training took means of months, or the encoder reads
+        months; without them the steps are in the order of time.
+      date: of the last step of each sample, needed where the encoder reads months that follow from it.
+      masks: by name of the band the values of the masks that training used, percent or true and false, as `x`
+        without its last axis. Bands of `x` may be masks, too.
+      prepared: whether `x` is `[N *self.modality.shape]` already, as the function reads it. A last band
+        `month` is the month of each step then: 0 is January, NaN unknown.
       batch_size: number of samples per batch. Default: as many as fit in 32 MiB, 4096 at most. Batches are
         padded to powers of two, so that few programs are compiled.
 
@@ -105,24 +134,18 @@ class Model:
       `[N C]` float32: probabilities, or the target in its unit. A row is NaN if the sensor is absent.
 
     Raises:
-      InputError: the input has the wrong shape or is not numeric, or the context is missing or not expected.
+      InputError: the input has the wrong shape or is not numeric; bands, dates, masks or the context are
+        missing or cannot be used.
     """
-    return self.predict_runs(x, context, batch_size=batch_size).mean(0)
+    given: Given = {"bands": bands, "dates": dates, "date": date, "masks": masks}
+    return self.predict_runs(x, context, prepared=prepared, batch_size=batch_size, **given).mean(0)
 
-  def spread(
-    self, x: np.ndarray, context: np.ndarray | None = None, *, batch_size: int | None = None
-  ) -> np.ndarray:
+  def spread(self, x: Any, context: np.ndarray | None = None, **how: Any) -> np.ndarray:
     """Standard deviation over the runs' predictions, `[N C]`. Divides by n - 1; NaN for a single run."""
-    return spread_of(self.predict_runs(x, context, batch_size=batch_size))
+    return spread_of(self.predict_runs(x, context, **how))
 
   def estimate(
-    self,
-    x: np.ndarray,
-    context: np.ndarray | None = None,
-    *,
-    coverage: float = 0.9,
-    batch_size: int | None = None,
-    prepared: bool = False,
+    self, x: Any, context: np.ndarray | None = None, *, coverage: float = 0.9, **how: Any
   ) -> Estimate:
     """Predicts with uncertainty: calibrated probabilities, or values with bounds; see `predict`.
 
@@ -132,12 +155,11 @@ class Model:
       x: see `predict`.
       context: see `predict`.
       coverage: the probability with which an interval holds the value, of each output by itself.
-      batch_size: see `predict`.
-      prepared: see `predict`.
+      **how: the other arguments of `predict`.
     """
     fitted = self.about.get("uncertainty")
     width = self.half_widths(coverage)
-    each = self.predict_runs(x, context, batch_size=batch_size)
+    each = self.predict_runs(x, context, **how)
     if fitted:
       each = uncertainty.calibrate(self.task, fitted, each)
     value = each.mean(0)
@@ -156,14 +178,16 @@ class Model:
 
   def predict_runs(
     self,
-    x: np.ndarray,
+    x: Any,
     context: np.ndarray | None = None,
     *,
     batch_size: int | None = None,
     runs: Sequence[str] | None = None,
+    prepared: bool = False,
+    **given: Unpack[Given],
   ) -> np.ndarray:
     """The prediction of each run, `[R N C]` in the order of `self.runs` or of `runs`; see `predict`."""
-    x = as_numbers(x, "the input")
+    x = as_numbers(self._prepared(x, prepared, given), "the input")
     if x.shape[1:] != self.modality.shape:
       raise InputError(
         f"modality {self.modality.name} reads samples of shape {self.modality.shape}, got {x.shape[1:]}; "
@@ -189,6 +213,20 @@ class Model:
     for rows, predicted in pending:
       store(out, rows, predicted)
     return out
+
+  def _prepared(self, x: Any, prepared: bool, given: Given) -> Any:
+    """Values in the layout of the function."""
+    if self._raw is not None and not prepared:
+      return self._raw(x, **given)
+    unused = [name for name, value in given.items() if value is not None]
+    if not prepared and set(unused) <= {"bands"}:
+      return ordered(x, given.get("bands"), self.bands)
+    if unused:
+      why = "`prepared` values are used as they are"
+      if not prepared:
+        why = "it is not known how the values of this model were made; export it again, from a new training"
+      raise InputError(f"{', '.join(unused)} cannot be used: {why}")
+    return x
 
   def _checked_context(self, context: np.ndarray | None, rows: int) -> list[np.ndarray]:
     if not self.context:
@@ -223,6 +261,7 @@ def read_exported(path: Path, sensor: str | None = None, *, runs: Sequence[str] 
     Task.from_json(task),
     about["context"],
     about,
+    {name: View.from_json(tree) for name, tree in about.get("views", {}).items()},
   )
 
 

@@ -13,6 +13,8 @@ import dataclasses
 import re
 from collections.abc import Sequence
 
+import numpy as np
+
 from colearn_jax import dates
 from colearn_jax.types import InputError
 
@@ -26,10 +28,16 @@ class Steps:
   Attributes:
     names: of each step in the order of time, those of all bands in the order that was asked for, `[T][C]`.
     days: of the steps, since 1970-01-01; None if they have no dates.
+    dates: the same as datetime64[D].
   """
 
   names: tuple[tuple[str, ...], ...]
   days: tuple[int, ...] | None
+
+  @property
+  def dates(self) -> np.ndarray | None:
+    """See above."""
+    return None if self.days is None else np.array(self.days).astype("datetime64[D]")
 
 
 def missing(names: Sequence[str], bands: Sequence[str], where: str) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from colearn_jax.data.fixed_length import FixedLength, monthly
 from colearn_jax.data.modality import DATES, month_by_rule
 from colearn_jax.deploy.model import Model
+from colearn_jax.deploy.raw import Raw
 from colearn_jax.types import MONTH, InputError
 
 
@@ -25,31 +26,28 @@ class Pixels:
     bands: that a scene has to have: those of the sensor, then those of its masks.
     sensors: how many of them are the sensor's.
     mask_bands: names of those of the masks.
+    dated: whether its steps have days.
+    needs_days: whether these have to be known.
+    needs_date: whether the day that the prediction is for has to be known.
   """
 
   def __init__(self, model: Model):
     modality = model.modality
     self.model, self.shape = model, modality.shape
     self.views: Mapping = dict(model.views or {})
-    own = modality.bands[:-1] if modality.months else modality.bands
+    raw = self._raw = Raw(modality, self.views) if self.views else None
+    own = raw.bands if raw else modality.bands[:-1] if modality.months else modality.bands
     if twice := next((band for band in own if own.count(band) > 1), None):
       raise InputError(f"the model has two bands named {twice}, which a scene cannot tell apart")
-    fixed = {name: view.fixed for name, view in self.views.items() if name in modality.views}
+    self.mask_bands = raw.masks if raw else ()
+    self.bands, self.sensors = tuple(dict.fromkeys([*own, *self.mask_bands])), len(own)
+    self.dated = raw is not None and raw.dated
+    self.needs_days = raw is not None and raw.needs_dates
+    self.needs_date = raw is not None and raw.needs_date
+    fixed = {view: f for view in (modality.views if raw else ()) if (f := self.views[view].fixed) and f.mask}
     self._limits = {
-      view: [(self.views[f.mask].bands[band], limit) for band, limit in f.limits]
-      for view, f in fixed.items()
-      if f is not None and f.mask
+      v: [(self.views[f.mask].bands[k], limit) for k, limit in f.limits] for v, f in fixed.items()
     }
-    more = [band for named in self._limits.values() for band, _ in named if band not in own]
-    self.bands, self.sensors = (*own, *dict.fromkeys(more)), len(own)
-    self.mask_bands = tuple(dict.fromkeys(band for named in self._limits.values() for band, _ in named))
-    self.needs_days = any(f is not None and f.method == "month" for f in fixed.values()) or (
-      modality.months
-      and any(self.views[view].steps == DATES for view in modality.views if view in self.views)
-    )
-    self.needs_date = modality.months and any(
-      self.views[view].steps not in ("", DATES, "calendar") for view in modality.views if view in self.views
-    )
 
   def check(self, steps: int, days: Sequence[int] | None, date: str) -> None:
     """Raises InputError if a scene of so many steps and such days cannot be read."""
@@ -64,10 +62,9 @@ class Pixels:
       )
     if not need and steps != 1:
       raise InputError(f"the model of {name} reads one image, the scene has {steps} steps")
-    for view in self.model.modality.views:
-      fixed = self.views[view].fixed if view in self.views else None
-      if need and steps != self.shape[0] and (fixed is None or not fixed.dated):
-        raise InputError(f"the model of {name} reads {self.shape[0]} steps, the scene has {steps}")
+    known = self._raw.length if self._raw else self.shape[0]
+    if need and known is not None and steps != known:
+      raise InputError(f"the model of {name} reads {known} steps, the scene has {steps}")
 
   def prepare(self, values: np.ndarray, days: np.ndarray | None, date: str = "") -> np.ndarray:
     """The inputs of pixels.
@@ -142,5 +139,5 @@ def _fixed(
     if months is not None:
       months = np.take_along_axis(np.where(hidden, np.nan, months), order, axis=0)
   pad = [(max(0, length - len(values)), 0), (0, 0)]
-  values = np.pad(values[-length:], [*pad, (0, 0)], constant_values=np.nan)
+  values = np.pad(values[-length:], [*pad, (0, 0)], constant_values=fixed.fill)
   return values, None if months is None else np.pad(months[-length:], pad, constant_values=np.nan)

@@ -68,8 +68,10 @@ def write(
       writer = None
       for chunk in opened.chunks:
         if number == 0 and not any_values:
-          for one in chunk.x if isinstance(chunk.x, list) else [chunk.x]:
-            ranges.check(loaded, one, "; --any-values accepts them")
+          there = [one for one in chunk.x if one is not None]
+          every = np.concatenate([np.reshape(one, (-1, need.sensors)) for one in there]) if there else None
+          if every is not None:
+            ranges.check(loaded, every, "; --any-values accepts them")
         part = table(loaded, chunk.ids, estimate(loaded, need, chunk, coverage))
         writer = writer or WRITERS[out.suffix.lower()](file, part.schema)
         writer.write_table(part)
@@ -125,7 +127,7 @@ def estimate(model: Model, need: Pixels, chunk: Chunk, coverage: float) -> Estim
       model.context, dates=chunk.date, coordinates=chunk.coordinates, static=chunk.static
     )
   how: dict = {}
-  if chunk.dates is not None and any(view.dated for view in need.views.values()):
+  if chunk.dates is not None and need.dated:
     how["dates"] = chunk.dates
   if need.needs_date:
     how["date"] = chunk.date

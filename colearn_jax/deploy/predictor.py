@@ -16,6 +16,7 @@ import numpy as np
 from flax import nnx
 
 from colearn_jax import config as config_lib
+from colearn_jax.data.modality import View
 from colearn_jax.deploy.model import Model, chosen, sha256
 from colearn_jax.encoders import BY_BAND
 from colearn_jax.evaluation.results import Results
@@ -26,7 +27,7 @@ from colearn_jax.methods.predict import predict
 from colearn_jax.nn.quantiles import QUANTILES
 from colearn_jax.storage import models
 from colearn_jax.storage.files import jsonable, read_json
-from colearn_jax.types import CONTEXT, Description, InputError
+from colearn_jax.types import CONTEXT, Description, InputError, Modality
 
 
 def load(workdir: str | Path, sensor: str, *, runs: Sequence[str] | None = None) -> Model:
@@ -77,7 +78,17 @@ def load(workdir: str | Path, sensor: str, *, runs: Sequence[str] | None = None)
   }
   about |= {"weights": results.weights[sensor]} if sensor in results.weights else {}
   weights = {run: flat(model) for run, model in restored.items()}
-  return Model(function, weights, sensors[sensor], task, context, jsonable(about))
+  views = _views(described, sensors[sensor])
+  return Model(function, weights, sensors[sensor], task, context, jsonable(about), views)
+
+
+def _views(described: Description, modality: Modality) -> dict[str, View] | None:
+  """The views of a sensor and those that mask them; None if the training did not record them."""
+  if described.views is None:
+    return None
+  views = {name: View.from_json(described.views[name]) for name in modality.views}
+  masks = [view.fixed.mask for view in views.values() if view.fixed and view.fixed.mask]
+  return views | {name: View.from_json(described.views[name]) for name in masks}
 
 
 def one_sensor(

@@ -55,7 +55,7 @@ def _of_arrays(path: Path, model: Model, need: Pixels, rows: int, arrays: Mappin
     else:
       one = lambda step, rows: np.stack([arrays[name][rows] for name in step], -1)
       take = lambda rows: np.stack([one(step, rows) for step in steps.names], 1)
-      days = steps.days
+      days = steps.dates
   return Samples(number, _of_rows(path, need, rows, number, take, wanted, days, lambda name: arrays[name]))
 
 
@@ -87,6 +87,6 @@ def open_cube(path: Path, model: Model, need: Pixels, rows: int) -> Samples:
   if ids is not None:
     wanted = dataclasses.replace(wanted, id="id")
     column = lambda name: np.array(ids, object) if name == "id" else cube.other(name)
-  days = None if cube.dates is None else cube.dates()
+  days = None if cube.dates is None else cube.dates().astype("datetime64[D]")
   take = lambda some: cube.take(some)[..., places]
   return Samples(cube.shape[0], _of_rows(path, need, rows, cube.shape[0], take, wanted, days, column))

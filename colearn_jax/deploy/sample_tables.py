@@ -75,7 +75,7 @@ def _of_columns(need: Pixels, steps: names_lib.Steps | None, column: Column) -> 
     [None if v is None else v[..., at] for v in values] if isinstance(values, list) else values[..., at]
   )
   masks = {name: cut(need.bands.index(name)) for name in need.mask_bands} or None
-  return cut(slice(0, need.sensors)), masks, None if steps is None else steps.days
+  return cut(slice(0, need.sensors)), masks, None if steps is None else steps.dates
 
 
 def _series(row: Sequence[Any]) -> np.ndarray | None:

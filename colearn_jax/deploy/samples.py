@@ -34,7 +34,7 @@ class Chunk:
     ids: their names.
     x: `[n ...]`, bands last in the order of the model; or a list of series of different lengths.
     masks: by name of the band, as x without the last axis; None if the model needs none.
-    dates: days of the steps since 1970-01-01, of all samples or of each; None if unknown.
+    dates: of the steps, of all samples or of each, in a form of `dates.to_days`; None if unknown.
     date: of each sample, datetime64[D]; None if the model needs none.
     coordinates: `[n 2]`, latitude and longitude; None if the model needs none.
     static: `[n S]`, the static layers of the context; None without.

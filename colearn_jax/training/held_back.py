@@ -50,6 +50,7 @@ def held_back(workdir: str | Path, model: Model) -> HeldBack:
         present = np.array([sample["present"][model.modality.name] > 0 for sample in samples])
         stack = lambda name: np.stack([sample["inputs"][name] for sample in samples])  # noqa: B023, used at once
         context = stack(CONTEXT) if model.context else None
-        predicted = model.predict_runs(stack(model.modality.name), context, runs=[run])[0]
+        x = stack(model.modality.name)
+        predicted = model.predict_runs(x, context, runs=[run], prepared=True)[0]
         own[np.searchsorted(rows, some)] = np.where(present[:, None], predicted, np.nan)
   return HeldBack(out, index.target[rows])

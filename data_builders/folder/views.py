@@ -64,11 +64,13 @@ def walk(folder: Path) -> Entries:
       if entry.name.startswith("." if above else (".", "_")):
         continue
       name = above + entry.name
-      if not entry.is_dir():
-        try:
-          stat = entry.stat()
-        except OSError as error:
-          raise InputError(f"cannot read {entry.path}: {error.strerror}") from error
+      try:
+        is_dir, stat = entry.is_dir(), entry.stat()
+      except OSError as error:
+        raise InputError(f"cannot read {entry.path}: {error.strerror}") from error
+      if is_dir and entry.is_symlink() and _leads_up(entry.path):
+        raise InputError(f"{entry.path} is a link to a directory that holds it")
+      if not is_dir:
         out.append((name, stat.st_size, _times(stat)))
       elif name.lower().endswith(".zarr"):
         out.append((name, *stamp(Path(entry.path))))
@@ -78,6 +80,11 @@ def walk(folder: Path) -> Entries:
 
   visit(folder, "")
   return tuple(sorted(out))
+
+
+def _leads_up(link: str) -> bool:
+  """Whether a link leads to a directory that holds it."""
+  return Path(os.path.realpath(os.path.dirname(link))).is_relative_to(os.path.realpath(link))
 
 
 def find(folder: Path, ids: Sequence[str], entries: Entries) -> list[ViewFiles]:

@@ -126,7 +126,7 @@ def read_samples(path) -> dict:
   Raises:
     InputError: the file cannot be read, is empty, lacks a column, has no rows, or repeats an index; a row has
       a wrong number of cells; or a cell is not a finite number, a date, a known land cover or a valid
-      coordinate.
+      coordinate, or a target is negative.
   """
   header, rows = _read_rows(path)
   column = {name: header.index(name) for name in ("date", "site", *NUMBERS)}
@@ -155,6 +155,7 @@ def read_samples(path) -> dict:
 
   check(~np.isnan(table), NUMBERS, "not a finite number")
   target, place, cover = table[:, :1], table[:, [2, 1]], table[:, 3:4]
+  check(target >= 0, [TARGET], "negative; the moisture content is 0 or more %")
   check(abs(place) <= [90, 180], ["latitude", "longitude"], "out of range (degrees)")
   codes = np.array(list(LANDCOVER))
   check(np.isin(cover, codes), [COVER], f"not a known GlobCover class, have: {', '.join(map(str, codes))}")

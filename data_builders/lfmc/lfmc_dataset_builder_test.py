@@ -149,6 +149,10 @@ ERRORS = {
   ),
   "latitude": (cell(7, "latitude", "91"), "line 7, column 'latitude': '91' is out of range"),
   "date": (cell(8, "date", "6/30/15"), "line 8, column 'date': '6/30/15' is not a date YYYY-MM-DD"),
+  "code of a missing target (B24)": (
+    cell(4, "percent(t)", "-9999"),
+    r"line 4, column 'percent\(t\)': '-9999' is negative; the moisture content is 0 or more %",
+  ),
   "binary": (lambda t: b"\xff\xfe\x00\x01", "cannot read .* as comma-separated UTF-8 text"),
 }
 
