@@ -169,6 +169,7 @@ def make_recipe(
     patience=train.patience,
     min_delta=train.min_delta,
     keep_last=train.keep == "last",
+    skip_nonfinite=train.nonfinite == "skip",
     project_conflicts=train.gradients == "pcgrad",
     mesh=sharding.make_mesh(config.mesh.to_dict(), size // parts),
   )

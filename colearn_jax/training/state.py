@@ -41,6 +41,8 @@ class Recipe:
     min_delta: smallest improvement, in the unit of the validation objective.
     keep_last: whether to keep the model of the last epoch instead of the best epoch.
     mesh: the mesh of devices, see `parallel.sharding`.
+    skip_nonfinite: whether a step whose loss or gradients are not finite is left out; else nothing is changed
+      from that step on, and `faults` tells where it was.
     project_conflicts: whether gradients of loss terms are combined as in `conflicts.projected_sum`.
   """
 
@@ -58,6 +60,7 @@ class Recipe:
   patience: int = 5
   min_delta: float = 0.0
   keep_last: bool = False
+  skip_nonfinite: bool = False
   project_conflicts: bool = False
 
   @property
@@ -90,6 +93,18 @@ class Best:
   stats: Tree
 
 
+def _none() -> jax.Array:
+  return jnp.full((), -1, jnp.int32)
+
+
+@flax.struct.dataclass
+class Faults:
+  """The first step, from 0, whose loss or gradients were not finite, and its epoch; -1 for none."""
+
+  step: jax.Array = dataclasses.field(default_factory=_none)
+  epoch: jax.Array = dataclasses.field(default_factory=_none)
+
+
 @flax.struct.dataclass
 class TrainState:
   """Complete state of one run. Saving and restoring it resumes the run bit for bit.
@@ -108,6 +123,7 @@ class TrainState:
       `Method.arrays`; `steps_per_epoch`; with `loss.group_balance` also `balance`, weights `[N]` of samples.
     stop: early stopping.
     best: the kept model.
+    faults: the first step that was not finite.
   """
 
   step: jax.Array
@@ -121,6 +137,7 @@ class TrainState:
   values: Tree
   stop: Stop
   best: Best
+  faults: Faults = dataclasses.field(default_factory=Faults)
 
 
 def init(
