@@ -107,7 +107,7 @@ def _score(series: np.ndarray, target: np.ndarray, run, look: bool) -> float:
 
 
 def _cell(scores: Sequence[float]) -> str:
-  return f"{np.mean(scores):.3f} ± {np.std(scores):.3f}"
+  return f"{np.mean(scores):.3f}" + (f" ± {np.std(scores):.3f}" if len(scores) > 1 else "")
 
 
 if __name__ == "__main__":

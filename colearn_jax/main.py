@@ -163,10 +163,14 @@ def main(command: Command) -> None:
   from colearn_jax.parallel import processes  # loads JAX; errors in flags come first
 
   processes.initialize(values.coordinator, values.processes, values.process)
-  from colearn_jax.training import run
+  from colearn_jax.training import preemption, run
 
-  with processes.abort_all_on_error():
-    run.run(command.config, values.workdir)
+  try:
+    with processes.abort_all_on_error(), preemption.watch():
+      run.run(command.config, values.workdir)
+  except preemption.Preempted:
+    print("stopped by SIGTERM; the same command resumes from the last checkpoint", file=sys.stderr)
+    sys.exit(preemption.EXIT_STATUS)
 
 
 if __name__ == "__main__":

@@ -409,12 +409,22 @@ SCHEMA: dict[str, Setting] = {
     choice("best", "last"),
     "Which epoch's model is kept: the one with the lowest validation objective (best), or the last one.",
   ),
+  "train.nonfinite": Setting(
+    "stop",
+    choice("stop", "skip"),
+    "A step whose loss or gradients are not finite: stop and write a file that repeats it, or skip the step.",
+  ),
   "train.compilation_cache": Setting(
     "auto",
     Rule(lambda v: isinstance(v, str) and v != "" and not _path(v).is_file(), 'a directory, "auto" or "off"'),
     "Cache directory for compiled programs. auto: .jax_cache in the parent of the work directory.",
   ),
   "checkpoint.every_epochs": Setting(5, integer(1), "Number of epochs between two checkpoints."),
+  "checkpoint.every_minutes": Setting(
+    10.0,
+    _NOT_NEGATIVE,
+    "Minutes between two checkpoints within an epoch, if samples are streamed to one process; 0 for none.",
+  ),
 }
 MAPPINGS = tuple(key for key, setting in SCHEMA.items() if isinstance(setting.default, dict))
 

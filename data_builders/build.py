@@ -20,8 +20,9 @@ from pathlib import Path
 
 import tensorflow_datasets as tfds
 from absl import logging
+from colearn_jax.datasets.intact import damage
 
-from colearn_jax.storage import files
+from colearn_jax.storage import files, manifest
 from colearn_jax.types import InputError, Task
 
 
@@ -156,7 +157,8 @@ def build(
 
   Raises:
     InputError: the name is unknown, a source file is missing or malformed, a directory cannot be written, or
-      the existing data set is damaged or was built from other source files than those in `manual_dir`.
+      the existing data set was built from other source files than those in `manual_dir`, or is damaged and
+      there is no `manual_dir` to build it again from.
   """
   try:
     root = Path(data_dir).expanduser().absolute()
@@ -169,18 +171,23 @@ def build(
   builder, form = find(name, manual_dir)
   place = name if form is None or isinstance(form, str) else f"{name}/{form.name}"
   path = root / place / str(builder.VERSION)
-  sources, own = None, _holds_own_data(builder)
+  sources, own, generated = None, _holds_own_data(builder), getattr(builder, "generated", False)
   if manual_dir:
     manual_dir = Path(manual_dir).expanduser().absolute()
     sources = form.sources if own else builder.sources(manual_dir)
-  is_current = lambda: path.exists() and (not own or _made_from(path) == sources)
+  # A damaged directory is not built again from other files.
+  possible = lambda: generated or own or (sources is not None and _made_from(path) in (None, sources))
+  damaged = lambda: damage(path, rebuild=possible()) if path.exists() else ""
+  is_current = lambda: path.exists() and (not own or _made_from(path) == sources) and not damaged()
   with _quiet_tfds():
     if not is_current():
       try:
         (root / place).mkdir(parents=True, exist_ok=True)
         with _locked(root, place):
           if not is_current():  # another process may have built it while this one waited
-            shutil.rmtree(path, ignore_errors=True)  # an outdated build of a user's own directory
+            if why := damaged():
+              files.warn(f"{why}; {path} is built again")
+            shutil.rmtree(path, ignore_errors=True)  # damaged, or an outdated build of a user's own directory
             config = Config(
               manual_dir=manual_dir,
               force_checksums_validation=True,
@@ -191,6 +198,7 @@ def build(
             made = builder(data_dir=root, config=form)
             # TFDS writes beside the prepared directory and renames at the end.
             made.download_and_prepare(download_config=config)
+            manifest.write(path)
       except OSError as error:
         if not path.exists():  # without file locks another process may have built it at the same time
           raise InputError(f"cannot build {name} in {root}: {error}") from error

@@ -62,7 +62,7 @@ def test_results_are_strict_json_and_come_back(tmp_path):
   read = json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"not JSON: {name}"))
   assert list(read) == [
     *("dataset", "task", "method", "variant", "protocol", "split", "group_by", "seeds", "folds"),
-    *("modalities", "combinations", "ensemble", "auxiliary", "ablations", "timing"),
+    *("modalities", "combinations", "ensemble", "auxiliary", "ablations", "timing", "sha256"),
   ]
   assert read["seeds"] == [10, 11] and read["modalities"] == {"S1": summary, "S2": {}}
   assert read["auxiliary"] == {"S1": {"specific": summary}}

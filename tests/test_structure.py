@@ -213,6 +213,46 @@ def test_every_folder_with_modules_is_installed():
   assert not bare, "folders without __init__.py"
 
 
+def calls(tree: ast.Module) -> list[tuple[str, ast.Call]]:
+  return [(ast.unparse(node.func), node) for node in ast.walk(tree) if isinstance(node, ast.Call)]
+
+
+def unsafe(source: str) -> list[str]:
+  """What of a file could execute what it reads, or could write outside of its folder."""
+  tree = parsed(source)
+  names = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
+  names |= {n.module or "" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
+  out = sorted(names & {"pickle", "cPickle", "dill", "joblib", "marshal", "shelve", "cloudpickle"})
+  for name, call in calls(tree):
+    if name == "np.load" and "allow_pickle=False" not in [ast.unparse(word) for word in call.keywords]:
+      out.append(ast.unparse(call))
+    unpacks = name.endswith((".extractall", ".extract", "unpack_archive"))
+    if unpacks or name in ("eval", "exec", "os.system", "yaml.load", "torch.load", "pd.read_pickle"):
+      out.append(ast.unparse(call))
+  return out
+
+
+def test_nothing_that_is_read_is_executed_or_unpacked_to_the_disk():
+  assert not [(module, found) for module, path in KNOWN.items() if (found := unsafe(path.read_text()))]
+
+
+@pytest.mark.parametrize(
+  "line",
+  [
+    "import pickle",
+    "from joblib import load",
+    "np.load(path)",
+    "np.load(path, allow_pickle=True)",
+    "archive.extractall(folder)",
+    "shutil.unpack_archive(path)",
+    "eval(text)",
+    "torch.load(path)",
+  ],
+)
+def test_an_unsafe_call_is_found(line):
+  assert unsafe(line) and not unsafe("np.load(path, allow_pickle=False)")
+
+
 def test_no_test_imports_another():
   tests = [*(ROOT / "tests").rglob("*.py"), *(ROOT / "data_builders").rglob("*_test.py")]
   own = {path.stem for path in tests if path.stem.startswith("test_") or path.stem.endswith("_test")}

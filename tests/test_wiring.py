@@ -262,7 +262,11 @@ def command(training):
 def saved(training, epoch=lambda: None):
   """The epochs of checkpoints, in a training whose epochs compute nothing but what is given."""
   one, epochs = np.ones(1), []
-  status = {"done": np.zeros(1, bool), **dict.fromkeys(("epoch", "best_epoch", "best_objective"), one)}
+  status = {
+    "done": np.zeros(1, bool),
+    "fault": -one,
+    **dict.fromkeys(("epoch", "best_epoch", "best_objective"), one),
+  }
   terms = {"train": {"objective": one, "learning_rate": one}, "validation": {"objective": one}}
   manager = types.SimpleNamespace(latest_step=lambda: None)
   samples = types.SimpleNamespace(
@@ -270,6 +274,7 @@ def saved(training, epoch=lambda: None):
     status=lambda _: status,
     pick=lambda *_: None,
     check_source=lambda: None,
+    number=lambda runs, epoch, partial: epoch,
     epochs=lambda *_: contextlib.nullcontext(lambda state: (epoch(), terms)),
   )
   with pytest.MonkeyPatch.context() as patch:
@@ -282,6 +287,15 @@ def saved(training, epoch=lambda: None):
     nothing = lambda *_: {}
     run.fit(training.config, samples, training.runs[:1], Path("/nowhere"), log, nothing, nothing)
   return epochs
+
+
+def clocked(training):
+  """The seconds after which a checkpoint is made within an epoch."""
+  given, clock = [], run.Clock
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(run, "Clock", lambda seconds: (given.append(seconds), clock(seconds))[1])
+    saved(training)
+  return given
 
 
 def augmented(name):
@@ -410,8 +424,10 @@ WIRING = {
   "train.patience": Key(2, ends),
   "train.min_delta": Key(0.2, ends),
   "train.keep": Key("last", ends),
+  "train.nonfinite": Key("skip", program),
   "train.compilation_cache": Key("/elsewhere", command),
   "checkpoint.every_epochs": Key(7, saved),
+  "checkpoint.every_minutes": Key(3.0, clocked),
 }
 BEGUN: dict[str, tuple[Training, dict]] = {}  # trainings that are compared with, and effects seen in them
 OF_METHODS = {method: schema.settings(method, "tempcnn") for method in ("mdico", "individual")}

@@ -42,6 +42,7 @@ class Source:
   """
 
   def __init__(self, dataset: Dataset, features: Mapping[str, object]):
+    self._path = dataset.path
     builder = tfds.builder_from_directory(dataset.path)
     self._features = _select(builder.info.features, features)
     raw = tfds.decode.DeserializeMethod.RAW_BYTES
@@ -57,9 +58,22 @@ class Source:
     return self.decode(self.record(row))
 
   def record(self, row: int) -> bytes:
-    """The stored record of this row, with all its features."""
+    """The stored record of this row, with all its features.
+
+    Raises:
+      InputError: it cannot be read. Each record has a checksum.
+    """
     split = int(np.searchsorted(self._ends, row, side="right"))
-    return self._splits[split][int(row) - (int(self._ends[split - 1]) if split else 0)]
+    try:
+      record = self._splits[split][int(row) - (int(self._ends[split - 1]) if split else 0)]
+      if not record:  # of a file that is cut
+        raise EOFError("there is no such record")
+      return record
+    except Exception as error:  # the type depends on what is damaged
+      raise InputError(
+        f"row {row} of {self._path} cannot be read ({' '.join(str(error).split())[:150]}): a file is "
+        "damaged; remove this directory to build it again, then run the same command"
+      ) from error
 
   def decode(self, record: bytes) -> dict:
     """The chosen features of a record."""

@@ -29,6 +29,8 @@ from colearn_jax.storage import models
 from colearn_jax.storage.files import jsonable, read_json
 from colearn_jax.types import CONTEXT, Description, InputError, Modality
 
+_WHOLE = re.compile(r"seed\d+_fold\d+")  # the name of a run without an ablation
+
 
 def load(workdir: str | Path, sensor: str, *, runs: Sequence[str] | None = None) -> Model:
   """Loads the model of one sensor from a work directory.
@@ -59,7 +61,9 @@ def load(workdir: str | Path, sensor: str, *, runs: Sequence[str] | None = None)
     )
   function, part = one_sensor(method, architecture, sensor, quantiles=config.data.normalisation == "quantile")
   have = {path.name: path for path in sorted(workdir.glob("checkpoints/*"))}
-  whole = [run for run in have if re.fullmatch(r"seed\d+_fold\d+", run)]  # without ablations
+  whole = [run for run in have if _WHOLE.fullmatch(run)]
+  if runs is None and (lost := [run for run in results.runs if _WHOLE.fullmatch(run) and run not in have]):
+    raise InputError(f"{workdir / 'checkpoints'} lacks the models of {', '.join(lost)}: {models.REMEDY}")
   paths = chosen(have, whole if runs is None else runs, workdir)
   if not paths:
     raise InputError(f"{workdir / 'checkpoints'} holds no finished run")

@@ -16,6 +16,7 @@ from colearn_jax.data.splits import Run
 from colearn_jax.evaluation import metrics, results
 from colearn_jax.evaluation.results import Scores
 from colearn_jax.parallel import processes
+from colearn_jax.storage import manifest
 from colearn_jax.types import Task
 
 # Predictions of one run, {head: {predictor: [n C]}}. There is always a head named `prediction`. A row is NaN
@@ -82,11 +83,13 @@ def write(
   """Scores the configured runs and those of every ablation, and writes their predictions.
 
   Predictions go to `<directory>/<predictor>.csv`, those of an ablation to
-  `<directory>/<ablation>/<predictor>.csv`.
+  `<directory>/<ablation>/<predictor>.csv`. The checksums of all of them are written last.
 
   Returns:
     The scores of the configured runs, and those of each ablation by name.
   """
+  if processes.first():
+    (directory / manifest.NAME).unlink(missing_ok=True)
   scored = {}
   for setting in dict.fromkeys(run.ablation for run in runs):
     mine = [k for k, run in enumerate(runs) if run.ablation == setting]
@@ -94,6 +97,8 @@ def write(
     scored[setting] = evaluate(task, index, *own, predictors)
     if processes.first():
       write_predictions(directory / setting, task, index, *own)
+  if processes.first():
+    manifest.write(directory)
   return scored.pop(""), scored
 
 

@@ -114,9 +114,14 @@ class Results:
     seeds = tuple(tree.get("seeds", ()))
     return cls(scores=Scores.from_json(tree), ablations=ablations, seeds=seeds, **facts)
 
+  @property
+  def runs(self) -> tuple[str, ...]:
+    """The names of all runs, with those of ablations."""
+    return tuple(self.timing.get("runs", {}) or self.imported)
+
   def write(self, path: str | os.PathLike) -> None:
     """Writes results.json, atomically."""
-    write_json(path, self.to_json())
+    write_json(path, self.to_json(), sealed=True)
 
   @classmethod
   def read(cls, path: str | os.PathLike) -> Results:
@@ -128,7 +133,7 @@ class Results:
     if not Path(path).exists():
       raise InputError(f"no results at {path}: train first, or use another work directory")
     try:
-      return cls.from_json(read_json(path))
+      return cls.from_json(read_json(path, "run the training's command again, which writes it anew"))
     except InputError as error:
       raise InputError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
 

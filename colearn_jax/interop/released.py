@@ -262,8 +262,8 @@ def _claim(workdir: Path, config: ConfigDict, described: Description, run: str) 
     return summary.imported
   if (workdir / "config.json").exists():
     raise InputError(f"{workdir} holds a training; use another work directory")
-  write_json(workdir / "config.json", wanted)
-  write_json(workdir / "dataset.json", described.to_json())
+  write_json(workdir / "config.json", wanted, sealed=True)
+  write_json(workdir / "dataset.json", described.to_json(), sealed=True)
   return {}
 
 

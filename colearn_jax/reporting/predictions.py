@@ -10,7 +10,8 @@ import pyarrow as pa
 from pyarrow import csv
 
 from colearn_jax.reporting.study import Arm
-from colearn_jax.types import Task
+from colearn_jax.storage import manifest
+from colearn_jax.types import InputError, Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,10 +37,18 @@ class Predicted:
 
 
 def read(arm: Arm, predictor: str, task: Task) -> Predicted | None:
-  """The predictions of an arm; None if there is no file, or no sample with a label and a prediction."""
+  """The predictions of an arm; None if there is no file, or no sample with a label and a prediction.
+
+  Raises:
+    InputError: the file was altered or damaged.
+  """
   path: Path = arm.directory / "predictions" / arm.ablation / f"{predictor}.csv"
   if not path.is_file():
     return None
+  try:
+    manifest.check(arm.directory / "predictions", [(Path(arm.ablation) / path.name).as_posix()])
+  except manifest.Damaged as error:
+    raise InputError(f"{error}; run the training's command again, which writes it anew") from None
   names = [name.replace("\r", " ") for name in task.outputs]
   value = "prediction" if task.kind == "regression" else "probability"
   columns = [f"{value}_{name}" for name in names]

@@ -3,16 +3,17 @@
 A query names a computation and all its settings. The file of a result is in the folder `derived` of the data
 set's directory. Its name is a digest of the query, of the version of this package, and of the `stamp` of the
 data set's files. The caller takes the stamp before it reads the data set. Nothing is read or written if the
-files have changed since then, so a result never belongs to other files.
+files have changed since then, so a result never belongs to other files. A file begins with a digest of
+the rest.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import os
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,10 @@ from typing import Any
 import numpy as np
 
 from colearn_jax import __version__
-from colearn_jax.storage.files import replacing
+from colearn_jax.storage.files import replacing, warn
 
 FOLDER = "derived"
+_SEAL = hashlib.sha256().digest_size
 
 
 def stamp(path: Path) -> str:
@@ -49,10 +51,15 @@ def read(path: Path, at: str, query: Mapping[str, object]) -> dict[str, np.ndarr
   try:
     if stamp(path) != at:
       return None
-    with open(_file(path, at, query), "rb") as file, np.load(file, allow_pickle=False) as arrays:
-      return dict(arrays)
-  except (OSError, ValueError, EOFError, zipfile.BadZipFile):  # not cached, or the file is damaged
+    stored = (file := _file(path, at, query)).read_bytes()
+  except OSError:  # not cached
     return None
+  seal, content = stored[:_SEAL], stored[_SEAL:]
+  if seal != hashlib.sha256(content).digest():
+    warn(f"{file} is damaged: it is computed anew")
+    return None
+  with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+    return dict(arrays)
 
 
 def write(path: Path, at: str, query: Mapping[str, object], result: Mapping[str, np.ndarray]) -> None:
@@ -63,8 +70,10 @@ def write(path: Path, at: str, query: Mapping[str, object], result: Mapping[str,
   arrays: dict[str, Any] = dict(result)  # Any, as the type stubs of savez take each name for `allow_pickle`
   with contextlib.suppress(OSError):
     if stamp(path) == at:
+      np.savez(content := io.BytesIO(), **arrays)
       with replacing(_file(path, at, query), binary=True) as file:
-        np.savez(file, **arrays)
+        file.write(hashlib.sha256(content.getbuffer()).digest())
+        file.write(content.getbuffer())
 
 
 def digest(array: np.ndarray) -> str:
@@ -74,4 +83,4 @@ def digest(array: np.ndarray) -> str:
 
 def _file(path: Path, at: str, query: Mapping[str, object]) -> Path:
   key = json.dumps({"query": query, "files": at, "version": __version__}, sort_keys=True)
-  return path / FOLDER / f"{query['what']}-{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz"
+  return path / FOLDER / f"{query['what']}-{hashlib.sha256(key.encode()).hexdigest()[:32]}.arrays"

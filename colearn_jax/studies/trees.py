@@ -224,6 +224,6 @@ def _kept(path: Path, fit: Any) -> tuple[dict[str, np.ndarray], dict]:
     facts = json.dumps({"choice": choice, "seconds": time.monotonic() - began})
     with files.replacing(path, binary=True) as file:
       np.savez(file, facts=facts, **{f"of_{name}": values for name, values in predictions.items()})
-  with np.load(path) as found:
+  with np.load(path, allow_pickle=False) as found:
     predictions = {name[3:]: found[name] for name in found.files if name != "facts"}
     return predictions, json.loads(str(found["facts"]))

@@ -15,7 +15,8 @@ import jax
 import orbax.checkpoint as ocp
 
 from colearn_jax.parallel import processes
-from colearn_jax.training.state import Best, Stop, TrainState, Tree, finished_model
+from colearn_jax.storage import models
+from colearn_jax.training.state import Best, Faults, Stop, TrainState, Tree, finished_model
 
 _args = ocp.args
 
@@ -34,6 +35,7 @@ def _split(state: TrainState) -> tuple[Tree, Tree]:
     "values": {name: v for name, v in state.values.items() if name not in ("inputs", "task")},
     "stop": {"reference": state.stop.reference, "wait": state.stop.wait, "done": state.stop.done},
     "best": {"objective": state.best.objective, "epoch": state.best.epoch},
+    "faults": {"step": state.faults.step, "epoch": state.faults.epoch},
   }
   return finished_model(state), rest
 
@@ -41,14 +43,20 @@ def _split(state: TrainState) -> tuple[Tree, Tree]:
 def _join(model: Tree, rest: Tree) -> TrainState:
   best = Best(**rest["best"], params=model["params"], stats=model["stats"])
   values = {**model["values"], **rest["values"]}
-  return TrainState(**{**rest, "stop": Stop(**rest["stop"]), "best": best, "values": values})
+  own = {"stop": Stop(**rest["stop"]), "best": best, "values": values, "faults": Faults(**rest["faults"])}
+  return TrainState(**{**rest, **own})
 
 
 def save(manager: ocp.CheckpointManager, epoch: int, state: TrainState, progress: dict) -> None:
-  """Saves the state of a stack of runs. `progress` must have JSON types."""
+  """Saves the state of a stack of runs. `progress` must have JSON types.
+
+  Raises:
+    InputError: it cannot be saved, or the checkpoint before could not.
+  """
   model, rest = _split(state)
   items = {"model": _args.PyTreeSave(model), "rest": _args.PyTreeSave(rest)}
-  manager.save(epoch, args=_args.Composite(**items, progress=_args.JsonSave(progress)))
+  with models.saving(manager.directory):
+    manager.save(epoch, args=_args.Composite(**items, progress=_args.JsonSave(progress)))
 
 
 def restore(manager: ocp.CheckpointManager, like: TrainState) -> TrainState:
@@ -57,12 +65,16 @@ def restore(manager: ocp.CheckpointManager, like: TrainState) -> TrainState:
   Args:
     manager: the checkpoint manager of their directory.
     like: a state with the wanted shapes, dtypes and placement on devices. Its values are not used.
+
+  Raises:
+    InputError: the checkpoint cannot be read.
   """
   abstract = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), like)
   model, rest = _split(abstract)
   placed = lambda tree: _args.PyTreeRestore(tree, ocp.checkpoint_utils.construct_restore_args(tree))
   items = _args.Composite(model=placed(model), rest=placed(rest))
-  got = manager.restore(manager.latest_step(), args=items)
+  with models.reading(manager.directory):
+    got = manager.restore(manager.latest_step(), args=items)
   return _join(got["model"], got["rest"])
 
 

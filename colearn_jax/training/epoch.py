@@ -20,7 +20,14 @@ from colearn_jax.methods.base import Predictions
 from colearn_jax.nn import random
 from colearn_jax.parallel import sharding
 from colearn_jax.training.state import Best, Recipe, Stop, TrainState, Tree
-from colearn_jax.training.step import Terms, eval_step, predict_step, present_rows, train_step
+from colearn_jax.training.step import (
+  Terms,
+  eval_step,
+  mean_terms,
+  predict_step,
+  present_rows,
+  train_step,
+)
 from colearn_jax.types import InputError
 
 T = TypeVar("T")
@@ -101,9 +108,9 @@ def train_epoch(
     order = random.epoch_rows(words, state.epoch, train_rows, recipe.blocks)
     state, train = jax.lax.scan(step, state, order)
     state = average_epoch(recipe, state)
-    means = {"train": _mean(*train)}
+    means = {"train": mean_terms(*train)}
     if len(validation_rows):
-      means["validation"] = _mean(*jax.lax.scan(validate, None, validation_rows)[1])
+      means["validation"] = mean_terms(*jax.lax.scan(validate, None, validation_rows)[1])
     return end_epoch(recipe, state, validation_objective(means)), means
 
   return _unless(state.stop.done, run, state)
@@ -227,9 +234,3 @@ def _unless(done: jax.Array, run, state: TrainState):
   """Runs an epoch unless `done`. Else the state is unchanged and all terms are 0."""
   nothing = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(run, state)[1])
   return jax.lax.cond(done, lambda state: (state, nothing), run, state)
-
-
-def _mean(terms: Terms, weights: jax.Array) -> Terms:
-  mean = lambda values: (values * weights).sum() / weights.sum()
-  last = {"learning_rate": terms["learning_rate"][-1]} if "learning_rate" in terms else {}
-  return {name: mean(values) for name, values in terms.items()} | last

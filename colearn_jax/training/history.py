@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -14,8 +14,26 @@ from colearn_jax.training.log import Log, Progress
 from colearn_jax.types import InputError
 
 
+class Clock:
+  """Tells when so many seconds are over since the last checkpoint; never with 0 seconds."""
+
+  def __init__(self, seconds: float):
+    self._seconds, self._since = seconds, time.monotonic()
+
+  @property
+  def over(self) -> bool:
+    """Whether the time is over."""
+    return 0 < self._seconds <= time.monotonic() - self._since
+
+  def reset(self) -> None:
+    """Begins anew."""
+    self._since = time.monotonic()
+
+
 class History:
   """Logs the epochs of a stack of runs, and keeps track of active runs.
+
+  If a run had a step that was not finite, `fault` is called with the number of the run.
 
   Attributes:
     seconds: training time of each run.
@@ -23,7 +41,8 @@ class History:
       it.
   """
 
-  def __init__(self, runs: Sequence[Run], log: Log, progress: Progress):
+  def __init__(self, runs: Sequence[Run], log: Log, progress: Progress, fault: Callable[[int], None]):
+    self._fault = fault
     self.seconds = np.zeros(len(runs))
     self.pending: tuple[int, float, Any, Any] | None = None
     self._runs, self._log, self._progress = runs, log, progress
@@ -53,6 +72,8 @@ class History:
     self.seconds = self.seconds + took * self._active
     active = [(k, run) for k, run in enumerate(self._runs) if self._active[k]]
     for k, run in active:
+      if status["fault"][k] >= 0:
+        self._fault(k)
       scalars = {f"{part}/{name}": float(v[k]) for part in terms for name, v in terms[part].items()}
       for part in terms:
         if not np.isfinite(objective := scalars[f"{part}/objective"]):

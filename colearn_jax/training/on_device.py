@@ -15,10 +15,11 @@ import numpy as np
 from colearn_jax.data import statistics
 from colearn_jax.data.reader import Index, Table
 from colearn_jax.data.splits import Run
+from colearn_jax.nn import random
 from colearn_jax.parallel import sharding
 from colearn_jax.training import closed_form
-from colearn_jax.training.epoch import batched, predict_rows, train_stack
-from colearn_jax.training.samples import Epoch, SamplesOf
+from colearn_jax.training.epoch import batched, predict_rows, take, train_stack
+from colearn_jax.training.samples import Epoch, Pause, SamplesOf
 from colearn_jax.training.state import Recipe, TrainState, Tree
 from colearn_jax.types import Modality
 
@@ -66,9 +67,11 @@ class OnDevice(SamplesOf):
     return self._programs["join"](state, [of_run(k) for k in range(len(runs))])
 
   @contextlib.contextmanager
-  def epochs(self, runs: Sequence[Run], state: TrainState) -> Iterator[Epoch]:
-    """Yields a function that trains these runs for one epoch."""
-    del state
+  def epochs(
+    self, runs: Sequence[Run], state: TrainState, partial: dict | None = None, pause: Pause | None = None
+  ) -> Iterator[Epoch]:
+    """Yields a function that trains these runs for one epoch, which is one program: it has no pauses."""
+    del state, partial, pause
     size, split = self.recipe.batch_size, sharding.by_replica(self.recipe.mesh)
     parts = [[batched(getattr(run, part), size) for run in runs] for part in ("train", "validation")]
     uneven = len({len(batches) for batches in parts[0]}) > 1
@@ -85,6 +88,15 @@ class OnDevice(SamplesOf):
       self._programs[uneven] = jax.jit(program, donate_argnums=0, out_shardings=outputs)
     rows = [padded(batches) for batches in parts]
     yield lambda state: self._programs[uneven](state, self._table, *rows)
+
+  def batch(self, run: Run, state: TrainState) -> Tree:
+    """See `SamplesOf`."""
+    words = np.asarray(jax.random.key_data(random.stream(random.run_key(run.seed, run.fold), "order")))
+    batches = batched(run.train, self.recipe.batch_size)
+    epoch, at = divmod(int(state.step), len(batches))
+    rows = random.epoch_rows(words, epoch, batches, self.recipe.blocks, np)[at]
+    paired = self.recipe.method.paired
+    return take(self._table, jax.device_put(rows, self._whole), one_sensor_each=not paired)
 
   def predict(self, model: Tree, rows: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
     """Predictions of every head for these rows, `{head: {predictor: [n C]}}`. `model` is on the host."""

@@ -23,11 +23,11 @@ from colearn_jax.evaluation.results import Results
 from colearn_jax.methods.configured import make_method
 from colearn_jax.parallel import processes
 from colearn_jax.storage import files, models
-from colearn_jax.training import checkpoint, closed_form, setup, work_directory
-from colearn_jax.training.history import History
+from colearn_jax.training import checkpoint, closed_form, faults, preemption, setup, work_directory
+from colearn_jax.training.history import Clock, History
 from colearn_jax.training.log import Log, Progress
 from colearn_jax.training.on_device import OnDevice
-from colearn_jax.training.state import Tree, finished_model
+from colearn_jax.training.state import TrainState, Tree, finished_model
 from colearn_jax.training.streaming import Streamed
 from colearn_jax.types import InputError
 
@@ -39,12 +39,13 @@ def run(config: ConfigDict, workdir: str | Path) -> Results:
   then the same, bit for bit, as without interruption.
 
   Raises:
-    InputError: the configuration does not fit the data, or the work directory holds another run.
+    InputError: the configuration does not fit the data, the work directory holds another run, or the disk is
+      full.
   """
   workdir = Path(workdir).expanduser().absolute()
   workdir.mkdir(parents=True, exist_ok=True)
   work_directory.use_compilation_cache(config.train.compilation_cache, workdir)
-  with work_directory.locked(workdir):
+  with files.telling(workdir), work_directory.locked(workdir):
     baseline = None
     trained = train(config, workdir)
     if config.baseline and config.method != "individual":
@@ -88,6 +89,7 @@ def train(config: ConfigDict, workdir: Path) -> Results:
   stacks = [runs] if config.train.replicas else [[run] for run in runs]
   if len(stacks[0]) % recipe.mesh.shape["replica"]:
     raise InputError(_uneven(config, len(stacks[0]), recipe.mesh.shape["replica"]))
+  _remove_damaged(workdir, runs, stacks)
   finished = {run.name: models.progress(_model(workdir, run)) for run in runs}
   samples.check([run for run in runs if finished[run.name] is None])
   pretrained = functools.cache(lambda: setup.load_pretrained(recipe.network))  # read once, if at all
@@ -149,6 +151,7 @@ def fit(
     part) and seconds.
   """
   directory, first, max_epochs = _training(workdir, runs), processes.first(), config.train.max_epochs
+  clock = Clock(60 * config.checkpoint.every_minutes)
   begins = models.latest(directory) < 0
   state = samples.init(runs, frozen=[frozen(run) for run in runs], pretrained=pretrained() if begins else {})
   if begins and closed_form.needed(samples.recipe):
@@ -157,15 +160,37 @@ def fit(
     models.open_manager(directory) as manager,
     Progress(_title(runs), max_epochs, enabled=first) as progress,
   ):
-    history, begun = History(runs, log, progress), 0
-    if manager.latest_step() is not None:
-      begun, state = manager.latest_step(), checkpoint.restore(manager, state)
-      done = jax.device_get(samples.status(state)["done"])
-      history.resume(done, (models.progress(directory) or {})["seconds"])
+
+    def fault(k: int) -> None:
+      """Stops at a step of a run that was not finite, unless such steps are skipped."""
+      if not samples.recipe.skip_nonfinite:
+        faults.stop(samples, runs[k], samples.pick(state, k), workdir)
+
+    history, begun, partial = History(runs, log, progress, fault), 0, None
+    if (saved := models.progress(directory)) is not None:
+      state = checkpoint.restore(manager, state)
+      begun, partial = saved.get("epoch", manager.latest_step()), saved.get("partial")
+      history.resume(jax.device_get(samples.status(state)["done"]), saved["seconds"])
+
+    def save(state: TrainState, epoch: int, partial: dict | None = None) -> None:
+      samples.check_source()
+      progress = {"seconds": history.seconds.tolist(), "epoch": epoch, "partial": partial}
+      checkpoint.save(manager, samples.number(runs, epoch, partial), state, progress)
+      clock.reset()
+
+    def pause(state: TrainState, partial: Callable[[], dict]) -> None:
+      """Between two steps of an epoch: saves if it is time to, and ends if that is asked for."""
+      if preemption.requested() or (clock.over and jax.process_count() == 1):
+        history.fetch()
+        if not history.over:
+          with jax.transfer_guard("allow"):
+            save(state, epoch - 1, partial())
+        if preemption.requested():
+          raise preemption.Preempted
 
     # Metrics are fetched one epoch late, so that the device never waits for the host. One more epoch is
     # started after the last one. It changes nothing, because finished runs are masked out.
-    with samples.epochs(runs, state) as train_epoch:
+    with samples.epochs(runs, state, partial, pause) as train_epoch, preemption.deferred():
       for epoch in range(begun + 1, max_epochs + 1):
         began = time.monotonic()
         # Everything lies on the devices by now; what is sent there in an epoch is sent by name.
@@ -175,12 +200,13 @@ def fit(
         if history.over:
           break
         history.pending = epoch, began, terms, samples.status(state)
-        if epoch % config.checkpoint.every_epochs == 0:
+        if epoch % config.checkpoint.every_epochs == 0 or preemption.requested():
           history.fetch()  # log before saving: a resumed run logs only epochs after the checkpoint
           if history.over:
             break
-          samples.check_source()
-          checkpoint.save(manager, epoch, state, {"seconds": history.seconds.tolist()})
+          save(state, epoch)
+          if preemption.requested():
+            raise preemption.Preempted
       history.fetch()
 
   samples.check_source()
@@ -194,6 +220,16 @@ def fit(
     models.save(_model(workdir, run), samples.pick(finished_model(state), k), ended[run.name])
   checkpoint.remove(directory)
   return ended
+
+
+def _remove_damaged(workdir: Path, runs: Sequence[Run], stacks: Sequence[Sequence[Run]]) -> None:
+  """Removes damaged models and checkpoints, with a warning for each. What is missing is trained again."""
+  if processes.first():
+    for run in runs:
+      models.remove_damaged(_model(workdir, run), "its run is trained anew")
+    for stack in stacks:
+      models.remove_damaged(_training(workdir, stack), "the training begins anew")
+  processes.wait("damaged")
 
 
 def _frozen(workdir: Path, teachers: Sequence[str], run: Run) -> Tree:
@@ -221,7 +257,8 @@ def _positions(workdir: Path, stacks: Sequence[Sequence[Run]], finished: Mapping
   """The last epoch of each run whose log lines are kept: that of its checkpoint; all, if it is finished."""
   out: dict[str, float] = {}
   for runs in stacks:
-    saved = models.latest(_training(workdir, runs))
+    directory = _training(workdir, runs)
+    saved = (models.progress(directory) or {}).get("epoch", models.latest(directory))
     out |= {run.name: saved if finished[run.name] is None else float("inf") for run in runs}
   return out
 

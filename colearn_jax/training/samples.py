@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from colearn_jax.data import statistics
+from colearn_jax.data.labels import check as check_labels
 from colearn_jax.data.reader import Index, labels
 from colearn_jax.data.splits import Run
 from colearn_jax.nn import random
@@ -17,6 +18,7 @@ from colearn_jax.training.state import Recipe, TrainState, Tree, init
 from colearn_jax.types import InputError, Modality
 
 Epoch = Callable[[TrainState], tuple[TrainState, dict]]
+Pause = Callable[[TrainState, Callable[[], dict]], None]
 Weights = Callable[[Run], Mapping[str, float]]
 Arrays = Callable[[Run], Mapping[str, np.ndarray]]
 
@@ -60,6 +62,7 @@ class SamplesOf:
     self.pick = jax.jit(pick, out_shardings=self._whole)  # takes one run out of a stack
     status = lambda state: {
       "done": state.stop.done,
+      "fault": state.faults.step,
       "epoch": state.epoch,
       "best_epoch": state.best.epoch,
       "best_objective": state.best.objective,
@@ -99,6 +102,15 @@ class SamplesOf:
     """Computes before the first step of these runs what needs all training samples, see `closed_form`."""
     raise NotImplementedError
 
+  def batch(self, run: Run, state: TrainState) -> Tree:
+    """The batch of a run's next step, on the devices. `state` is that of the run alone."""
+    raise NotImplementedError
+
+  def number(self, runs: Sequence[Run], epoch: int, partial: Mapping | None) -> int:
+    """The number of a checkpoint of these runs, which grows with their steps; see `epochs`."""
+    del runs, partial
+    return epoch
+
   def check_source(self) -> None:
     """Checks that no other samples were read than those of `index`.
 
@@ -109,11 +121,15 @@ class SamplesOf:
   def check(self, runs: Sequence[Run]) -> None:
     """Checks that each sensor and band has a value in the training parts, and makes the arrays of all runs.
 
-    Fixed constants of normalisation need no values, so nothing is read and nothing is checked.
+    Fixed constants of normalisation need no values, so no values are read and checked. The labels are checked
+    too, see `data.labels`.
 
     Raises:
-      InputError: one has none, or there are no arrays, see `Method.arrays`; the message names the run.
+      InputError: one has none, a label is wrong, or there are no arrays, see `Method.arrays`; the message
+        names the run.
     """
+    for run in runs:
+      check_labels(self.recipe.network.architecture.task, self.index, run)
     for run in runs if self._normalisation.how != "fixed" else ():
       found = self._found(run)
       for m in self.modalities:

@@ -42,6 +42,8 @@ class Recipe:
     keep_last: whether to keep the model of the last epoch instead of the best epoch.
     mesh: the mesh of devices, see `parallel.sharding`.
     ridge: of heads that begin in closed form, see `closed_form.solve`; 0 for random heads.
+    skip_nonfinite: whether a step whose loss or gradients are not finite is left out; else nothing is changed
+      from that step on, and `faults` tells where it was.
     project_conflicts: whether gradients of loss terms are combined as in `conflicts.projected_sum`.
   """
 
@@ -60,6 +62,7 @@ class Recipe:
   min_delta: float = 0.0
   keep_last: bool = False
   ridge: float = 0.0
+  skip_nonfinite: bool = False
   project_conflicts: bool = False
 
   @property
@@ -92,6 +95,18 @@ class Best:
   stats: Tree
 
 
+def _none() -> jax.Array:
+  return jnp.full((), -1, jnp.int32)
+
+
+@flax.struct.dataclass
+class Faults:
+  """The first step, from 0, whose loss or gradients were not finite, and its epoch; -1 for none."""
+
+  step: jax.Array = dataclasses.field(default_factory=_none)
+  epoch: jax.Array = dataclasses.field(default_factory=_none)
+
+
 @flax.struct.dataclass
 class TrainState:
   """Complete state of one run. Saving and restoring it resumes the run bit for bit.
@@ -110,6 +125,7 @@ class TrainState:
       `Method.arrays`; `steps_per_epoch`; with `loss.group_balance` also `balance`, weights `[N]` of samples.
     stop: early stopping.
     best: the kept model.
+    faults: the first step that was not finite.
   """
 
   step: jax.Array
@@ -123,6 +139,7 @@ class TrainState:
   values: Tree
   stop: Stop
   best: Best
+  faults: Faults = dataclasses.field(default_factory=Faults)
 
 
 def init(

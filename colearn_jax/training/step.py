@@ -20,13 +20,17 @@ from colearn_jax.methods.predict import normalise, predict
 from colearn_jax.nn import random
 from colearn_jax.training.conflicts import projected_sum
 from colearn_jax.training.mixup import mix, mixed_loss
-from colearn_jax.training.state import Recipe, TrainState, Tree
+from colearn_jax.training.state import Faults, Recipe, TrainState, Tree
 
 Terms = dict[str, jax.Array]
 
 
 def train_step(recipe: Recipe, state: TrainState, batch: Tree) -> tuple[TrainState, Terms]:
-  """Makes one optimizer step on a global batch. Returns the new state and all terms of the objective."""
+  """Makes one optimizer step on a global batch. Returns the new state and all terms of the objective.
+
+  If the loss or a gradient is not finite, parameters, statistics and averages stay as they are: in this step
+  with `Recipe.skip_nonfinite`, whose term `skipped` is then 1; otherwise from this step on.
+  """
   if recipe.augment is not None:
     key = random.stream(state.key, "augment", state.step)
     batch = batch | {"inputs": recipe.augment(key, batch["inputs"], state.values["inputs"])}
@@ -57,9 +61,40 @@ def train_step(recipe: Recipe, state: TrainState, batch: Tree) -> tuple[TrainSta
   stats, average = recipe.optimizer.moving(stats, state.stats), state.average
   if recipe.average is not None:
     average = recipe.average.after_step(average, {"params": params, "stats": stats}, state.step)
-  changed = {"params": params, "stats": stats, "opt_state": opt_state, "average": average}
-  new = dataclasses.replace(state, step=state.step + 1, **changed)
-  return new, terms | {"learning_rate": rate}
+  finite = _finite((totals, grads))
+  faults = _first_fault(state, finite)
+  keep = finite if recipe.skip_nonfinite else faults.step < 0
+  old = {"params": state.params, "stats": state.stats, "opt_state": state.opt_state, "average": state.average}
+  new = {"params": params, "stats": stats, "opt_state": opt_state, "average": average}
+  changed = jax.tree.map(lambda n, o: jnp.where(keep, n, o), new, old)
+  made = 1 if recipe.skip_nonfinite else keep.astype(jnp.int32)
+  state = dataclasses.replace(state, step=state.step + made, faults=faults, **changed)
+  skipped = {"skipped": 1.0 - finite} if recipe.skip_nonfinite else {}
+  return state, terms | skipped | {"learning_rate": rate}
+
+
+def _finite(tree: Any) -> jax.Array:
+  """Whether all numbers of a tree are finite, scalar bool."""
+  every = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]
+  return functools.reduce(jnp.logical_and, every)
+
+
+def _first_fault(state: TrainState, finite: jax.Array) -> Faults:
+  first = ~finite & (state.faults.step < 0)
+  at = lambda now, before: jnp.where(first, now, before)
+  return Faults(at(state.step, state.faults.step), at(state.epoch, state.faults.epoch))
+
+
+def mean_terms(terms: Terms, weights: jax.Array) -> Terms:
+  """Means of terms `[S]` over steps, weighted by rows. Of `learning_rate` the last, of `skipped` the sum.
+
+  Steps that were skipped do not count.
+  """
+  skipped = terms.get("skipped", jnp.zeros_like(weights))
+  weights = weights * (1.0 - skipped)
+  mean = lambda values: jnp.where(skipped > 0, 0.0, values * weights).sum() / weights.sum()
+  own = {"learning_rate": lambda values: values[-1], "skipped": jnp.sum}
+  return {name: own.get(name, mean)(values) for name, values in terms.items()}
 
 
 def _in_training(recipe: Recipe, params: Tree, state: TrainState, given: Batch) -> tuple[Tree, Any]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import collections
 import contextlib
 import functools
-import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import grain
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from colearn_jax.data import statistics, stream
@@ -28,7 +28,7 @@ from colearn_jax.training.epoch import (
   stacked,
   validation_objective,
 )
-from colearn_jax.training.samples import Epoch, SamplesOf
+from colearn_jax.training.samples import Epoch, Pause, SamplesOf
 from colearn_jax.training.state import Recipe, TrainState, Tree
 from colearn_jax.training.step import eval_step, predict_step, present_rows, train_step
 from colearn_jax.types import InputError, Modality
@@ -85,8 +85,18 @@ class Streamed(SamplesOf):
     return {m.name: stack(m)[present(m) > 0] for m in self.modalities}
 
   @contextlib.contextmanager
-  def epochs(self, runs: Sequence[Run], state: TrainState) -> Iterator[Epoch]:
-    """Yields a function that trains this one run for one epoch, starting at the epoch of `state`."""
+  def epochs(
+    self, runs: Sequence[Run], state: TrainState, partial: dict | None = None, pause: Pause | None = None
+  ) -> Iterator[Epoch]:
+    """Yields a function that trains this one run for one epoch, starting at the epoch of `state`.
+
+    Args:
+      runs: the run.
+      state: its state.
+      partial: plain JSON that `pause` got, if `state` is in the middle of an epoch: the number of its steps,
+        and the sums of its terms.
+      pause: called between two steps with the state and a function that returns `partial`.
+    """
     (run,) = runs
     rows = batched(run.train, self.recipe.batch_size)
     if not self._programs:
@@ -99,18 +109,21 @@ class Streamed(SamplesOf):
       self._programs["average"] = jit(_average, 0, self._placed)
       self._programs["end"] = jit(_end, 0, self._placed, self._whole)
     programs, start = self._programs, int(jax.device_get(state.epoch)[0])
-    words = np.asarray(jax.random.key_data(random.stream(random.run_key(run.seed, run.fold), "order")))
-    order = stream.Order(words, rows, self.recipe.blocks)
-    iterator = iter(stream.train_batches(order=order, start=start * len(rows), **self._batches))
+    order = self._order(run)
+    begun = partial["steps"] if partial else 0
+    first = start * len(rows) + begun
+    iterator = iter(stream.train_batches(order=order, start=first, **self._batches))
     validation: Iterable = ()
     if len(run.validation):
       validation = stream.eval_batches(rows=run.validation, size=self.recipe.batch_size, **self._batches)
 
     def epoch(state):
+      nonlocal begun
       done, checked = self.status(state)["done"], False
-      trained, seen = None, None
-      begun: collections.deque[jax.Array] = collections.deque()
-      for batch in itertools.islice(iterator, len(rows)):
+      trained, seen = (self._sums(partial) if partial and begun else None), None
+      waiting: collections.deque[jax.Array] = collections.deque()
+      steps, begun = range(begun, len(rows)), 0
+      for number, batch in zip(steps, iterator):
         # If the run was finished before this epoch, its steps change nothing, and reading stops here.
         if not checked and done.is_ready():
           checked = True
@@ -118,18 +131,40 @@ class Streamed(SamplesOf):
             return state, None
         trained = self._zeros(train_step, state, batch) if trained is None else trained
         state, trained, token = programs["train"](state, trained, batch)
-        _wait(begun, token)
+        if _wait(waiting, token) and not self.recipe.skip_nonfinite:
+          return state, {}  # nothing changes any more
+        if pause is not None and number + 1 < len(rows):
+          pause(state, functools.partial(_partial, number + 1, trained))
       state = programs["average"](state)
       for batch in validation:
         seen = self._zeros(eval_step, state, batch) if seen is None else seen
         seen, token = self._validate(state, seen, batch)
-        _wait(begun, token)
+        _wait(waiting, token)
       return programs["end"](state, trained, seen)
 
     try:
       yield epoch
     finally:
       iterator.close()
+
+  def batch(self, run: Run, state: TrainState) -> Tree:
+    """See `SamplesOf`."""
+    order = self._order(run)
+    batches = stream.train_batches(order=order, start=int(state.step), **self._batches)
+    return next(iter(batches))
+
+  def _order(self, run: Run) -> stream.Order:
+    words = np.asarray(jax.random.key_data(random.stream(random.run_key(run.seed, run.fold), "order")))
+    return stream.Order(words, batched(run.train, self.recipe.batch_size), self.recipe.blocks)
+
+  def number(self, runs: Sequence[Run], epoch: int, partial: Mapping | None) -> int:
+    """See `SamplesOf`."""
+    steps = len(batched(runs[0].train, self.recipe.batch_size))
+    return epoch * steps + (partial["steps"] if partial else 0)
+
+  def _sums(self, partial: Mapping) -> Tree:
+    """The sums of terms of the steps that were made before a checkpoint, on the devices."""
+    return jax.device_put(jax.tree.map(np.float32, partial["terms"]), self._whole)
 
   def _zeros(self, step, state: TrainState, batch: Tree) -> Tree:
     """Sums of terms over batches, at 0, on the devices."""
@@ -146,18 +181,30 @@ class Streamed(SamplesOf):
     return jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(rows)], *got)
 
 
-def _wait(begun: collections.deque, token: jax.Array) -> None:
-  """Waits until the device is at most two batches behind, because queued batches use its memory."""
+def _partial(steps: int, terms: Tree) -> dict:
+  """What has to be saved in the middle of an epoch besides the state, as plain JSON."""
+  return {"steps": steps, "terms": jax.tree.map(float, jax.device_get(terms))}
+
+
+def _wait(begun: collections.deque, token: jax.Array) -> bool:
+  """Waits until the device is at most two batches behind, because queued batches use its memory.
+
+  Returns:
+    Whether the token of a batch that is finished is a number of 0 or more.
+  """
   begun.append(token)
-  if len(begun) > 2:
-    jax.block_until_ready(begun.popleft())
+  return len(begun) > 2 and bool(jax.device_get(begun.popleft()) >= 0)
 
 
 def _add(totals: Tree, terms: dict, batch: Tree) -> Tree:
-  count = present_rows(batch)
-  sums = {name: totals["sums"][name] + value * count for name, value in terms.items()}
+  count, skipped = present_rows(batch), terms.get("skipped", jnp.zeros(()))
+  count = count * (1.0 - skipped)
+  value = lambda name: jnp.where(skipped > 0, 0.0, terms[name] * count)
+  sums = {name: totals["sums"][name] + value(name) for name in terms}
   if "learning_rate" in terms:  # that of the last step
     sums["learning_rate"] = terms["learning_rate"]
+  if "skipped" in terms:
+    sums["skipped"] = totals["sums"]["skipped"] + skipped
   return {"sums": sums, "count": totals["count"] + count}
 
 
@@ -165,7 +212,7 @@ def _train(recipe, state, totals, batch):
   old = only(state)
   new, terms = train_step(recipe, old, batch)
   new = keep_where(old.stop.done, old, new)
-  return stacked(new), _add(totals, terms, batch), terms["objective"]
+  return stacked(new), _add(totals, terms, batch), new.faults.step
 
 
 def _validate(recipe, state, totals, batch):
@@ -180,7 +227,7 @@ def _average(recipe, state):
 
 def _end(recipe, state, train, validation):
   mean = lambda totals: {
-    name: value if name == "learning_rate" else value / totals["count"]
+    name: value if name in ("learning_rate", "skipped") else value / totals["count"]
     for name, value in totals["sums"].items()
   }
   parts = {"train": train} | ({} if validation is None else {"validation": validation})

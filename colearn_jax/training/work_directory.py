@@ -55,7 +55,7 @@ def describe(workdir: Path, described: Description, teachers: Sequence[str]) -> 
       _check_empty(place, "dataset.json")
   processes.wait("samples")
   if processes.first():
-    files.write_json(path, described.to_json())
+    files.write_json(path, described.to_json(), sealed=True)
 
 
 def _check_empty(workdir: Path, missing: str) -> None:
@@ -103,7 +103,7 @@ def claim(config: ConfigDict, workdir: Path) -> None:
     _check_empty(workdir, path.name)
   processes.wait("configuration")
   if processes.first() and not path.exists():
-    files.write_json(path, wanted)
+    files.write_json(path, wanted, sealed=True)
   processes.wait("work directory")
 
 
@@ -122,5 +122,5 @@ def keep_weights(workdir: Path, encoders: Mapping[str, Mapping]) -> dict[str, di
     )
   processes.wait("weights")
   if processes.first() and found and not begun:
-    files.write_json(path, found)
+    files.write_json(path, found, sealed=True)
   return found

@@ -248,6 +248,9 @@ def read_arrays(manual_dir, ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]
   return arrays, there
 
 
+LARGEST_MEMBER = 2**24  # bytes; the largest arrays have 20 000
+
+
 def _unpacked(directory: Path, wanted) -> Iterator[tuple[str, object, str]]:
   """For each wanted file in the directory its id, its path, and its name in messages."""
   there = set(os.listdir(directory))
@@ -268,6 +271,8 @@ def _archived(path: Path, wanted) -> Iterator[tuple[str, object, str]]:
           where = f"{member.name} in {path}"
           if not member.isfile():
             raise InputError(f"{where} is not a regular file")
+          if member.size > LARGEST_MEMBER:
+            raise InputError(f"{where} has {member.size} bytes, at most {LARGEST_MEMBER} are read")
           content = archive.extractfile(member).read()
           yield name.stem, io.BytesIO(content), where
   except (tarfile.TarError, OSError, EOFError, zlib.error) as error:

@@ -278,6 +278,13 @@ def test_a_path_that_leads_out_of_the_archive_is_an_error(tmp_path, name):
   fails(there, tmp_path / "data", "features.tar.gz has a member with an unsafe path: .*0_set-0.h5")
 
 
+def test_a_member_that_is_far_too_large_is_not_read(tmp_path, monkeypatch):
+  there = edited(tmp_path / "manual", archive=True)
+  write_archive(there / "features.tar.gz", {"features/arrays/1_set-1.h5": GOOD})
+  monkeypatch.setattr(cropharvest, "LARGEST_MEMBER", len(GOOD) - 1)
+  fails(there, tmp_path / "data", f"1_set-1.h5 in .* has {len(GOOD)} bytes, at most {len(GOOD) - 1} are read")
+
+
 def test_a_file_twice_in_the_archive_is_an_error(tmp_path):
   there = edited(tmp_path / "manual", archive=True)
   files = {"features/arrays/1_set-1.h5": GOOD, "./features/arrays/1_set-1.h5": GOOD}

@@ -198,9 +198,12 @@ def test_another_source_file_than_the_prepared_one_is_an_error(prepared, tmp_pat
   assert str(prepared) in str(error.value) and str(other) in str(error.value)
 
 
-def test_a_damaged_data_set_is_an_error(tmp_path):
+def test_a_damaged_data_set_is_an_error_without_its_sources(tmp_path):
   path = build("lfmc", tmp_path, manual_dir=DUMMY.parent)
   next(path.glob("*.array_record*")).unlink()
+  with pytest.raises(InputError, match="is damaged: No such file .*: remove .*2.1.0 to build it again"):
+    build("lfmc", tmp_path)
+  (path / "manifest.json").unlink()  # as an earlier version built it
   with pytest.raises(InputError, match="2.1.0 is damaged"):
     build("lfmc", tmp_path, manual_dir=DUMMY.parent)
   (path / "dataset_info.json").write_text("{")

@@ -31,6 +31,7 @@ def named(sharedness: float, labels: int) -> str:
 class Builder(synthetic_dataset_builder.Builder):
   """5000 simulated fields of 6 crops, observed by Sentinel-1, Sentinel-2 and a weather station."""
 
+  generated = True  # from nothing, so it can always be built again
   pkg_dir_path, code_path = here(__file__)
   VERSION = tfds.core.Version("1.0.0")
   RELEASE_NOTES = {"1.0.0": "Initial release."}

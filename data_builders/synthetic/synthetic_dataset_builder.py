@@ -37,6 +37,7 @@ def _facts(view: str, shape: tuple[int, ...]) -> dict[str, object]:
 class Builder(ArrayRecords, tfds.core.GeneratorBasedBuilder):
   """5000 simulated fields of 6 crops, observed by Sentinel-1, Sentinel-2 and a weather station."""
 
+  generated = True  # from nothing, so it can always be built again
   pkg_dir_path, code_path = here(__file__)
   VERSION = tfds.core.Version("1.1.0")
   RELEASE_NOTES = {"1.0.0": "Initial release.", "1.1.0": "Units of bands, and which months the steps are."}

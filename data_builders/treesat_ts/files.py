@@ -71,6 +71,8 @@ class Folder:
       archive, members = self._archive()
       if name not in members:
         raise FileNotFoundError("the archive has no such file")
+      if (size := members[name].file_size) > LARGEST_MEMBER:
+        raise InputError(f"{self.where(name)} has {size} bytes, at most {LARGEST_MEMBER} are read")
       return archive.read(members[name])
 
   def where(self, name: str) -> str:
@@ -86,6 +88,9 @@ class Folder:
       yield
     except (OSError, zipfile.BadZipFile, zlib.error, EOFError) as error:
       raise InputError(f"cannot read {what}: {getattr(error, 'strerror', None) or error}") from error
+
+
+LARGEST_MEMBER = 2**30  # bytes; zipfile reads no more than a member declares
 
 
 @functools.lru_cache(maxsize=4)  # reading the table of contents takes long

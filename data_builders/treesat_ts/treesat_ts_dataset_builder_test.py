@@ -483,6 +483,15 @@ def test_a_damaged_member_is_an_error(tmp_path):
     files.find_images(tmp_path).read("x.tif")
 
 
+def test_a_member_that_is_far_too_large_is_not_read(tmp_path, monkeypatch):
+  with zipfile.ZipFile(tmp_path / "aerial.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+    archive.writestr("aerial/x.tif", bytes(10**6))
+  assert len(files.find_images(tmp_path).read("x.tif")) == 10**6
+  monkeypatch.setattr(files, "LARGEST_MEMBER", 10**6 - 1)
+  with pytest.raises(InputError, match="x.tif in .*aerial.zip has 1000000 bytes, at most 999999 are read"):
+    files.find_images(tmp_path).read("x.tif")
+
+
 def test_other_files_than_the_prepared_ones_are_an_error(prepared, copy):
   root = prepared.parents[1]
   next(copy.glob("aerial/*.tif")).unlink()

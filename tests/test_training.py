@@ -1,0 +1,296 @@
+"""A training that is stopped: by SIGTERM and SIGKILL at any moment, and by a disk that is full."""
+
+import errno
+import json
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small_runs import SETTINGS, assert_same, one_device, settings, sources, train_in_process
+
+from colearn_jax.storage import models
+from colearn_jax.training import faults, preemption, run, step, streaming
+from colearn_jax.training.log import Log
+from colearn_jax.types import InputError
+
+STREAM = {"data__placement": "stream", "checkpoint__every_minutes": 0.0}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def alone():
+  with pytest.MonkeyPatch.context() as patch:
+    one_device(patch)
+    yield
+
+
+@pytest.fixture(scope="module")
+def where(tmp_path_factory):
+  return sources(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def streamed(where, tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("streamed")
+  run.run(settings(where, **STREAM), workdir)
+  return workdir
+
+
+def counted(call, hook):
+  """A function that first calls `hook` with the number of the call, from 1."""
+  count = []
+
+  def wrapper(*args, **kwargs):
+    count.append(1)
+    hook(len(count))
+    return call(*args, **kwargs)
+
+  return wrapper
+
+
+def test_sigterm_in_the_middle_of_a_streamed_epoch_loses_no_step(where, streamed, tmp_path, monkeypatch):
+  """Four signals at seeded steps, the last during validation or between two folds."""
+  rng, stops = random.Random(4), 0
+  config, made, wait = settings(where, **STREAM), [], streaming._wait
+  while not (tmp_path / "results.json").exists():
+    at = rng.randint(2, 9) if stops < 4 else -1
+    stop = lambda number, at=at: number == at and os.kill(os.getpid(), signal.SIGTERM)
+    monkeypatch.setattr(streaming, "_wait", counted(wait, stop))
+    try:
+      with preemption.watch():
+        run.run(config, tmp_path)
+    except preemption.Preempted:
+      stops += 1
+      made += [models.progress(path)["partial"] for path in (tmp_path / "training").iterdir()]
+  assert stops == 4 and any(partial for partial in made)
+  assert_same(streamed, tmp_path)
+
+
+def test_checkpoints_by_the_clock_resume_in_the_middle_of_an_epoch(where, streamed, tmp_path, monkeypatch):
+  """An error takes the place of SIGKILL, which also leaves what was saved before."""
+  config = settings(where, **STREAM | {"checkpoint__every_minutes": 1e-9})
+  wait = streaming._wait
+
+  def fail(number):
+    if number == 3:
+      raise RuntimeError("stopped")
+
+  monkeypatch.setattr(streaming, "_wait", counted(wait, fail))
+  with pytest.raises(RuntimeError, match="stopped"):
+    run.run(config, tmp_path)
+  (saved,) = (models.progress(path) for path in (tmp_path / "training").iterdir())
+  assert saved["epoch"] == 0 and saved["partial"]["steps"] == 2
+  monkeypatch.setattr(streaming, "_wait", wait)
+  run.run(config, tmp_path)
+  assert_same(streamed, tmp_path)
+
+
+@pytest.mark.parametrize("replicas", [False, True])
+def test_sigterm_of_a_training_on_the_device_ends_the_epoch(where, tmp_path, monkeypatch, replicas):
+  config = settings(where, train__replicas=replicas, checkpoint__every_epochs=100)
+  run.run(config, tmp_path / "whole")
+  write, stops = Log.write, []
+  stop = lambda number: number == 2 and os.kill(os.getpid(), signal.SIGTERM)
+  monkeypatch.setattr(Log, "write", counted(write, stop))
+  with preemption.watch(), pytest.raises(preemption.Preempted):
+    run.run(config, tmp_path / "stopped")
+  stops += [models.progress(path) for path in (tmp_path / "stopped/training").iterdir()]
+  assert [stop["partial"] for stop in stops] == [None] and 1 <= stops[0]["epoch"] <= 3
+  run.run(config, tmp_path / "stopped")
+  assert_same(tmp_path / "whole", tmp_path / "stopped")
+
+
+def test_sigterm_outside_of_training_ends_at_once_and_twice_always(monkeypatch):
+  with preemption.watch(), pytest.raises(preemption.Preempted):
+    os.kill(os.getpid(), signal.SIGTERM)
+  with preemption.watch(), preemption.deferred():
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert preemption.requested()
+    with pytest.raises(preemption.Preempted):
+      os.kill(os.getpid(), signal.SIGTERM)
+  assert not preemption.requested() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_full_disk_while_saving_is_one_line_and_loses_nothing(where, streamed, tmp_path, monkeypatch):
+  """The second checkpoint finds no space, then results.json does; each time the same command goes on."""
+  config = settings(where, **STREAM)
+  save, replace = models.ocp.CheckpointManager.save, os.replace
+
+  def full(number):
+    if number == 2:
+      raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+  monkeypatch.setattr(models.ocp.CheckpointManager, "save", counted(save, full))
+  with pytest.raises(InputError, match="cannot save .*training/seed10_fold0: No space left on device; ") as e:
+    run.run(config, tmp_path)
+  assert "\n" not in str(e.value) and models.progress(tmp_path / "training/seed10_fold0")["epoch"] == 1
+  monkeypatch.setattr(models.ocp.CheckpointManager, "save", save)
+
+  def no_results(part, path):
+    if str(path).endswith("results.json"):
+      raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+    replace(part, path)
+
+  monkeypatch.setattr(os, "replace", no_results)
+  with pytest.raises(InputError, match="cannot write .*results.json: Read-only file system; "):
+    run.run(config, tmp_path)
+  monkeypatch.setattr(os, "replace", replace)
+  assert not list(tmp_path.glob(".*.part"))
+  run.run(config, tmp_path)
+  assert_same(streamed, tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # open files
+def test_a_full_file_system_is_one_line_and_loses_nothing(where, streamed, tmp_path):
+  """A real one of 3 MB, filled so that a checkpoint fails; after space is made the same command goes on."""
+  small = tmp_path / "small"
+  small.mkdir()
+  mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(small)]
+  if subprocess.run(mount, capture_output=True, check=False).returncode:
+    pytest.skip("file systems cannot be mounted here")
+  try:
+    for free in (200_000, 60_000, 10_000):
+      with open(small / "filler", "wb") as filler:
+        space = os.statvfs(small)
+        filler.write(bytes(max(space.f_bavail * space.f_frsize - free, 0)))
+      with pytest.raises(InputError, match="cannot (save|write) .*No space left on device") as error:
+        run.run(settings(where, **STREAM), small / "run")
+      assert "\n" not in str(error.value)
+      (small / "filler").unlink()
+    run.run(settings(where, **STREAM), small / "run")
+    assert_same(streamed, small / "run")
+  finally:
+    subprocess.run(["umount", str(small)], check=True)
+
+
+def start(keys, workdir, cache):
+  context = multiprocessing.get_context("forkserver")
+  context.set_forkserver_preload(["small_runs"])
+  process = context.Process(target=train_in_process, args=(keys, str(workdir), str(cache)))
+  process.start()
+  return process
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", ["stream", "device", "replicas"])
+def test_processes_killed_at_random_moments_end_with_the_same_bits(where, tmp_path, path):
+  """Nine real processes for each data path, SIGTERM and SIGKILL in turn, at moments of a seed."""
+  keys = {
+    "stream": {"data.placement": "stream", "checkpoint.every_minutes": 0.001},
+    "device": {"data.placement": "device"},
+    "replicas": {"data.placement": "device", "train.replicas": True},
+  }[path]
+  keys = {**where, **keys, "data.data_dir": str(tmp_path / "prepared"), "train.max_epochs": 40}
+  whole, killed, cache = tmp_path / "whole", tmp_path / "killed", tmp_path / "cache"
+  process = start(keys, whole, cache)
+  process.join(300)
+  assert process.exitcode == 0
+  began = time.monotonic()
+  process = start(keys, tmp_path / "timed", cache)
+  process.join(300)
+  took = time.monotonic() - began
+  rng, codes = random.Random(path), []
+  for number in range(9):
+    process = start(keys, killed, cache)
+    time.sleep(took * rng.uniform(0.15, 0.7))
+    sent = signal.SIGTERM if number % 2 else signal.SIGKILL
+    os.kill(process.pid, sent)
+    process.join(120)
+    codes.append(process.exitcode)
+  print(f"{path}, seed {path!r}: exit statuses {codes}")
+  assert set(codes) <= {-signal.SIGKILL, -signal.SIGTERM, preemption.EXIT_STATUS, 0}
+  assert codes.count(0) < 5 and codes.count(-signal.SIGKILL) >= 2
+  process = start(keys, killed, cache)
+  process.join(300)
+  assert process.exitcode == 0
+  assert_same(whole, killed)
+
+
+@pytest.mark.slow
+def test_the_command_ends_with_status_75(where, tmp_path):
+  command = [sys.executable, "-m", "colearn_jax.main", "--config=configs/lfmc.py:individual,encoder=mlp"]
+  keys = {**SETTINGS, **where, "train.max_epochs": 2000, "train.patience": 0, "train.keep": "last"}
+  command += [f"--config.{key}={value}" for key, value in keys.items()]
+  process = subprocess.Popen([*command, f"--workdir={tmp_path}"], stderr=subprocess.PIPE, text=True)
+  while not (tmp_path / "metrics.jsonl").exists() and process.poll() is None:
+    time.sleep(0.05)
+  process.send_signal(signal.SIGTERM)
+  _, said = process.communicate(timeout=120)
+  assert process.returncode == 75, said
+  assert said.splitlines()[-1] == "stopped by SIGTERM; the same command resumes from the last checkpoint"
+  assert models.progress(tmp_path / "training/seed10_fold0")["epoch"] >= 1
+
+
+def poisoned(monkeypatch, at, where="loss"):
+  """Makes the loss, or only its gradient, NaN in the steps `at`."""
+  forward = step._in_training
+
+  def wrapper(recipe, params, state, given):
+    stats, outputs = forward(recipe, params, state, given)
+    hit = sum(state.step == number for number in at) > 0
+    bad = lambda x: x * jnp.where(hit, jnp.nan, 1.0) if where == "loss" else spoiled(x, hit)
+    return stats, jax.tree.map(bad, outputs)
+
+  monkeypatch.setattr(step, "_in_training", wrapper)
+
+
+@jax.custom_jvp
+def spoiled(x, hit):
+  return x
+
+
+@spoiled.defjvp
+def _(primals, tangents):
+  x, hit = primals
+  return x, jnp.where(hit, jnp.nan, 1.0) * tangents[0]
+
+
+@pytest.mark.parametrize(
+  ("placement", "poison", "said"),
+  [
+    ("device", "loss", "main.*, objective.* of its loss is"),
+    ("stream", "gradient", "its gradient, but not its loss, is"),
+  ],
+)
+def test_a_step_that_is_not_finite_stops_and_can_be_repeated(
+  where, tmp_path, monkeypatch, placement, poison, said
+):
+  """Step 3 of 3 in the first epoch; the file holds its samples, and repeating it gives the same terms."""
+  poisoned(monkeypatch, [2], poison)
+  config = settings(where, data__placement=placement)
+  with pytest.raises(
+    InputError, match=f"seed10_fold0 diverged: {said} not finite in step 3, epoch 1"
+  ) as error:
+    run.run(config, tmp_path)
+  file = tmp_path / "diverged_seed10_fold0.npz"
+  assert "\n" not in str(error.value) and str(file) in str(error.value)
+  with np.load(file, allow_pickle=False) as arrays:
+    rows, ids, params = arrays["batch/row"], arrays["ids"], arrays["state/step"]
+    assert all(np.isfinite(arrays[name]).all() for name in arrays.files if "/params/" in name) and params == 2
+  assert len(ids) == (rows >= 0).sum() and all(f"{name}" in str(error.value) for name in ids[:5])
+  terms = faults.replay(tmp_path, file)
+  assert np.isnan(terms["objective"]) == (poison == "loss")
+  assert not (tmp_path / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("placement", ["device", "stream"])
+def test_steps_that_are_not_finite_are_skipped_and_counted(where, tmp_path, monkeypatch, placement):
+  poisoned(monkeypatch, [1, 4])
+  config = settings(where, data__placement=placement, train__nonfinite="skip")
+  run.run(config, tmp_path)
+  lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+  skipped = [line["train/skipped"] for line in lines if line["run"] == "seed10_fold0"]
+  assert skipped == [1.0, 1.0, 0.0] and all(np.isfinite(line["train/objective"]) for line in lines)
+
+
+def test_steps_that_are_all_skipped_end_the_training(where, tmp_path, monkeypatch):
+  poisoned(monkeypatch, range(3))
+  with pytest.raises(InputError, match="diverged: its train objective is nan in epoch 1"):
+    run.run(settings(where, train__nonfinite="skip"), tmp_path)

@@ -1,0 +1,134 @@
+"""What a training may not depend on: held-out samples, chance beyond the seed, a random key used twice."""
+
+import ast
+import dataclasses
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small_runs import one_device, settings, sources
+
+from colearn_jax.config import series_settings
+from colearn_jax.data.dataset import open_dataset
+from colearn_jax.data.reader import read_index, read_table
+from colearn_jax.nn import random
+from colearn_jax.training import setup
+
+PROTOCOLS = {
+  "kfold": {"protocol__name": "clean"},
+  "group_by": {"protocol__name": "clean", "protocol__group_by": "site"},
+  "purge": {"protocol__name": "clean", "protocol__group_by": "year", "protocol__purge": 20},
+  "block": {"protocol__name": "clean", "protocol__group_by": "block", "protocol__block_km": 50.0},
+  "buffer": {"protocol__name": "clean", "protocol__buffer_km": 0.1},
+  "fixed number of epochs": {
+    "protocol__validation_fraction": 0.0,
+    "protocol__name": "clean",
+    "train__patience": 0,
+    "train__keep": "last",
+  },
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def alone():
+  with pytest.MonkeyPatch.context() as patch:
+    one_device(patch)
+    yield
+
+
+@pytest.fixture(scope="module")
+def where(tmp_path_factory):
+  return sources(tmp_path_factory.mktemp("data"), rows=120)
+
+
+def trained(config, alter=()):
+  """The run, and its whole state after two epochs. The parts of the run in `alter` have other values."""
+  dataset = open_dataset(setup.prepare(config), series_settings(config))
+  modalities, index = setup.make_modalities(config, dataset), read_index(dataset)
+  first = setup.make_runs(config, dataset, index)[0]
+  rows = np.concatenate([np.zeros(0, int), *(getattr(first, part) for part in alter)])
+  target = index.target.copy()
+  target[rows] = target[rows] * -7 + 1000
+  index = dataclasses.replace(index, target=target)
+
+  def altered(reader):
+    table = read_table(reader)
+    for values in table["inputs"].values():
+      values[rows] = values[rows] * -3 + 50
+    return table
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(setup, "read_table", altered)
+    run = setup.make_runs(config, dataset, index)[0]
+    for part in ("train", "validation", "test"):
+      np.testing.assert_array_equal(getattr(run, part), getattr(first, part))
+    recipe = setup.make_recipe(config, dataset.task, modalities)
+    samples = setup.make_samples(config, recipe, dataset, modalities, index)
+  state = samples.init([run])
+  with samples.epochs([run], state) as epoch:
+    for _ in range(2):
+      state, _ = epoch(state)
+  return run, jax.device_get(dataclasses.replace(state, key=jax.random.key_data(state.key)))
+
+
+def same(one, other):
+  pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+  return all(np.array_equal(a, b, equal_nan=True) for a, b in pairs)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_held_out_samples_change_nothing_by_a_single_bit(where, protocol):
+  """Parameters, statistics, normalisation, constants of the target, early stopping, the kept model."""
+  config = settings(where, data__placement="device", **PROTOCOLS[protocol])
+  run, whole = trained(config)
+  assert len(run.test) > 5 and len(run.train) > 20
+  assert same(whole, trained(config, ["test"])[1])
+  if protocol == "kfold":  # the test would notice
+    assert same(whole, trained(config)[1])  # and the same configuration gives the same bits twice
+    assert not same(whole, trained(config, ["train"])[1])
+    stopped = trained(config, ["validation"])[1]
+    assert same(whole.params, stopped.params) and not same(whole.stop, stopped.stop)
+
+
+def test_every_draw_has_a_stream_of_its_own():
+  """All draws in the source. A stream is used in one place, but for the order, which each data path reads."""
+  package = Path(random.__file__).parents[1]
+  used, draws = {}, {}
+  for path in sorted(package.rglob("*.py")):
+    for node in ast.walk(ast.parse(path.read_text())):
+      if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+        call, where = ast.unparse(node.func), path.relative_to(package).as_posix()
+        if call == "random.stream" and isinstance(node.args[1], ast.Constant):
+          used.setdefault(node.args[1].value, []).append(where)
+        elif call == f"jax.random.{node.func.attr}" and node.func.attr not in KEYS:
+          draws.setdefault(where, []).append(node.func.attr)
+  order = ["training/epoch.py", "training/on_device.py", "training/streaming.py"]
+  assert used.pop("order") == order
+  assert all(len(places) == 1 for places in used.values()), used
+  # The step draws these by their names, each folded with the number of the microbatch.
+  assert set(used) | {"order", "dropout", "sensors", "method"} == set(random.STREAMS)
+  assert draws == DRAWS
+
+
+KEYS = ("key", "key_data", "wrap_key_data", "fold_in")
+# Every draw by a generator of JAX: of initial values, of mixup and of augmentation. All others hash bits.
+DRAWS = {
+  "data/augment.py": ["uniform"],
+  "encoders/resnet.py": ["split"],
+  "methods/esensi.py": ["normal"],
+  "training/mixup.py": ["split", "beta", "permutation"],
+}
+
+
+def test_streams_of_a_run_and_of_all_its_steps_are_different_keys():
+  """10 200 keys: each stream at many steps of several seeds and folds, and the streams without a step."""
+  data = lambda key: tuple(np.asarray(jax.random.key_data(key)).tolist())
+  keys = jax.vmap(random.run_key)(np.repeat(np.arange(5), 5).astype(np.uint32), np.tile(np.arange(5), 5))
+  every = []
+  for name in random.STREAMS:
+    every += map(data, jax.vmap(lambda key, name=name: random.stream(key, name))(keys))
+    of_step = jax.vmap(lambda key, n, name=name: random.stream(key, name, n))
+    every += map(data, of_step(jnp.repeat(keys, 50), np.tile(np.arange(50), 25)))
+  assert len(every) == len(random.STREAMS) * 25 * 51 and len(set(every)) == len(every)
