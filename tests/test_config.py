@@ -195,7 +195,7 @@ def test_the_baseline_of_a_baseline_is_not_trained():
     ("lfmc:method=mdic", "unknown method 'mdic', have: decur, "),
     ("cropharvest", "a word is missing after the colon: binary or multi"),
     ("cropharvest:binary,multi", "binary and multi both set data.name"),
-    ("lfcm", "did you mean lfmc? presets: cropharvest, folder, lfmc, lfmc_best, "),
+    ("lfcm", "did you mean lfmc? presets: cropharvest, cropharvest_best, folder, lfmc, "),
     (str(ROOT), "there is no file "),
   ],
 )

@@ -270,6 +270,7 @@ def saved(training, epoch=lambda: None):
   terms = {"train": {"objective": one, "learning_rate": one}, "validation": {"objective": one}}
   manager = types.SimpleNamespace(latest_step=lambda: None)
   samples = types.SimpleNamespace(
+    recipe=training.recipe,
     init=lambda *_, **__: None,
     status=lambda _: status,
     pick=lambda *_: None,
@@ -357,6 +358,7 @@ WIRING = {
   "protocol.validation_fraction": Key(0.4, rows, {"protocol.name": "clean"}),
   "protocol.scored": Key("validation", rows, {"protocol.name": "clean"}),
   "model.emb_dim": Key(12, program),
+  "model.projection": Key(False, refused),
   "model.head_layers": Key((5,), program),
   "model.members": Key(2, program),
   "model.standardised": Key(True, program),
@@ -406,6 +408,7 @@ WIRING = {
   "train.unlabelled": Key(False, unlabelled_rows),
   "train.microbatches": Key(2, program),
   "train.replicas": Key(True, lambda t: [r.name for r in t.stack]),
+  "train.ridge": Key(0.5, field("recipe.ridge")),
   "train.max_epochs": Key(7, lambda t: (ends(t), saved(t)), {"train.patience": 0}),
   "train.learning_rate": Key(0.1, rates),
   "train.mixup": Key(0.2, program),
