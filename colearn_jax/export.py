@@ -27,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser.add_argument(
     "--no-uncertainty", action="store_true", help="do not read the data again to fit the uncertainty"
   )
+  parser.add_argument("--onnx", action="store_true", help="also write the model as ONNX")
   given = parser.parse_args(argv)
   from colearn_jax.deploy.export import export_sensor  # imported here: loads JAX; --help is quick
 
@@ -40,7 +41,8 @@ def main(argv: Sequence[str] | None = None) -> None:
       except InputError as error:
         raise InputError(f"{error}; --no-uncertainty exports without calibration and intervals") from None
 
-  print(f"exported to {export_sensor(given.workdir, given.modality, given.out, runs, held_back)}")
+  out = export_sensor(given.workdir, given.modality, given.out, runs, held_back, onnx=given.onnx)
+  print(f"exported to {out}")
 
 
 if __name__ == "__main__":

@@ -241,7 +241,7 @@ def test_a_build_in_the_plainest_environment_B47(tmp_path):
   (there / "samples.csv").write_text('id,target\ns0,"Bäume, alt"\ns1,ñ\n', encoding="utf-8")
   command = [sys.executable, "-m", "colearn_jax.datasets.build", "folder"]
   command += [f"--data_dir={tmp_path / 'data'}", f"--manual_dir={there}"]
-  plain = {"LC_ALL": "C", "TZ": "Pacific/Kiritimati", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+  plain = {"LC_ALL": "C", "TZ": "Pacific/Kiritimati"}
   home = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
   done = subprocess.run(command, env=plain | home, stdin=subprocess.DEVNULL, capture_output=True, timeout=300)
   assert done.returncode == 0, done.stderr.decode("utf-8", "replace")

@@ -152,7 +152,9 @@ def test_one_sensor_predicts_alike_from_the_run_and_from_its_export(lfmc, finish
   context = context_modality(dataset, ("date", "location"))
   inputs = readers.read_table(readers.make_reader(dataset, [modality, context]))["inputs"]
   x, context = inputs["S1"], inputs["context"]
-  got, ids = model.predict(x, context), list(readers.read_index(dataset).ids)
+  got, index = model.predict(x, context, prepared=True), readers.read_index(dataset)
+  ids = list(index.ids)
+  np.testing.assert_array_equal(model.predict(x[..., :2], context, date=index.dates), got)
   head, *rows = [line.split(",") for line in (finished / "predictions/S1.csv").read_text().splitlines()]
   column = next(k for k, title in enumerate(head) if title.startswith("prediction"))
   rows = [row for row in rows if row[head.index("fold")] == "1"]
@@ -163,12 +165,12 @@ def test_one_sensor_predicts_alike_from_the_run_and_from_its_export(lfmc, finish
 
   exported = load_model(export_sensor(finished, "S1", tmp_path / "S1", runs=["seed10_fold1"]))
   assert exported.modality == modality
-  np.testing.assert_allclose(exported.predict(x, context), got, rtol=1e-5)
+  np.testing.assert_allclose(exported.predict(x, context, prepared=True), got, rtol=1e-5)
   other = x.copy()
   other[..., -1] = (other[..., -1] + 6) % 12
-  assert np.abs(exported.predict(other, context) - got).max() > 0
+  assert np.abs(exported.predict(other, context, prepared=True) - got).max() > 0
   other[0, :, :2] = np.nan  # without values the sensor is absent, whatever the months are
-  assert np.isnan(exported.predict(other, context)[0]).all()
+  assert np.isnan(exported.predict(other, context, prepared=True)[0]).all()
 
 
 def test_galileo_trains_and_its_export_predicts_alike(lfmc, tmp_path):
@@ -191,12 +193,12 @@ def test_galileo_trains_and_its_export_predicts_alike(lfmc, tmp_path):
   parts = [dataset.modality("S1", months=True), context_modality(dataset, ("date", "location"))]
   inputs = readers.read_table(readers.make_reader(dataset, parts))["inputs"]
   x, context = inputs["S1"], inputs["context"]
-  expected = load_model(tmp_path / "run", "S1", runs=["seed10_fold0"]).predict(x, context)
+  expected = load_model(tmp_path / "run", "S1", runs=["seed10_fold0"]).predict(x, context, prepared=True)
   exported = load_model(export_sensor(tmp_path / "run", "S1", tmp_path / "S1", runs=["seed10_fold0"]))
   assert np.isfinite(expected).all()
-  np.testing.assert_allclose(exported.predict(x, context), expected, rtol=1e-5)
+  np.testing.assert_allclose(exported.predict(x, context, prepared=True), expected, rtol=1e-5)
   x[..., -1] = (x[..., -1] + 6) % 12
-  assert np.abs(exported.predict(x, context) - expected).max() > 0
+  assert np.abs(exported.predict(x, context, prepared=True) - expected).max() > 0
 
 
 @pytest.mark.long

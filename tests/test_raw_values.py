@@ -178,7 +178,7 @@ def test_what_may_be_left_out_and_what_not(prepared):
     ({"dates": dates, "masks": clear, "bands": ["red", "red", "nir", "swir"]}, "bands: red is there twice"),
     (
       {"dates": dates, "masks": clear, "bands": ["swir", "red", "nir", "x"]},
-      r"shape \(any, 4\), sample 0 has",
+      r"shape \(any, 4\), got \(3, 3\) in sample 0",
     ),
   ):
     with pytest.raises(InputError, match=message) as error:
@@ -190,9 +190,9 @@ def test_what_may_be_left_out_and_what_not(prepared):
     raw(np.ones((1, 4, 2)), dates=dates)
   with pytest.raises(InputError, match="needs `date`, the day of each sample"):
     raw(np.ones((1, 4, 2)))
-  with pytest.raises(InputError, match=r"shape \(4, 2\), sample 0 has \(3, 2\)"):
+  with pytest.raises(InputError, match=r"shape \(4, 2\), got \(3, 2\)"):
     raw(np.ones((1, 3, 2)), date="2018-01-01")
-  with pytest.raises(InputError, match=r"sample 0 has \(4, 3\); months follow from the dates"):
+  with pytest.raises(InputError, match=r"got \(4, 3\) in sample 0; months follow from the dates"):
     raw(np.ones((1, 4, 3)), date="2018-01-01")
 
 

@@ -1,6 +1,9 @@
 """The example of a server, run as its first lines say. It needs LitServe, which no extra brings."""
 
 import json
+import os
+import signal
+import socket
 import subprocess
 import sys
 import time
@@ -41,8 +44,11 @@ def test_the_example_serves_predictions(tmp_path):
     Task("regression", ("a", "b")),
   )
   folder = save_model(model, tmp_path / "model")
-  port = 8900
-  with subprocess.Popen([sys.executable, str(EXAMPLE), str(folder), f"--port={port}"]) as server:
+  with socket.socket() as free:
+    free.bind(("127.0.0.1", 0))
+    port = free.getsockname()[1]
+  command = [sys.executable, str(EXAMPLE), str(folder), f"--port={port}"]
+  with subprocess.Popen(command, start_new_session=True) as server:
     try:
       address, x = f"http://127.0.0.1:{port}", [[[1.0, 2.0], [3.0, 4.0]], [[0.5, None], [1.0, 1.0]]]
       for _ in range(120):
@@ -62,4 +68,4 @@ def test_the_example_serves_predictions(tmp_path):
         post(f"{address}/predict", {"values": [x[0]], "bands": ["nir", "blue"]})
       assert error.value.code == 400 and "the model needs red as well" in error.value.read().decode()
     finally:
-      server.terminate()
+      os.killpg(server.pid, signal.SIGKILL)  # it and the processes that it started

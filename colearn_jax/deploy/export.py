@@ -3,6 +3,7 @@
     model.json            inputs and how they are prepared, outputs, normalisation, uncertainty, origin,
                           checksums of the files
     weights.safetensors   the arrays of each run, named `<run>/<name>`
+    model.onnx            the same function with the mean of all runs, if it is asked for
     function.jax          the prediction function (weights, prepared values) as StableHLO (jax.export), for
                           any batch size
 
@@ -29,6 +30,7 @@ from colearn_jax.deploy.predictor import load
 from colearn_jax.deploy.uncertainty import HeldBack, fit
 from colearn_jax.types import InputError
 
+ONNX = "model.onnx"
 PLATFORMS = ("cpu", "cuda", "tpu")
 PACKAGES = ("colearn_jax", "jax", "flax", "numpy")  # their versions are written to model.json
 
@@ -39,6 +41,8 @@ def export_sensor(
   out: str | Path,
   runs: Sequence[str] | None = None,
   held_back: Callable[[Model], HeldBack] | None = None,
+  *,
+  onnx: bool = False,
 ) -> Path:
   """Exports the model of one sensor from the work directory of a finished training.
 
@@ -49,18 +53,20 @@ def export_sensor(
     runs: names of the runs to export, e.g. `["seed10_fold3"]`. Default: all runs except ablations.
     held_back: predicts samples that the runs held back from training. From these the uncertainty is fitted,
       see `uncertainty`. Default: the model has no uncertainty.
+    onnx: whether the folder also gets the model as ONNX, see `onnx`.
 
   Returns:
     The folder.
 
   Raises:
-    InputError: there is no such work directory, sensor or run; or the folder exists or cannot be written.
+    InputError: there is no such work directory, sensor or run; the folder exists or cannot be written; or the
+      model cannot be converted.
   """
   out = _new(out)
   model = load(workdir, sensor, runs=runs)
   if held_back is not None:
     model.about["uncertainty"] = fit(model.task, held_back(model))
-  return save_model(model, out)
+  return save_model(model, out, onnx=onnx)
 
 
 def _new(out: str | Path) -> Path:
@@ -70,18 +76,20 @@ def _new(out: str | Path) -> Path:
   return out
 
 
-def save_model(model: Model, out: str | Path) -> Path:
+def save_model(model: Model, out: str | Path, *, onnx: bool = False) -> Path:
   """Writes a model as a folder. The folder appears complete or not at all.
 
   Args:
     model: the model. The weights of all its runs must have the same names, shapes and dtypes.
     out: the folder to write, which must not exist.
+    onnx: see `export_sensor`.
 
   Returns:
     The folder.
 
   Raises:
-    InputError: the folder exists or cannot be written, or the weights of the runs have different shapes.
+    InputError: the folder exists or cannot be written, the weights of the runs have different shapes, or the
+      model cannot be converted.
   """
   out = _new(out)
   weights, context = jax.device_get(model.weights), model.context
@@ -98,6 +106,10 @@ def save_model(model: Model, out: str | Path) -> Path:
   exported = export.export(jax.jit(model.function), platforms=PLATFORMS)(first, *inputs)
   named = {f"{run}/{name}": a for run, own in weights.items() for name, a in own.items()}
   files = {FUNCTION: bytes(exported.serialize()), WEIGHTS: tensors.to_bytes(named)}
+  if onnx:
+    from colearn_jax.deploy.onnx import convert
+
+    files[ONNX] = convert(model)
   description = {
     **model.about,
     "format": FORMAT,

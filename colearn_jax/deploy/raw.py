@@ -119,7 +119,7 @@ class Raw:
     if self.modality.months and not named and shape[-1:] == (len(names) + 1,):
       hint = "months follow from the dates (prepared=True for arrays that hold them)"
     raise InputError(
-      f"modality {self.modality.name} reads samples of shape ({shown}), sample {i} has {shape}; {hint}"
+      f"modality {self.modality.name} reads samples of shape ({shown}), got {shape} in sample {i}; {hint}"
     )
 
   def _is_used_as_it_is(self, shape: tuple[int, ...]) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
+import os
 import re
 import sys
 
@@ -162,7 +163,7 @@ class Config(tfds.core.BuilderConfig):
   """A directory, by its name and a digest of where it is."""
 
   def __init__(self, folder: Folder):
-    where = hashlib.sha256(str(folder.path.resolve()).encode()).hexdigest()[:8]
+    where = hashlib.sha256(os.fsencode(folder.path.resolve())).hexdigest()[:8]
     super().__init__(name=f"{re.sub('[^A-Za-z0-9-]+', '_', folder.path.name)}-{where}")
     self.folder = folder
     # The sha256 of the table and the description, and of the names, sizes and times of each view's files.
