@@ -20,6 +20,7 @@ from colearn_jax.evaluation.results import Results
 from colearn_jax.methods.architecture import Architecture
 from colearn_jax.parallel import sharding
 from colearn_jax.storage import models
+from colearn_jax.storage.files import read_json
 from colearn_jax.training import run, work_directory
 from colearn_jax.training.optimizer import layer_decay, make_optimizer
 from colearn_jax.types import InputError, Modality
@@ -135,7 +136,7 @@ def test_a_frozen_backbone_keeps_the_values_of_its_file(finished):
 
 
 def test_the_file_and_its_digest_are_kept(finished):
-  kept = json.loads((finished / "weights.json").read_text())
+  kept = read_json(finished / "weights.json")
   assert list(kept) == ["S1"] and len(kept["S1"]["sha256"]) == 64
   assert Results.read(finished / "results.json").weights == kept
   assert load_model(finished, "S1").about["weights"] == kept["S1"]

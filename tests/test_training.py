@@ -181,34 +181,42 @@ def start(keys, workdir, cache):
 @pytest.mark.slow
 @pytest.mark.parametrize("path", ["stream", "device", "replicas"])
 def test_processes_killed_at_random_moments_end_with_the_same_bits(where, tmp_path, path):
-  """Nine real processes for each data path, SIGTERM and SIGKILL in turn, at moments of a seed."""
+  """Nine real processes for each data path, SIGTERM and SIGKILL in turn, at moments of a seed.
+
+  Every third one is stopped after a random time, perhaps while it starts or builds the data set; the others
+  after a random number of epochs, and a random part of a second.
+  """
   keys = {
-    "stream": {"data.placement": "stream", "checkpoint.every_minutes": 0.001},
+    "stream": {"data.placement": "stream", "checkpoint.every_minutes": 0.01},
     "device": {"data.placement": "device"},
     "replicas": {"data.placement": "device", "train.replicas": True},
   }[path]
-  keys = {**where, **keys, "data.data_dir": str(tmp_path / "prepared"), "train.max_epochs": 40}
+  keys = {**where, **keys, "data.data_dir": str(tmp_path / "prepared"), "train.max_epochs": 12}
   whole, killed, cache = tmp_path / "whole", tmp_path / "killed", tmp_path / "cache"
+  log, rng, codes, began = killed / "metrics.jsonl", random.Random(path), [], time.monotonic()
+  lines = lambda: log.read_text().count("\n") if log.exists() else 0
   process = start(keys, whole, cache)
-  process.join(300)
+  process.join()
   assert process.exitcode == 0
-  began = time.monotonic()
-  process = start(keys, tmp_path / "timed", cache)
-  process.join(300)
   took = time.monotonic() - began
-  rng, codes = random.Random(path), []
   for number in range(9):
     process = start(keys, killed, cache)
-    time.sleep(took * rng.uniform(0.15, 0.7))
+    wanted = lines() + rng.randint(0, 3)
+    if number % 3 == 0:
+      time.sleep(took * rng.uniform(0, 0.5))
+    while number % 3 and lines() < wanted and process.is_alive():
+      time.sleep(0.005)
+    time.sleep(rng.uniform(0, 0.3))
     sent = signal.SIGTERM if number % 2 else signal.SIGKILL
-    os.kill(process.pid, sent)
-    process.join(120)
+    if process.is_alive():
+      os.kill(process.pid, sent)
+    process.join()
     codes.append(process.exitcode)
   print(f"{path}, seed {path!r}: exit statuses {codes}")
   assert set(codes) <= {-signal.SIGKILL, -signal.SIGTERM, preemption.EXIT_STATUS, 0}
-  assert codes.count(0) < 5 and codes.count(-signal.SIGKILL) >= 2
+  assert codes.count(-signal.SIGKILL) >= 3
   process = start(keys, killed, cache)
-  process.join(300)
+  process.join()
   assert process.exitcode == 0
   assert_same(whole, killed)
 

@@ -14,6 +14,7 @@ from colearn_jax.deploy.export import save_model
 from colearn_jax.deploy.model import Model
 from colearn_jax.deploy.uncertainty import HeldBack
 from colearn_jax.parallel import sharding
+from colearn_jax.storage.files import read_json
 from colearn_jax.training import held_back
 from colearn_jax.training import run as train
 from colearn_jax.types import InputError, Modality, Task
@@ -190,7 +191,7 @@ def test_the_export_command_fits_the_uncertainty(trained, tmp_path):
 
 def test_what_cannot_be_calibrated(trained, tmp_path):
   shutil.copytree(trained / "run", tmp_path / "run")
-  described = json.loads((tmp_path / "run/dataset.json").read_text())
+  described = read_json(tmp_path / "run/dataset.json")
   for changed, message in (
     (
       {"samples": described["samples"] | {"values": "other"}},

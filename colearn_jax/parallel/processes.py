@@ -11,6 +11,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
@@ -94,6 +95,13 @@ def abort_all_on_error() -> Iterator[None]:
 def first() -> bool:
   """Whether this is process 0, which prints and writes files for the whole job."""
   return jax.process_index() == 0
+
+
+def fetch(tree: Any) -> Any:
+  """Arrays that are sharded over the devices of all processes, whole and on the host of each process."""
+  if jax.process_count() == 1:
+    return jax.device_get(tree)
+  return multihost_utils.process_allgather(tree, tiled=True)
 
 
 def wait(where: str) -> None:

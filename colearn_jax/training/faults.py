@@ -48,13 +48,14 @@ def stop(samples: SamplesOf, run: Run, state: TrainState, workdir: Path) -> NoRe
   batch = samples.batch(run, state)
   terms = _terms(samples.recipe, state, batch)
   bad = [name for name, value in terms.items() if not np.isfinite(value)]
-  rows = np.asarray(jax.device_get(batch["row"]))
+  batch = processes.fetch(batch)
+  rows = np.asarray(batch["row"])
   ids = samples.index.ids[rows[rows >= 0]]
   path = workdir / f"diverged_{run.name}.npz"
   if processes.first():
     host = jax.device_get(dataclasses.replace(state, key=jax.random.key_data(state.key)))
     arrays: dict[str, Any] = {f"state/{name}": value for name, value in _named(host).items()}
-    arrays |= {f"batch/{name}": value for name, value in _named(jax.device_get(batch)).items()}
+    arrays |= {f"batch/{name}": value for name, value in _named(batch).items()}
     with files.replacing(path, binary=True) as file:
       np.savez(file, ids=np.asarray(ids, str), **arrays)
   listed = ", ".join(map(str, ids[:_LISTED])) + (f" and {len(ids) - _LISTED} more" * (len(ids) > _LISTED))
