@@ -259,7 +259,7 @@ def test_streams_differ_and_no_other_name_is_allowed():
   key = random.run_key(1, 2)
   words = {tuple(np.asarray(jax.random.key_data(random.stream(key, name, 0)))) for name in random.STREAMS}
   assert len(words) == len(random.STREAMS)
-  with pytest.raises(ValueError, match="unknown random stream 'noise', have: init, order"):
+  with pytest.raises(ValueError, match="unknown random stream 'noise', have: init, landmarks, order"):
     random.stream(key, "noise")
 
 

@@ -113,7 +113,7 @@ def test_every_arm_leaves_a_work_directory(finished, capsys):
       results = Results.read(place / "results.json")
       names = ["context"] if arm["kind"] == "context" else ["S1", "S2"]
       assert list(results.scores.modalities) == names
-      assert sorted(p.stem for p in (place / "predictions").iterdir()) == names
+      assert sorted(p.stem for p in (place / "predictions").glob("*.csv")) == names
       assert (results.protocol, results.folds, results.seeds) == ("clean", 2, (10,))
       assert results.timing["seconds"] > 0 and len(results.timing["runs"]) == 2
       assert (place / "config.json").is_file() and (place / "dataset.json").is_file()
