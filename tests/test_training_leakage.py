@@ -113,7 +113,7 @@ def test_every_draw_has_a_stream_of_its_own():
 
 
 KEYS = ("key", "key_data", "wrap_key_data", "fold_in")
-# Every draw by a generator of JAX: of initial values, landmarks, mixup and augmentation. All others hash bits.
+# Every draw by a generator of JAX: initial values, landmarks, mixup and augmentation. All others hash bits.
 DRAWS = {
   "data/augment.py": ["uniform"],
   "encoders/resnet.py": ["split"],
