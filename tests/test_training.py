@@ -61,7 +61,7 @@ def test_sigterm_in_the_middle_of_a_streamed_epoch_loses_no_step(where, streamed
   config, made, wait = settings(where, **STREAM), [], streaming._wait
   while not (tmp_path / "results.json").exists():
     at = rng.randint(2, 9) if stops < 4 else -1
-    stop = lambda number, at=at: number == at and os.kill(os.getpid(), signal.SIGTERM)
+    stop = lambda number, at=at: number == at and signal.raise_signal(signal.SIGTERM)
     monkeypatch.setattr(streaming, "_wait", counted(wait, stop))
     try:
       with preemption.watch():
@@ -97,7 +97,7 @@ def test_sigterm_of_a_training_on_the_device_ends_the_epoch(where, tmp_path, mon
   config = settings(where, train__replicas=replicas, checkpoint__every_epochs=100)
   run.run(config, tmp_path / "whole")
   write, stops = Log.write, []
-  stop = lambda number: number == 2 and os.kill(os.getpid(), signal.SIGTERM)
+  stop = lambda number: number == 2 and signal.raise_signal(signal.SIGTERM)
   monkeypatch.setattr(Log, "write", counted(write, stop))
   with preemption.watch(), pytest.raises(preemption.Preempted):
     run.run(config, tmp_path / "stopped")
@@ -109,12 +109,12 @@ def test_sigterm_of_a_training_on_the_device_ends_the_epoch(where, tmp_path, mon
 
 def test_sigterm_outside_of_training_ends_at_once_and_twice_always(monkeypatch):
   with preemption.watch(), pytest.raises(preemption.Preempted):
-    os.kill(os.getpid(), signal.SIGTERM)
+    signal.raise_signal(signal.SIGTERM)
   with preemption.watch(), preemption.deferred():
-    os.kill(os.getpid(), signal.SIGTERM)
+    signal.raise_signal(signal.SIGTERM)
     assert preemption.requested()
     with pytest.raises(preemption.Preempted):
-      os.kill(os.getpid(), signal.SIGTERM)
+      signal.raise_signal(signal.SIGTERM)
   assert not preemption.requested() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 

@@ -178,12 +178,14 @@ def fit(
       checkpoint.save(manager, samples.number(runs, epoch, partial), state, progress)
       clock.reset()
 
-    def pause(state: TrainState, partial: Callable[[], dict]) -> None:
+    def pause(now: TrainState, partial: Callable[[], dict]) -> None:
       """Between two steps of an epoch: saves if it is time to, and ends if that is asked for."""
+      nonlocal state
       if preemption.requested() or (clock.over and jax.process_count() == 1):
-        history.fetch()
-        if not history.over:
-          with jax.transfer_guard("allow"):
+        state = now  # the one before is donated
+        with jax.transfer_guard("allow"):
+          history.fetch()
+          if not history.over:
             save(state, epoch - 1, partial())
         if preemption.requested():
           raise preemption.Preempted
