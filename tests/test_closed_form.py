@@ -157,6 +157,7 @@ def lfmc(tmp_path_factory):
   }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("replicas", [True, False])
 def test_a_run_without_epochs_keeps_the_closed_form_and_predicts_with_it(lfmc, tmp_path, replicas):
   load = lambda: config.load("lfmc_best", lfmc | {"train.replicas": replicas})

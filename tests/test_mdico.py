@@ -108,6 +108,7 @@ def test_every_head_reads_the_features_that_it_is_named_after():
       np.testing.assert_allclose(getattr(outputs, head)[m], want, rtol=1e-5, atol=1e-6, err_msg=head)
 
 
+@pytest.mark.long
 def test_the_variants_differ_in_what_the_second_modality_head_sees():
   inputs = sample()
   paper, released = run(inputs, variant="paper"), run(inputs, variant="released")
@@ -261,6 +262,7 @@ def test_alignment_of_each_pair_over_the_samples_that_have_both(name):
   np.testing.assert_allclose(terms["total/contrastive"], 3.0 * 2.0 * sum(want), rtol=1e-5)
 
 
+@pytest.mark.long
 def test_gradient_reversal_in_place_of_the_contrastive_term():
   method, names, inputs = MDiCo(alignment="grl", contrastive=2.0), tuple(SHAPES), sample()
   there = present(radar=[1, 1, 1, 0, 1])
@@ -286,6 +288,7 @@ def test_gradient_reversal_in_place_of_the_contrastive_term():
   assert any(np.abs(leaf).max() > 1e-3 for leaf in jax.tree.leaves(want_grads["shared"]))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["uncertainty", "corrected"])
 def test_learned_weights(name):
   outputs, s = run(sample()), {"main": 0.5, "auxiliary": -1.0, "contrastive": 2.0, "discriminative": 1.5}
@@ -310,6 +313,7 @@ def test_learned_weights(name):
   np.testing.assert_allclose(off(outputs), loss - terms["total/auxiliary"], rtol=1e-5)
 
 
+@pytest.mark.long
 def test_learned_weights_begin_as_the_given_ones():
   for name, first in (("uncertainty", 0.0), ("corrected", 1.0)):
     model = nnx.eval_shape(lambda name=name: make(weighting=name, discriminative=0.0))

@@ -63,6 +63,7 @@ def test_unlabelled_samples_of_the_official_test_part_are_predicted_and_not_scor
   assert np.isfinite([float(row["probability_oak"]) for row in rows.values()]).all()
 
 
+@pytest.mark.long
 def test_a_test_part_without_any_label_is_predicted(fields, tmp_path, capsys):
   settings = fields([*CLASSES[:16], *[""] * 8], SPLIT)
   train.run(config.load("configs/folder.py:official", settings), tmp_path / "run")

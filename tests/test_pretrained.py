@@ -62,6 +62,7 @@ def test_every_method_takes_it(name, more):
   assert {y.shape for y in jax.eval_shape(call, inputs).values()} == {(6, 3)}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("backbones", ["one", "two"])
 def test_one_backbone_has_members_as_two_have(backbones):
   method, a = small_methods.make("mdico", backbones=backbones), architecture(members=3)
@@ -174,6 +175,7 @@ def test_one_sensor_predicts_alike_from_the_run_and_from_its_export(lfmc, finish
   assert np.isnan(exported.predict(other, context, prepared=True)[0]).all()
 
 
+@pytest.mark.long
 def test_galileo_trains_and_its_export_predicts_alike(lfmc, tmp_path):
   state = galileo_files.state_dict()
   file = save_torch_file(tmp_path / "encoder.pt", state)

@@ -49,6 +49,7 @@ def test_eight_devices_give_the_losses_of_one():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4), one, eight)
 
 
+@pytest.mark.long
 def test_training_learns_and_counts():
   state, logs = epochs(6)
   assert logs[-1]["train"]["total/main"] < 0.7 * logs[0]["train"]["total/main"]
@@ -119,6 +120,7 @@ def test_padding_changes_no_term():
     np.testing.assert_allclose(padded[name], value, rtol=1e-5)
 
 
+@pytest.mark.long
 def test_an_epoch_sees_every_row_once_in_a_new_order():
   seen = []
 

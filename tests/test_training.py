@@ -55,6 +55,7 @@ def counted(call, hook):
   return wrapper
 
 
+@pytest.mark.long
 def test_sigterm_in_the_middle_of_a_streamed_epoch_loses_no_step(where, streamed, tmp_path, monkeypatch):
   """Four signals at seeded steps, the last during validation or between two folds."""
   rng, stops = random.Random(4), 0
@@ -73,6 +74,7 @@ def test_sigterm_in_the_middle_of_a_streamed_epoch_loses_no_step(where, streamed
   assert_same(streamed, tmp_path)
 
 
+@pytest.mark.long
 def test_checkpoints_by_the_clock_resume_in_the_middle_of_an_epoch(where, streamed, tmp_path, monkeypatch):
   """An error takes the place of SIGKILL, which also leaves what was saved before."""
   config = settings(where, **STREAM | {"checkpoint__every_minutes": 1e-9})
@@ -92,6 +94,7 @@ def test_checkpoints_by_the_clock_resume_in_the_middle_of_an_epoch(where, stream
   assert_same(streamed, tmp_path)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("replicas", [False, True])
 def test_sigterm_of_a_training_on_the_device_ends_the_epoch(where, tmp_path, monkeypatch, replicas):
   config = settings(where, train__replicas=replicas, checkpoint__every_epochs=100)
@@ -118,6 +121,7 @@ def test_sigterm_outside_of_training_ends_at_once_and_twice_always(monkeypatch):
   assert not preemption.requested() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
+@pytest.mark.long
 def test_a_full_disk_while_saving_is_one_line_and_loses_nothing(where, streamed, tmp_path, monkeypatch):
   """The second checkpoint finds no space, then results.json does; each time the same command goes on."""
   config = settings(where, **STREAM)
@@ -147,6 +151,7 @@ def test_a_full_disk_while_saving_is_one_line_and_loses_nothing(where, streamed,
   assert_same(streamed, tmp_path)
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # open files
 def test_a_full_file_system_is_one_line_and_loses_nothing(where, streamed, tmp_path):
   """A real one of 3 MB, filled so that a checkpoint fails; after space is made the same command goes on."""
@@ -288,6 +293,7 @@ def test_a_step_that_is_not_finite_stops_and_can_be_repeated(
   assert not (tmp_path / "checkpoints").exists()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("placement", ["device", "stream"])
 def test_steps_that_are_not_finite_are_skipped_and_counted(where, tmp_path, monkeypatch, placement):
   poisoned(monkeypatch, [1, 4])
