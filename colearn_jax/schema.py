@@ -410,9 +410,11 @@ SCHEMA: dict[str, Setting] = {
     "Which epoch's model is kept: the one with the lowest validation objective (best), or the last one.",
   ),
   "train.nonfinite": Setting(
-    "stop",
-    choice("stop", "skip"),
-    "A step whose loss or gradients are not finite: stop and write a file that repeats it, or skip the step.",
+    "epoch",
+    choice("epoch", "stop", "skip"),
+    "What ends if a loss or gradients are not finite: the training, after the epoch (epoch); the training, "
+    "with a file that repeats the step (stop); or only the step (skip). The last two look at every step, "
+    "which costs time.",
   ),
   "train.compilation_cache": Setting(
     "auto",

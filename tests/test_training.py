@@ -277,7 +277,7 @@ def test_a_step_that_is_not_finite_stops_and_can_be_repeated(
 ):
   """Step 3 of 3 in the first epoch; the file holds its samples, and repeating it gives the same terms."""
   poisoned(monkeypatch, [2], poison)
-  config = settings(where, data__placement=placement)
+  config = settings(where, data__placement=placement, train__nonfinite="stop")
   with pytest.raises(
     InputError, match=f"seed10_fold0 diverged: {said} not finite in step 3, epoch 1"
   ) as error:

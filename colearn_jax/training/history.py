@@ -79,7 +79,7 @@ class History:
         if not np.isfinite(objective := scalars[f"{part}/objective"]):
           raise InputError(
             f"{run.name} diverged: its {part} objective is {objective} in epoch {epoch}; a lower "
-            "train.learning_rate, or train.clip_norm, may help"
+            "train.learning_rate, or train.clip_norm, may help; train.nonfinite=stop names the step"
           )
       scalars["learning_rate"] = scalars.pop("train/learning_rate")
       self._log.write(run.name, epoch, scalars | {"samples_per_second": len(run.train) / took})

@@ -163,7 +163,7 @@ def fit(
 
     def fault(k: int) -> None:
       """Stops at a step of a run that was not finite, unless such steps are skipped."""
-      if not samples.recipe.skip_nonfinite:
+      if samples.recipe.nonfinite == "stop":
         faults.stop(samples, runs[k], samples.pick(state, k), workdir)
 
     history, begun, partial = History(runs, log, progress, fault), 0, None

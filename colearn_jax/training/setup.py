@@ -171,7 +171,7 @@ def make_recipe(
     min_delta=train.min_delta,
     keep_last=train.keep == "last",
     ridge=train.ridge,
-    skip_nonfinite=train.nonfinite == "skip",
+    nonfinite=train.nonfinite,
     project_conflicts=train.gradients == "pcgrad",
     mesh=sharding.make_mesh(config.mesh.to_dict(), size // parts),
   )

@@ -42,8 +42,8 @@ class Recipe:
     keep_last: whether to keep the model of the last epoch instead of the best epoch.
     mesh: the mesh of devices, see `parallel.sharding`.
     ridge: of heads that begin in closed form, see `closed_form.solve`; 0 for random heads.
-    skip_nonfinite: whether a step whose loss or gradients are not finite is left out; else nothing is changed
-      from that step on, and `faults` tells where it was.
+    nonfinite: what a step does whose loss or gradients are not finite. `skip`: it is left out; `stop`:
+      nothing is changed from that step on, and `faults` tells where it was; `epoch`: steps are not looked at.
     project_conflicts: whether gradients of loss terms are combined as in `conflicts.projected_sum`.
   """
 
@@ -62,7 +62,7 @@ class Recipe:
   min_delta: float = 0.0
   keep_last: bool = False
   ridge: float = 0.0
-  skip_nonfinite: bool = False
+  nonfinite: str = "epoch"
   project_conflicts: bool = False
 
   @property

@@ -29,7 +29,7 @@ def train_step(recipe: Recipe, state: TrainState, batch: Tree) -> tuple[TrainSta
   """Makes one optimizer step on a global batch. Returns the new state and all terms of the objective.
 
   If the loss or a gradient is not finite, parameters, statistics and averages stay as they are: in this step
-  with `Recipe.skip_nonfinite`, whose term `skipped` is then 1; otherwise from this step on.
+  with `nonfinite=skip` of the recipe, whose term `skipped` is then 1; from this step on with `stop`.
   """
   if recipe.augment is not None:
     key = random.stream(state.key, "augment", state.step)
@@ -61,16 +61,18 @@ def train_step(recipe: Recipe, state: TrainState, batch: Tree) -> tuple[TrainSta
   stats, average = recipe.optimizer.moving(stats, state.stats), state.average
   if recipe.average is not None:
     average = recipe.average.after_step(average, {"params": params, "stats": stats}, state.step)
-  finite = _finite((totals, grads))
-  faults = _first_fault(state, finite)
-  keep = finite if recipe.skip_nonfinite else faults.step < 0
-  old = {"params": state.params, "stats": state.stats, "opt_state": state.opt_state, "average": state.average}
   new = {"params": params, "stats": stats, "opt_state": opt_state, "average": average}
+  terms = terms | {"learning_rate": rate}
+  if recipe.nonfinite == "epoch":
+    return dataclasses.replace(state, step=state.step + 1, **new), terms
+  finite, skip = _finite((totals, grads)), recipe.nonfinite == "skip"
+  faults = _first_fault(state, finite)
+  keep = finite if skip else faults.step < 0
+  old = {"params": state.params, "stats": state.stats, "opt_state": state.opt_state, "average": state.average}
   changed = jax.tree.map(lambda n, o: jnp.where(keep, n, o), new, old)
-  made = 1 if recipe.skip_nonfinite else keep.astype(jnp.int32)
+  made = 1 if skip else keep.astype(jnp.int32)
   state = dataclasses.replace(state, step=state.step + made, faults=faults, **changed)
-  skipped = {"skipped": 1.0 - finite} if recipe.skip_nonfinite else {}
-  return state, terms | skipped | {"learning_rate": rate}
+  return state, terms | ({"skipped": 1.0 - finite} if skip else {})
 
 
 def _finite(tree: Any) -> jax.Array:

@@ -131,7 +131,7 @@ class Streamed(SamplesOf):
             return state, None
         trained = self._zeros(train_step, state, batch) if trained is None else trained
         state, trained, token = programs["train"](state, trained, batch)
-        if _wait(waiting, token) and not self.recipe.skip_nonfinite:
+        if _wait(waiting, token) and self.recipe.nonfinite == "stop":
           return state, {}  # nothing changes any more
         if pause is not None and number + 1 < len(rows):
           pause(state, functools.partial(_partial, number + 1, trained))
