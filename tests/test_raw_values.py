@@ -76,7 +76,7 @@ def folder(tmp_path_factory):
   return there
 
 
-DATE = ["" if i == 3 else str(np.datetime64("2019-03-05") + 11 * i) for i in range(N)]
+DATE = ["" if i == 3 else str(np.datetime64("2019-03-05") + np.timedelta64(11 * i, "D")) for i in range(N)]
 
 
 @pytest.fixture(scope="module")
