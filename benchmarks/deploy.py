@@ -48,7 +48,7 @@ MODELS = {  # shape of a sample, encoder, task, samples in a batch
   "scene": ((12, 10), "mlp", CLASSES(9), 4096),
 }
 WIDTH = 128
-DAYS = [str(np.datetime64("2023-01-15") + 30 * k) for k in range(12)]
+DAYS = [str(np.datetime64("2023-01-15") + np.timedelta64(30 * k, "D")) for k in range(12)]
 
 START = """
 import time
