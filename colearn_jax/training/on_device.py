@@ -52,11 +52,7 @@ class OnDevice(SamplesOf):
 
   def begin(self, runs: Sequence[Run], state: TrainState) -> TrainState:
     """See `SamplesOf`. One run after another, because features of all samples take much memory."""
-    size = self.recipe.batch_size
-    parts = [batched(run.train, size) for run in runs]
-    rows = np.full((len(runs), max(map(len, parts)), size), -1, np.int32)
-    for row, part in zip(rows, parts):
-      row[: len(part)] = part
+    rows = _padded([batched(run.train, self.recipe.batch_size) for run in runs])
     if "begin" not in self._programs:
       program = functools.partial(closed_form.begin, self.recipe)
       self._programs["begin"] = jax.jit(program, out_shardings=self._whole)
@@ -76,17 +72,11 @@ class OnDevice(SamplesOf):
     parts = [[batched(getattr(run, part), size) for run in runs] for part in ("train", "validation")]
     uneven = len({len(batches) for batches in parts[0]}) > 1
 
-    def padded(batches):
-      out = np.full((len(batches), max(map(len, batches)), size), -1, np.int32)
-      for row, rows in zip(out, batches):
-        row[: len(rows)] = rows
-      return jax.device_put(out, split)
-
     if uneven not in self._programs:
       program = functools.partial(train_stack, self.recipe, uneven=uneven)
       outputs = self._placed, self._whole
       self._programs[uneven] = jax.jit(program, donate_argnums=0, out_shardings=outputs)
-    rows = [padded(batches) for batches in parts]
+    rows = [jax.device_put(_padded(batches), split) for batches in parts]
     yield lambda state: self._programs[uneven](state, self._table, *rows)
 
   def batch(self, run: Run, state: TrainState) -> Tree:
@@ -103,6 +93,14 @@ class OnDevice(SamplesOf):
     placed = jax.device_put((model, batched(rows, self.recipe.batch_size)), self._whole)
     got = jax.device_get(self._predict(placed[0], self._table, placed[1]))
     return jax.tree.map(lambda a: a.reshape(-1, a.shape[-1])[: len(rows)], got)
+
+
+def _padded(batches: Sequence[np.ndarray]) -> np.ndarray:
+  """Batches of several runs `[S B]` in one array `[R S B]`, with batches of padding (-1) at the ends."""
+  out = np.full((len(batches), max(map(len, batches)), batches[0].shape[1]), -1, np.int32)
+  for row, rows in zip(out, batches):
+    row[: len(rows)] = rows
+  return out
 
 
 def _with_models(state: TrainState, models: Sequence[tuple[Tree, Tree]]) -> TrainState:

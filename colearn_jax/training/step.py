@@ -103,9 +103,8 @@ def _in_training(recipe: Recipe, params: Tree, state: TrainState, given: Batch) 
   """Runs the model on a batch in microbatches. Returns new running statistics, and the outputs of the batch.
 
   The loss is always computed on the whole batch: only the outputs of each microbatch are stored, and the
-    activations
-  are recomputed in the backward pass (Gao et al. 2021, arXiv 2101.06983). Microbatches therefore change only
-  BatchNorm, which normalises each microbatch separately, and the random masks of dropout.
+  activations are recomputed in the backward pass (Gao et al. 2021, arXiv 2101.06983). Microbatches therefore
+  change only BatchNorm, which normalises each microbatch separately, and the random masks of dropout.
   """
 
   def forward(stats, part):
