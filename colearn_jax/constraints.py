@@ -64,6 +64,10 @@ def _check_ridge(config: ConfigDict, known: Mapping[str, Setting]) -> None:
   if not train.ridge:
     if not train.max_epochs:
       refuse("train.max_epochs", 0, "an integer >= 1; 0 only with train.ridge")
+    encoders = {"encoder": model.encoder} | {f"encoders.{m}": own for m, own in model.encoders.items()}
+    for name, own in encoders.items():
+      if own.get("metric_rounds"):
+        refuse(f"model.{name}.metric_rounds", own.metric_rounds, "0; more only with train.ridge")
     return
   augment = config.augment.to_dict()
   random = [f"augment.{key}" for key, value in augment.items() if value != known[f"augment.{key}"].default]

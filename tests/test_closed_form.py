@@ -42,9 +42,9 @@ def given():
 CLASSES = {"binary": 2, "multiclass": 3, "multilabel": 2}
 
 
-def begun(method, features, ridge=0.3, kind="regression"):
+def begun(method, features, ridge=0.3, kind="regression", **settings):
   """A recipe, its state before and after `begin`, and all that it reads."""
-  encoder = {"model_type": "kernel", "landmarks": features, "layer_sizes": (), "dropout": 0.0}
+  encoder = {"model_type": "kernel", "landmarks": features, "layer_sizes": (), "dropout": 0.0} | settings
   own = architecture(
     encoder=encoder,
     emb_dim=features,
@@ -130,6 +130,36 @@ def test_no_small_change_of_a_head_lowers_the_objective_with_its_ridge(method, k
       np.testing.assert_allclose(g, -factor * w, atol=0.02 * np.abs(g).max() + 1e-5)
 
 
+def test_a_learnt_metric_is_that_of_the_gradients_of_the_outputs():
+  """Gradients by finite differences of the heads that were solved with the length scales."""
+  r, _, fixed, rows = begun(Individual(), MANY, smoothness=2.5)
+  batch, _ = as_batch(r, fixed, take(rows, jnp.asarray(TRAIN)))
+  model = r.network.model(fixed.params, fixed.stats)
+
+  @jax.jit
+  def outputs(inputs):
+    read = r.method.head_inputs(model, inputs, batch.present)
+    return {m: z @ fixed.params["heads"][m]["out"]["kernel"] for m, z in read.items()}
+
+  _, _, learnt, _ = begun(Individual(), MANY, smoothness=2.5, metric_rounds=1)
+  for m, shape in SHAPES.items():
+    slopes = []
+    for at in np.ndindex(shape):
+      step = np.zeros(shape, np.float32)
+      step[at] = 0.05
+      more, less = (outputs(batch.inputs | {m: batch.inputs[m] + sign * step[None]})[m] for sign in (1, -1))
+      slopes.append(np.where(batch.present[m][:, None] > 0, more - less, 0.0) / 0.1)
+    slopes = np.stack(slopes, -1).reshape(-1, np.prod(shape)).astype(np.float64)
+    values, vectors = np.linalg.eigh(slopes.T @ slopes)
+    root = np.sqrt(np.maximum(values, 0))
+    metric = vectors * np.sqrt(root / root.sum()) @ vectors.T / 2.0  # of length scale 2: trace 1 / 2²
+    got, before = (
+      np.asarray(state.stats["encoders"][m]["backbone"]["landmarks"]["metric"]) for state in (learnt, fixed)
+    )
+    np.testing.assert_allclose(got, metric, atol=0.01 * np.abs(metric).max())
+    assert np.abs(got - before).max() > 0.1 * np.abs(metric).max()
+
+
 @pytest.mark.parametrize("features", [FEW, MANY])
 def test_landmarks_are_training_samples_that_have_the_sensor(features):
   r, before, after, rows = begun(Individual(), features)
@@ -176,6 +206,11 @@ def test_a_run_without_epochs_keeps_the_closed_form_and_predicts_with_it(lfmc, t
   "words, changes, line",
   [
     ("", {"train.ridge": 0.0}, "train.max_epochs: 0 .* an integer >= 1; 0 only with train.ridge"),
+    (
+      "",
+      {"train.ridge": 0.0, "train.max_epochs": 1, "model.encoder.metric_rounds": 1},
+      "model.encoder.metric_rounds: 1 .* 0; more only with train.ridge",
+    ),
     ("method=mdico", {}, "method: 'mdico' .* a method of: distill, individual"),
     ("", {"loss.huber": 1.0}, "loss.huber: 1.0 .* 0; train.ridge=0.25 solves linear heads in closed form"),
     ("", {"model.head_layers": (8,)}, r"model.head_layers: \(8,\)"),

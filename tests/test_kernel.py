@@ -23,7 +23,8 @@ def draws(*shape, seed=0):
 @pytest.mark.parametrize("smoothness", MATERN)
 def test_products_of_features_are_the_kernel_projected_to_the_landmarks(smoothness):
   scale, points, x = np.array([1.0, 2.0, 3.0, 4.0]), draws(9, 4), draws(20, 4, seed=1)
-  features = kernel.Nystroem(scale, 9, smoothness=smoothness, rngs=nnx.Rngs(0))
+  groups = [(1, lengthscale) for lengthscale in scale]
+  features = kernel.Nystroem(groups, 9, smoothness=smoothness, rngs=nnx.Rngs(0))
   features.fit(jnp.asarray(points))
   of = lambda a, b: MATERN[smoothness](np.linalg.norm((a[:, None] - b[None]) / scale, axis=-1))
   inner = of(points, points) + kernel.NUGGET * np.eye(9)
@@ -35,7 +36,7 @@ def test_products_of_features_are_the_kernel_projected_to_the_landmarks(smoothne
 
 
 def test_equal_landmarks_do_no_harm():
-  features = kernel.Nystroem([1.0, 1.0], 6, smoothness=0.5, rngs=nnx.Rngs(0))
+  features = kernel.Nystroem([(2, 1.0)], 6, smoothness=0.5, rngs=nnx.Rngs(0))
   points = np.repeat(draws(2, 2), 3, 0)
   features.fit(jnp.asarray(points))
   y = np.asarray(features(jnp.asarray(points)), np.float64) / kernel.SQUARES**0.5
@@ -54,11 +55,28 @@ def test_the_context_has_a_lengthscale_of_its_own():
   np.testing.assert_allclose(y[0] @ y[1] / kernel.SQUARES, MATERN[1.5](distance), atol=2e-3)
 
 
+def test_a_learnt_metric_keeps_the_weight_of_each_group():
+  """A group without gradients keeps its metric; the other's becomes the root of the gradients' products."""
+  features = kernel.Nystroem([(3, 2.0), (2, 0.5)], 4, smoothness=0.5, rngs=nnx.Rngs(0))
+  features.fit(jnp.asarray(draws(4, 5)))
+  before = np.asarray(features.whitening[...])
+  slopes = np.array([[4.0, 0.0, 0.0], [0.0, 1.0, 1.0], [0.0, 1.0, 1.0]])
+  products = np.zeros((5, 5), np.float32)
+  products[:3, :3] = slopes @ slopes
+  features.learn(jnp.asarray(products))
+  metric = np.asarray(features.metric[...], np.float64)
+  np.testing.assert_allclose(metric @ metric, metric.T @ metric, atol=1e-6)
+  np.testing.assert_allclose((metric @ metric)[:3, :3], slopes * (3 / 2.0**2) / 6, atol=1e-5)
+  np.testing.assert_allclose(metric[3:, 3:], 2.0 * np.eye(2), atol=1e-6)
+  assert not metric[:3, 3:].any() and not metric[3:, :3].any()
+  assert np.abs(features.whitening[...] - before).max() > 0.1  # the landmarks' features follow
+
+
 def test_landmarks_are_not_trained():
   settings = {"model_type": "kernel", "landmarks": 8}
   module = encoders.make_encoder(settings, (3, 2), 4, rngs=nnx.Rngs(0))
   assert "landmarks" not in nnx.state(module, nnx.Param)["backbone"]
-  assert set(nnx.state(module, nnx.BatchStat)["backbone"]["landmarks"]) == {"points", "whitening"}
+  assert set(nnx.state(module, nnx.BatchStat)["backbone"]["landmarks"]) == {"metric", "points", "whitening"}
 
 
 def test_wrong_settings():

@@ -12,7 +12,9 @@ to `[B width]`. Its attributes:
 Series of images `[B T H W C]` are flattened after time for all backbones but those in `SPATIAL`.
 
 Backbones in `FITTED` have a method `fit(x)`. It sets constants from samples of the training part before the
-first step: x are the inputs `[n ...]` of a call, and n is the attribute `samples`.
+first step: x are the inputs `[n ...]` of a call, and n is the attribute `samples`. With heads in closed form
+they may also have a method `learn(gradients)`, which is called after each of the first `rounds` solutions:
+`[F F]` is a mean of ∇f ∇fᵀ over samples, with outputs f, by the F values that the backbone reads.
 
 Backbones in `BY_BAND` know bands, dates and places. In addition they have:
 
@@ -123,6 +125,7 @@ HELP = {
   "leave_out": "Bands of the sensor that the encoder is not to read.",
   "layer_sizes": "Widths of the dense layers.",
   "mask_nans": "Whether time steps without any value get no attention.",
+  "metric_rounds": "How often the kernel's distance is learnt from the heads in closed form (train.ridge).",
   "max_steps": "Largest number of time steps.",
   "max_period": "Longest period of the positional encoding, in time steps.",
   "n_layers": "Number of layers.",
@@ -204,7 +207,8 @@ def _rule(name: str, default: object) -> Rule:
     return SHARE
   if name == "embedding":
     return choice(*EMBEDDINGS)
-  return {bool: SWITCH, int: integer(1), float: POSITIVE, tuple: WIDTHS}.get(type(default), TEXT)
+  least = min(1, default) if type(default) is int else 1
+  return {bool: SWITCH, int: integer(least), float: POSITIVE, tuple: WIDTHS}.get(type(default), TEXT)
 
 
 def automatic(shape: tuple[int, ...]) -> str:
@@ -354,8 +358,11 @@ def make_backbone(
   for name, value in settings.items():
     if "drop" in name and not 0 <= value < 1:
       raise InputError(f"encoder {model_type}: {name}={value!r} is not allowed; a number >= 0 and < 1")
-    if type(own[name]) is int and not (isinstance(value, numbers.Integral) and value >= 1):
-      raise InputError(f"encoder {model_type}: {name}={value!r} is not allowed; an integer >= 1")
+    default = own[name]
+    if type(default) is int and not (
+      isinstance(value, numbers.Integral) and value >= (least := min(1, default))
+    ):
+      raise InputError(f"encoder {model_type}: {name}={value!r} is not allowed; an integer >= {least}")
   backbone = ENCODERS[model_type]
   if context and backbone.context_joins == "inputs":
     shape = (math.prod(shape) + context,)

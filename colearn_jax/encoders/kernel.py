@@ -1,7 +1,7 @@
 """An encoder for small tables and short series: a kernel at landmarks, then dense layers.
 
 Sources: Williams & Seeger 2001, NeurIPS (Nyström features); Rasmussen & Williams 2006, equation 4.17 (Matérn
-kernels).
+kernels); Radhakrishnan, Beaglehole, Pandit & Belkin 2024, Science 383 (a metric from gradients).
 """
 
 from __future__ import annotations
@@ -35,19 +35,25 @@ class Nystroem(nnx.Module):
   is S times their kernel, exactly if one of them is a landmark, and else its projection to the landmarks
   (Williams & Seeger 2001). S is 128, as of 128 inputs with variance 1, so that the learning rate does not
   depend on M. They are constants of a run. Before `fit` the landmarks are draws of a normal distribution.
+  Distances are Euclidean after a product with the metric A, `[F F]`.
 
   Args:
-    scale: numbers by which the F values are divided before their distance is taken.
+    groups: of values that belong together, the number of values and their length scale ℓ. At first A is
+      diagonal and divides each value by its ℓ.
     landmarks: M.
     smoothness: ν.
     rngs: the stream `params`.
   """
 
-  def __init__(self, scale: Sequence[float], landmarks: int, *, smoothness: float, rngs: nnx.Rngs):
-    self.scale, self.smoothness = tuple(scale), smoothness
+  def __init__(
+    self, groups: Sequence[tuple[int, float]], landmarks: int, *, smoothness: float, rngs: nnx.Rngs
+  ):
+    self.groups, self.smoothness = tuple(groups), smoothness
+    scale = jnp.concatenate([jnp.full(size, 1.0 / lengthscale) for size, lengthscale in groups])
     # Kept as batch statistics are: without gradient and without a state of the optimizer.
     normal = layers.he_normal(2)  # with variance 1
     self.points = nnx.BatchStat(normal(rngs.params(), (landmarks, len(scale))))
+    self.metric = nnx.BatchStat(jnp.diag(scale))
     self.whitening = nnx.BatchStat(jnp.zeros((landmarks, landmarks)))  # √S L⁻ᵀ
     self.fit(self.points[...])
 
@@ -59,12 +65,34 @@ class Nystroem(nnx.Module):
     inverse = solve_triangular(lower, jnp.eye(len(points)), lower=True)
     self.points[...], self.whitening[...] = points, math.sqrt(SQUARES) * inverse.T
 
+  def learn(self, gradients: jax.Array) -> None:
+    """Sets the metric from a function's gradients, and the features at the same landmarks with it.
+
+    Within each group AᵀA becomes proportional to (E[∇f ∇fᵀ])^½, with the trace that it had. So directions in
+    which f changes more count more in distances, and the groups keep their weight. A group in which f does
+    not change keeps its metric.
+
+    Args:
+      gradients: `[F F]`, a mean of ∇f ∇fᵀ by the values before the metric. Its scale does not matter.
+    """
+    first = 0
+    for size, lengthscale in self.groups:
+      at = slice(first, first + size)
+      values, vectors = jnp.linalg.eigh(gradients[at, at])
+      values = jnp.sqrt(jnp.maximum(values, 0.0))  # of (E[∇f ∇fᵀ])^½
+      total = values.sum()
+      values = values * size / (jnp.where(total > 0, total, 1.0) * lengthscale**2)
+      learnt = jnp.matmul(vectors * jnp.sqrt(values)[None], vectors.T, precision=EXACT)
+      self.metric[...] = self.metric[...].at[at, at].set(jnp.where(total > 0, learnt, self.metric[at, at]))
+      first += size
+    self.fit(self.points[...])
+
   def __call__(self, x: jax.Array) -> jax.Array:
     """Computes the features of `[B F]`, at least float32."""
     return jnp.matmul(self._kernel(layers.widened(x), self.points[...]), self.whitening[...], precision=EXACT)
 
   def _kernel(self, a: jax.Array, b: jax.Array, apart: jax.Array | float = 1.0) -> jax.Array:
-    a, b = (x / jnp.asarray(self.scale, x.dtype)[None] for x in (a, b))
+    a, b = (jnp.matmul(x, self.metric[...].astype(x.dtype), precision=EXACT) for x in (a, b))
     lengths = jnp.square(a).sum(1)[:, None] + jnp.square(b).sum(1)[None]
     squares = jnp.maximum(lengths - 2.0 * jnp.matmul(a, b.T, precision=EXACT), 0.0) * apart
     # The derivative of a root at 0 is infinite: there the distance is a constant.
@@ -83,13 +111,18 @@ class Kernel(nnx.Module):
   Σ (Δc / context_lengthscale)² / K over the K values of the context. The kernel begins to fall at distance 1.
   A missing value counts as 0, the mean.
 
+  With `metric_rounds` the distance is learnt from the heads in closed form: each round solves them, and then
+  weights the directions in the sensor's values, and those in the context's, by how much the outputs change
+  along them (`Nystroem.learn`). So values that say nothing about the target do not blur the kernel.
+
   Args:
     shape: shape of one sample; with a context the number of all values.
     context: K, number of the last values that are the context.
     landmarks: M, number of samples of the training part at which the kernel is evaluated.
     lengthscale: of the sensor's values, in their deviations after normalisation.
     context_lengthscale: of the context's values.
-    smoothness: ν of the Matérn kernel, one of `SMOOTHNESS`. 0.5 is the roughest.
+    smoothness: ν of the Matérn kernel, one of `MATERN`. 0.5 is the roughest.
+    metric_rounds: how often the distance is learnt; needs `train.ridge`. 0 keeps the length scales.
     layer_sizes: widths of the dense layers, which have ReLU; () for none, which gives `[B M]`.
     dropout: of the features and after each layer.
     dtype: of the dense layers.
@@ -108,6 +141,7 @@ class Kernel(nnx.Module):
     lengthscale: float = 2.0,
     context_lengthscale: float = 1.0,
     smoothness: float = 1.5,
+    metric_rounds: int = 0,
     layer_sizes: Sequence[int] = (64,),
     dropout: float = 0.3,
     dtype=jnp.float32,
@@ -116,10 +150,10 @@ class Kernel(nnx.Module):
     if smoothness not in MATERN:
       raise InputError(f"smoothness={smoothness!r} of encoder kernel: have {', '.join(map(str, MATERN))}")
     values = math.prod(shape) - context
-    scale = [lengthscale * math.sqrt(values)] * values
-    scale += [context_lengthscale * math.sqrt(context)] * context
-    self.samples = landmarks
-    self.landmarks = Nystroem(scale, landmarks, smoothness=smoothness, rngs=rngs)
+    groups = [(values, lengthscale * math.sqrt(values))] if values else []
+    groups += [(context, context_lengthscale * math.sqrt(context))] if context else []
+    self.samples, self.rounds = landmarks, metric_rounds
+    self.landmarks = Nystroem(groups, landmarks, smoothness=smoothness, rngs=rngs)
     widths = [landmarks, *layer_sizes]
     self.linears = nnx.List(
       [layers.linear(i, o, rngs=rngs, dtype=dtype) for i, o in zip(widths, layer_sizes)]
@@ -129,6 +163,10 @@ class Kernel(nnx.Module):
   def fit(self, x: jax.Array) -> None:
     """Takes the landmarks, `[M ...]`."""
     self.landmarks.fit(x.reshape(x.shape[0], -1))
+
+  def learn(self, gradients: jax.Array) -> None:
+    """Learns the distance, see `Nystroem.learn`."""
+    self.landmarks.learn(gradients)
 
   def __call__(
     self,

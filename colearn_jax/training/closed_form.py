@@ -40,7 +40,14 @@ def begin(recipe: Recipe, state: TrainState, table: Tree, rows: jax.Array) -> tu
     rows: `[S B]`, rows of the training part, see `epoch.batched`.
   """
   state = dataclasses.replace(state, stats=fit(recipe, state, table, rows.reshape(-1)))
-  return solve(recipe, state, table, rows) if recipe.ridge else state.params, state.stats
+  if not recipe.ridge:
+    return state.params, state.stats
+  state = dataclasses.replace(state, params=solve(recipe, state, table, rows))
+  model = recipe.network.model(state.params, state.stats)
+  for done in range(max((_rounds(encoder) for _, encoder in _fitted(model)), default=0)):
+    state = dataclasses.replace(state, stats=learn(recipe, state, table, rows, done))
+    state = dataclasses.replace(state, params=solve(recipe, state, table, rows))
+  return state.params, state.stats
 
 
 def fit(recipe: Recipe, state: TrainState, table: Tree, rows: jax.Array) -> Tree:
@@ -56,15 +63,62 @@ def fit(recipe: Recipe, state: TrainState, table: Tree, rows: jax.Array) -> Tree
   """
   model = recipe.network.model(state.params, state.stats)
   order = jax.random.permutation(random.stream(state.key, "landmarks"), len(rows))
-  for path, module in nnx.iter_graph(model):
-    if isinstance(module, Encoder) and hasattr(module.backbone, "fit"):
-      sensor = str(path[-1])
-      there = (rows >= 0) & (table["present"][sensor][jnp.maximum(rows, 0)] > 0)
-      first = order[jnp.argsort(~there[order], stable=True)]  # rows with the sensor come first
-      at = jnp.arange(module.backbone.samples) % jnp.maximum(there.sum(), 1)
-      batch, _ = as_batch(recipe, state, take(table, rows[first[at]]))
-      module.fit(batch.inputs[sensor])
+  for sensor, encoder in _fitted(model):
+    there = (rows >= 0) & (table["present"][sensor][jnp.maximum(rows, 0)] > 0)
+    first = order[jnp.argsort(~there[order], stable=True)]  # rows with the sensor come first
+    at = jnp.arange(encoder.backbone.samples) % jnp.maximum(there.sum(), 1)
+    batch, _ = as_batch(recipe, state, take(table, rows[first[at]]))
+    encoder.fit(batch.inputs[sensor])
   return nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
+
+
+def learn(recipe: Recipe, state: TrainState, table: Tree, rows: jax.Array, done: int = 0) -> Tree:
+  """The batch statistics after `learn` of the encoders that have more than `done` rounds.
+
+  Each encoder gets the sum of ∇f ∇fᵀ over the outputs f of its sensor's head (standardised values, or
+  logits), as a mean over all training rows, in which those without the sensor count 0.
+
+  Args:
+    recipe: see `begin`.
+    state: see `begin`, with fitted encoders and solved heads.
+    table: see `begin`.
+    rows: see `begin`.
+    done: number of rounds that were done.
+  """
+  model = recipe.network.model(state.params, state.stats)
+  learning = {sensor: encoder for sensor, encoder in _fitted(model) if _rounds(encoder) > done}
+
+  def products(rows: jax.Array) -> dict[str, jax.Array]:
+    batch, _ = as_batch(recipe, state, take(table, rows))
+
+    def outputs(inputs: dict[str, Tree]) -> dict[str, jax.Array]:
+      model = recipe.network.model(state.params, state.stats)
+      read = recipe.method.head_inputs(model, batch.inputs | inputs, batch.present)
+      return {m: read[m] @ state.params["heads"][m]["out"]["kernel"] for m in inputs}
+
+    own, sums = {m: batch.inputs[m] for m in learning}, dict.fromkeys(learning, jnp.zeros(()))
+    # An output of a row depends on this row alone, so the gradient of their sum has the gradients of all.
+    for output in range(len(recipe.network.architecture.task.outputs)):
+      total = lambda x, output=output: sum(y[:, output].sum() for y in outputs(x).values())
+      for m, slope in jax.grad(total)(own).items():
+        flat = [leaf.reshape(rows.size, -1) for leaf in jax.tree.leaves(slope)]  # the values, the context
+        of_rows = jnp.concatenate(flat, axis=1) * batch.present[m][:, None]
+        sums[m] += jnp.matmul(of_rows.T, of_rows, precision=EXACT)
+    return sums
+
+  for m, product in jax.lax.map(products, rows).items():
+    learning[m].backbone.learn(product.sum(0) / rows.size)
+  return nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
+
+
+def _fitted(model: nnx.Module) -> list[tuple[str, Encoder]]:
+  """The encoders of `encoders.FITTED`, each with its sensor."""
+  found = [(str(path[-1]), m) for path, m in nnx.iter_graph(model) if isinstance(m, Encoder)]
+  return [(sensor, m) for sensor, m in found if hasattr(m.backbone, "fit")]
+
+
+def _rounds(encoder: Encoder) -> int:
+  return getattr(encoder.backbone, "rounds", 0)
 
 
 def solve(recipe: Recipe, state: TrainState, table: Tree, rows: jax.Array) -> Tree:
