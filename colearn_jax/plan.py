@@ -52,6 +52,9 @@ class Choice:
     per: `cell`: one candidate is chosen for the whole cell, by the mean validation score over runs and
       predictors. `run`: one is chosen for each seed and fold (nested validation), by the score on the
       validation part of this run. It uses all seeds of the cell.
+    validation_fraction: `protocol.validation_fraction` of the candidates. 0: that of the arm, whose trainings
+      with the chosen settings then stop by this part. With a value, what is chosen is trained again as the
+      arm says, e.g. without a validation part.
   """
 
   values: Mapping[str, Sequence]
@@ -59,6 +62,7 @@ class Choice:
   draws: int = 0
   seeds: tuple[int, ...] = ()
   per: str = "cell"
+  validation_fraction: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)

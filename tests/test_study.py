@@ -522,3 +522,24 @@ def test_a_worker_has_one_core(monkeypatch):
 @pytest.mark.parametrize(("seconds", "text"), [(4.4, "4 s"), (61, "1 min 01 s"), (7500, "2 h 05 min")])
 def test_durations(seconds, text):
   assert schedule.spell(seconds) == text
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("per", ["cell", "run"])
+def test_a_choice_on_a_validation_part_of_its_own_is_trained_again_without(tiny, tmp_path, per):
+  values = {"protocol.validation_fraction": 0.0, "train.patience": 0, "train.keep": "last"}
+  tried = Choice({"train.learning_rate": (1e-9, 1e-2)}, per=per, validation_fraction=0.3)
+  chosen = Arm("chosen", "Chosen", words="individual", values=values, choose=tried)
+  plain = Arm("plain", "Plain", words="individual", values=values | {"train.learning_rate": 1e-2})
+  cell = Cell("site", "By site", "lfmc:clean,encoder=mlp", (chosen, plain))
+  words = (word.removeprefix("--config.").partition("=") for word in tiny[1][1:])
+  given = {key: value for key, _, value in words}
+  for arm in cell.arms:
+    arms.train(tmp_path, cell, arm, "r2", given)
+  found = read_json(tmp_path / "site/chosen/chosen.json")["chosen"]
+  assert found == (1 if per == "cell" else {"seed10_fold0": 1, "seed10_fold1": 1})
+  candidate = read_json(tmp_path / "site/chosen/candidates/1/config.json")["protocol"]
+  assert (candidate["validation_fraction"], candidate["scored"]) == (0.3, "validation")
+  table = "predictions/S1.csv"
+  assert (tmp_path / "site/chosen" / table).read_bytes() == (tmp_path / "site/plain" / table).read_bytes()
+  assert arms.runs_so_far(tmp_path / "site/chosen") == 6

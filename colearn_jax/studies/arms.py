@@ -41,7 +41,8 @@ def train(study_dir: Path, cell: Cell, arm: Arm, metric: str, given: Mapping[str
       chosen = choice.choose(arm.choose, metric, directory, configure)
       values = [one["values"] for one in chosen["candidates"]]
       if arm.choose.per == "run":
-        nested.finish(config, directory, chosen["chosen"], [configure(one) for one in values])
+        again = arm.choose.validation_fraction > 0
+        nested.finish(config, directory, chosen["chosen"], [configure(one) for one in values], again=again)
       else:
         run.train(configure(values[chosen["chosen"]]), directory)
 
@@ -84,5 +85,10 @@ def runs_so_far(directory: Path) -> int:
   """Number of runs of an arm that are finished, those of candidates included."""
   return sum(
     len(list(directory.glob(pattern)))
-    for pattern in ("checkpoints/seed*", "candidates/*/checkpoints/seed*", "training/seed*.npz")
+    for pattern in (
+      "checkpoints/seed*",
+      "candidates/*/checkpoints/seed*",
+      "again/*/checkpoints/seed*",
+      "training/seed*.npz",
+    )
   )

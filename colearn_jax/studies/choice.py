@@ -94,11 +94,13 @@ def choose(choice: Choice, metric: str, workdir: Path, configure: Configure) -> 
     except StopIteration:
       break
     more = dict(values) | {"protocol.scored": "validation"}
+    if choice.validation_fraction:
+      more["protocol.validation_fraction"] = choice.validation_fraction
     if choice.seeds:
       more["protocol.seeds"] = choice.seeds
     facts: dict = {"values": dict(values), "score": None}
     try:
-      results, took = _train(configure(more), workdir / "candidates" / str(len(tried)))
+      results, took = train(configure(more), workdir / "candidates" / str(len(tried)))
       seconds += took
       facts["runs"] = by_run(results, metric)
       known = [value for value in facts["runs"].values() if value is not None]
@@ -125,8 +127,8 @@ def choose(choice: Choice, metric: str, workdir: Path, configure: Configure) -> 
   return out
 
 
-def _train(config: ConfigDict, workdir: Path) -> tuple[Results, float]:
-  """The results of a candidate, and the seconds that its training took. Trains it unless it is finished."""
+def train(config: ConfigDict, workdir: Path) -> tuple[Results, float]:
+  """The results of a training, and the seconds that it took. Trains unless it is finished."""
   path = workdir / "results.json"
   if path.exists():
     there = files.read_json(workdir / "config.json")

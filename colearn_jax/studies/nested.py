@@ -1,7 +1,7 @@
 """Finishes an arm whose settings were chosen for each run.
 
 A run with its chosen settings was trained as a candidate already. Its model predicts the test part here, and
-no training is needed.
+no training is needed; unless the candidates had a validation part of their own, see `plan.Choice`.
 """
 
 from __future__ import annotations
@@ -19,11 +19,17 @@ from colearn_jax.data.reader import describe, read_index
 from colearn_jax.evaluation import evaluate
 from colearn_jax.evaluation.results import Results
 from colearn_jax.storage import models
+from colearn_jax.studies import choice
 from colearn_jax.training import setup, work_directory
 
 
 def finish(
-  config: ConfigDict, workdir: Path, chosen: Mapping[str, int], candidates: Sequence[ConfigDict]
+  config: ConfigDict,
+  workdir: Path,
+  chosen: Mapping[str, int],
+  candidates: Sequence[ConfigDict],
+  *,
+  again: bool = False,
 ) -> Results:
   """Predicts the test part of each run with the model of its candidate, and writes the results.
 
@@ -32,8 +38,11 @@ def finish(
     workdir: the work directory of the arm.
     chosen: the number of the candidate by the name of the run.
     candidates: the configurations of all candidates, with `protocol.scored=test`.
+    again: whether the runs are trained again with them, in `again/<number>`.
   """
   began = time.monotonic()
+  for number in sorted(set(chosen.values())) if again else ():
+    choice.train(candidates[number], workdir / "again" / str(number))
   work_directory.claim(config, workdir)
   dataset = open_dataset(setup.prepare(config), config_lib.series_settings(config))
   modalities = setup.make_modalities(config, dataset)
@@ -46,7 +55,8 @@ def finish(
     recipe = setup.make_recipe(candidates[number], dataset.task, modalities)
     return setup.make_samples(candidates[number], recipe, dataset, modalities, index)
 
-  model = lambda run: workdir / "candidates" / str(chosen[run.name]) / "checkpoints" / run.name
+  trained = workdir / ("again" if again else "candidates")
+  model = lambda run: trained / str(chosen[run.name]) / "checkpoints" / run.name
   predictions = [samples(chosen[run.name]).predict(models.restore(model(run)), run.test) for run in runs]
   predictors = samples(chosen[runs[0].name]).recipe.method.predictors(config.data.modalities)
   scores, _ = evaluate.write(workdir / "predictions", dataset.task, index, runs, predictions, predictors)

@@ -97,6 +97,8 @@ def _problems(study: Study) -> Iterator[str]:
         yield f"{where}: choose is for networks; the settings of trees are in `trees`"
       if choice.search not in SEARCHES or choice.per not in ("cell", "run"):
         yield f"{where}: search is one of {', '.join(SEARCHES)}, and per is cell or run"
+      if not 0 <= choice.validation_fraction < 1:
+        yield f"{where}: validation_fraction is a number >= 0 and < 1"
       if choice.search != "grid" and choice.draws < 1:
         yield f"{where}: search={choice.search} needs draws >= 1"
       if choice.per == "run" and choice.seeds:
