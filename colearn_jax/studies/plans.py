@@ -192,7 +192,8 @@ def _checked(cell: Cell, configs: Mapping[str, ConfigDict]) -> tuple[str, str]:
       raise InputError(
         f"arm {cell.name}/{arm.name}: settings are chosen on a validation part; protocol.name=clean"
       )
-    if arm.choose is not None and config.protocol.validation_fraction == 0:
+    choice = arm.choose
+    if choice and not (choice.validation_fraction or config.protocol.validation_fraction):
       raise InputError(
         f"arm {cell.name}/{arm.name}: settings are chosen on a validation part; "
         "protocol.validation_fraction > 0"
