@@ -3,9 +3,10 @@
     python -m colearn_jax.main --config=cropharvest_best:binary --workdir=runs/best \
         --config.data.manual_dir=DIR
 
-The recipe is that of `lfmc_best`, for classes: a Matérn kernel at 2048 training samples, linear heads that
-begin at the minimum of the objective (a kernel logistic regression), no epochs and no validation part. The
-teacher of trees reads both sensors, the weather, the terrain and the place.
+The recipe is that of `lfmc_best`, for classes: a Matérn kernel at 2048 training samples (ν = 3/2, with the
+length scale as it is), linear heads that begin at the minimum of the objective (a kernel logistic regression),
+no epochs and no validation part. The teacher of trees reads both sensors, the weather, the terrain and the
+place.
 
 Words: `binary` (crop or not) or `multi` (groups of crops). `individual` is the same recipe without a teacher,
 so without the other sensors. `dataset` keeps the samples of each contributing data set in one fold.
@@ -23,7 +24,13 @@ def get_config(words: str = "") -> ConfigDict:
   """The configuration; `preset` describes the words."""
   config = preset(
     words,
-    lfmc_best.CLOSED_FORM | {"data.modalities": ("S1", "S2_S2VI")},
+    lfmc_best.CLOSED_FORM
+    | {
+      "data.modalities": ("S1", "S2_S2VI"),
+      "model.encoder.smoothness": 1.5,
+      "model.encoder.metric_rounds": 0,
+      "train.ridge": 0.25,
+    },
     encoder="kernel",
     method="distill",
     loss={
