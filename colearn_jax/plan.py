@@ -118,6 +118,8 @@ class Cell:
     arms: what is compared.
     values: values of the keys `data.*` and `protocol.*`, for all arms.
     metric: the score for choices and tests; empty: the main score of the task.
+    axes: where the cell stands in a study of cells that differ in one or two numbers, such as
+      `{"sharedness": 0.5, "labels": 300}`. The report draws the differences along the first one.
   """
 
   name: str
@@ -126,6 +128,7 @@ class Cell:
   arms: tuple[Arm, ...]
   values: Mapping[str, object] = dataclasses.field(default_factory=dict)
   metric: str = ""
+  axes: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

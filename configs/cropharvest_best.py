@@ -4,9 +4,9 @@
         --config.data.manual_dir=DIR
 
 The recipe is that of `lfmc_best`, for classes: a Matérn kernel at 2048 training samples (ν = 3/2, with the
-length scale as it is), linear heads that begin at the minimum of the objective (a kernel logistic regression),
-no epochs and no validation part. The teacher of trees reads both sensors, the weather, the terrain and the
-place.
+length scale as it is), linear heads that begin at the minimum of the objective (a kernel logistic
+regression), no epochs and no validation part. The teacher of trees reads both sensors, the weather, the
+terrain and the place.
 
 Words: `binary` (crop or not) or `multi` (groups of crops). `individual` is the same recipe without a teacher,
 so without the other sensors. `dataset` keeps the samples of each contributing data set in one fold.

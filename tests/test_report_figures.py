@@ -97,6 +97,37 @@ def test_differences_of_the_study(planned, drawn):
   )
 
 
+def test_gains_along_the_axes_of_cells(planned, drawn, tmp_path):
+  """Cells at 0 and 1 of the first axis, for two values of the second."""
+  own = json.loads((planned / "study.json").read_text())
+  first = own["cells"][0]
+  places = {"a": (0.0, 100), "b": (1.0, 100), "c": (0.0, 300)}
+  own["cells"] = [
+    first | {"name": name, "axes": dict(zip(("share", "labels"), at))} for name, at in places.items()
+  ]
+  own["comparisons"] = [
+    {"cell": name, "arm": "co", "against": "alone", "predictors": ["S1"]} for name in places
+  ]
+  (tmp_path / "study.json").write_text(json.dumps(own))
+  for name, gain in zip(places, (0.1, 0.2, 0.3)):
+    near = 0.5 + 0.01 * np.arange(6)
+    write_arm(tmp_path / name / "co", "mdico", {"S1": near + gain + 0.001 * np.arange(6), "S2": near})
+    write_arm(tmp_path / name / "alone", "individual", {"S1": near, "S2": near})
+  compared = fixed(read(tmp_path))
+  overview._whole(drawing.library(), read(tmp_path), compared)
+  caption = "the co − the alone, S1: mean differences with corrected 95 % intervals"
+  ax = drawn[caption][0]
+  assert ax.get_xlabel() == "share" and ax.get_title() == "S1: difference in r2"
+  assert [text.get_text() for text in ax.get_legend().get_texts()] == ["100 labels", "300 labels"]
+  few, more = lines(ax)[:2]
+  np.testing.assert_allclose(few[:, 0], [0, 1], atol=0.02)
+  np.testing.assert_allclose(few[:, 1], [0.1025, 0.2025], atol=1e-6)
+  np.testing.assert_allclose(more[:, 1], [0.3025], atol=1e-6)
+  low, high = ax.collections[0].get_segments()[0][:, 1]
+  pair = compared[0].paired
+  np.testing.assert_allclose((low, high), (pair.low, pair.high))
+
+
 def test_critical_differences(planned, drawn):
   study = read(planned)
   found = ranks(study)

@@ -51,6 +51,39 @@ def differences(plt: Any, found: Mapping[str, tuple[Paired, bool]], title: str, 
   return finish(plt, figure, caption)
 
 
+def gains(
+  plt: Any,
+  found: Mapping[float | None, Mapping[float, Paired]],
+  axes: Sequence[str],
+  title: str,
+  caption: str,
+) -> Figure:
+  """Mean differences along a number in which cells differ, with their corrected 95 % intervals.
+
+  Args:
+    plt: pyplot.
+    found: a line for each value of the second axis (None without one): the difference by value of the first.
+    axes: names of the axes.
+    title: of the panel.
+    caption: of the figure.
+  """
+  figure, ax = panel(plt)
+  every = sorted({x for line in found.values() for x in line})
+  apart = 0.012 * (every[-1] - every[0])  # so that intervals at the same place are told apart
+  for k, (second, line) in enumerate(sorted(found.items(), key=lambda item: item[0] or 0.0)):
+    x = np.array(sorted(line))
+    mean, low, high = (np.array([getattr(line[at], name) for at in x]) for name in ("mean", "low", "high"))
+    shifted = x + apart * (k - (len(found) - 1) / 2)
+    label = None if second is None else f"{second:g} {axes[1]}"
+    drawn = ax.plot(shifted, mean, "o-", markersize=4, label=label)[0]
+    ax.vlines(shifted, low, high, color=drawn.get_color(), linewidth=0.8)
+  ax.axhline(0, color=INK, linewidth=0.8)
+  ax.set(title=title, xlabel=axes[0])
+  if len(axes) > 1:
+    ax.legend()
+  return finish(plt, figure, caption)
+
+
 def critical_differences(plt: Any, found: Ranking, titles: Mapping[str, str], caption: str) -> Figure:
   """The diagram of Demšar (2006): mean ranks, and bars over methods that are not told apart."""
   order = sorted(found.ranks, key=found.ranks.__getitem__)

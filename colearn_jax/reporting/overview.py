@@ -9,6 +9,7 @@ from typing import Any
 from colearn_jax.reporting import charts, chosen, drawing, embeddings, figures, samples
 from colearn_jax.reporting.comparisons import Compared, ranks
 from colearn_jax.reporting.document import Figure, Section, document
+from colearn_jax.reporting.statistics import Paired
 from colearn_jax.reporting.study import Cell, Study
 
 
@@ -23,8 +24,8 @@ def report(study: Study, fixed: Sequence[Compared]) -> Section:
 
 
 def _whole(plt: Any, study: Study, fixed: Sequence[Compared]) -> list[Figure]:
-  """The figures of the whole study: differences by metric, and critical differences."""
-  out = []
+  """The figures of the whole study: differences by axis and by metric, and critical differences."""
+  out = _gains(plt, fixed)
   for metric in dict.fromkeys(one.cell.metric for one in fixed if one.paired is not None):
     own = {
       _label(one): (one.paired, bool(one.adjusted < 0.05))
@@ -37,6 +38,25 @@ def _whole(plt: Any, study: Study, fixed: Sequence[Compared]) -> list[Figure]:
     titles = {name: arm.title for cell in study.cells for name, arm in cell.arms.items()}
     caption = "Critical differences: methods under one bar are not told apart (Friedman, Nemenyi, 5 %)"
     out.append(charts.critical_differences(plt, found, titles, caption))
+  return out
+
+
+def _gains(plt: Any, fixed: Sequence[Compared]) -> list[Figure]:
+  """The differences along the axes of the cells, a figure for each pair of arms and predictor."""
+  panels: dict[tuple[str, str, str], dict[float | None, dict[float, Paired]]] = {}
+  for one in fixed:
+    if one.cell.axes and one.paired is not None:
+      first, second, *_ = (*one.cell.axes.values(), None)
+      lines = panels.setdefault((one.arm, one.against, one.predictor), {})
+      lines.setdefault(second, {})[first] = one.paired
+  out = []
+  for (arm, against, predictor), lines in panels.items():
+    if len({first for line in lines.values() for first in line}) > 1:
+      cell = next(one.cell for one in fixed if one.cell.axes and {arm, against} <= set(one.cell.arms))
+      name = f"{cell.arms[arm].title} − {cell.arms[against].title}, {predictor}"
+      title = f"{predictor}: difference in {cell.metric}"
+      caption = f"{name}: mean differences with corrected 95 % intervals"
+      out.append(charts.gains(plt, lines, tuple(cell.axes), title, caption))
   return out
 
 

@@ -93,6 +93,7 @@ class Cell:
     arms: those that are finished, by name, in the order of the study.
     sensors: the predictors of one sensor, in the order of the configuration.
     missing: titles of arms that are not finished, with the reason if they failed.
+    axes: see `plan.Cell`.
   """
 
   name: str
@@ -101,6 +102,7 @@ class Cell:
   arms: Mapping[str, Arm]
   sensors: tuple[str, ...] = ()
   missing: tuple[str, ...] = ()
+  axes: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
   @property
   def results(self) -> Results:
@@ -209,7 +211,8 @@ def _cell(workdir: Path, cell: Mapping) -> Cell:
       failed = directory / "error.txt"
       why = " ".join(failed.read_text(encoding="utf-8").split()) if failed.is_file() else ""
       missing.append(f"{arm['title']} ({why})" if why else arm["title"])
-  return Cell(cell["name"], cell["title"], cell["metric"], found, tuple(cell["sensors"]), tuple(missing))
+  sensors, axes = tuple(cell["sensors"]), cell.get("axes", {})
+  return Cell(cell["name"], cell["title"], cell["metric"], found, sensors, tuple(missing), axes)
 
 
 def _single(workdir: Path) -> Study:

@@ -74,6 +74,8 @@ def _problems(study: Study) -> Iterator[str]:
       yield f"{folder} is given twice"
     if any(other.startswith(f"{folder}/") for other in folders):
       yield f"{folder} is an arm and the beginning of another cell's name"
+  if len({tuple(cell.axes) for cell in study.cells}) > 1 or any(len(cell.axes) > 2 for cell in study.cells):
+    yield "all cells have the same axes, at most two"
   arms = {cell.name: {arm.name for arm in cell.arms} for cell in study.cells}
   for one in study.comparisons:
     for name in (one.arm, one.against):
@@ -155,7 +157,7 @@ def claim(study: Study, given: Mapping[str, str | bool], workdir: Path) -> dict:
     sensors = list(next(iter(configs.values())).data.modalities)
     arms = [{"name": arm.name, "title": arm.title, "kind": arm.kind} for arm in cell.arms]
     facts = {"name": cell.name, "title": cell.title, "task": task, "metric": metric, "sensors": sensors}
-    shown["cells"].append(facts | {"arms": arms})
+    shown["cells"].append(facts | {"axes": dict(cell.axes), "arms": arms})
   sensors_of = {cell["name"]: cell["sensors"] for cell in shown["cells"]}
   for one in study.comparisons:
     predictors = list(one.predictors) or sensors_of[one.cell]

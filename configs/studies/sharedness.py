@@ -49,6 +49,7 @@ def get_study() -> Study:
       "synthetic",
       arms(labels),
       {"data.name": f"shared_fields/s{share:03d}_n{labels}", "protocol.seeds": (0, 1, 2)},
+      axes={"sharedness": share / 100, "labels": labels},
     )
     for share in SHAREDNESS
     for labels in LABELS
