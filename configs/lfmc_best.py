@@ -70,6 +70,6 @@ def get_config(words: str = "") -> ConfigDict:
       "model.encoder.lengthscale": 3.0,
       "model.encoder.context_lengthscale": 0.7,
     },
-    plain={"protocol.group_by": ""},
+    plain={"protocol.group_by": "", "train.ridge": 0.1},
     year=lfmc.YEAR,
   )
