@@ -50,8 +50,8 @@ class Choice:
     draws: number of candidates of `random` and `optuna`.
     seeds: seeds of the protocol with which candidates are trained; () for all seeds of the cell.
     per: `cell`: one candidate is chosen for the whole cell, by the mean validation score over runs and
-      predictors. `run`: one is chosen for each seed and fold (nested validation), by the score on the
-      validation part of this run. It uses all seeds of the cell.
+      predictors. `run`: one is chosen for each seed, fold and predictor (nested validation), by the score
+      on the validation part of this run. It uses all seeds of the cell.
     validation_fraction: `protocol.validation_fraction` of the candidates. 0: that of the arm, whose trainings
       with the chosen settings then stop by this part. With a value, what is chosen is trained again as the
       arm says, e.g. without a validation part.

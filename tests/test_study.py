@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 import json
 import os
 import signal
@@ -225,7 +226,8 @@ def test_a_setting_is_chosen_on_the_validation_part_of_candidates(finished):
   ]
   scores = [one["score"] for one in chosen["candidates"]]
   assert chosen["chosen"] == int(np.argmax(scores)) == 1
-  assert scores[0] == pytest.approx(np.mean(list(chosen["candidates"][0]["runs"].values())))
+  runs = [list(own.values()) for own in chosen["candidates"][0]["runs"].values()]
+  assert scores[0] == pytest.approx(np.mean(runs))
   assert read_json(place / "config.json")["train"]["learning_rate"] == 0.01
   tests = folds.scored_parts(place)
   for number in (0, 1):
@@ -265,8 +267,9 @@ def test_changed_test_targets_change_no_choice(finished, tiny, monkeypatch):
 def test_nested_choice_predicts_with_the_model_of_each_run(finished, tiny):
   place = finished / "plain/bands/nested"
   chosen = read_json(place / "chosen.json")
-  for name in ("seed10_fold0", "seed10_fold1"):
-    assert chosen["chosen"][name] == int(np.argmax([one["runs"][name] for one in chosen["candidates"]]))
+  for name, predictor in itertools.product(("seed10_fold0", "seed10_fold1"), ("S1", "S2")):
+    scores = [one["runs"][name][predictor] for one in chosen["candidates"]]
+    assert chosen["chosen"][name][predictor] == int(np.argmax(scores))
   assert not (place / "checkpoints").exists()
   # The arm `own` has the learning rate of candidate 0, which therefore has the same models.
   rows = lambda w, fold: [
@@ -274,7 +277,7 @@ def test_nested_choice_predicts_with_the_model_of_each_run(finished, tiny):
   ]
   for fold in "01":
     same = rows(place, fold) == rows(finished / "plain/bands/own", fold)
-    assert same == (chosen["chosen"][f"seed10_fold{fold}"] == 0)
+    assert same == (chosen["chosen"][f"seed10_fold{fold}"]["S1"] == 0)
 
 
 @pytest.mark.long
@@ -286,8 +289,8 @@ def test_the_report_copes_with_models_that_were_chosen_for_each_run(finished, tm
   scores = Results.read(finished / "plain/bands/nested/results.json").scores.modalities
   assert all(tables.number(scores[m]["r2"]["mean"]) in row for m in ("S1", "S2"))
   chosen = read_json(finished / "plain/bands/nested/chosen.json")["chosen"]
-  count = list(chosen.values()).count(0)
-  assert f"| {count} of 2 runs" in text and "### Chosen settings" in text
+  count = [own["S1"] for own in chosen.values()].count(0)
+  assert f"({count} of 2 runs) |" in text and "### Chosen settings" in text
   assert "extra\\_trees n\\_estimators=4, min\\_samples\\_leaf=2" in text
   found = reported.read(finished).cells[0]
   (features,) = embeddings.sections(None, found.arms["nested"])
@@ -385,7 +388,7 @@ def test_a_failed_candidate_is_not_chosen(tmp_path, monkeypatch):
   monkeypatch.setattr(run, "train", train)
   found = choice.choose(Choice({"a": (1, 2, 3)}), "rmse", tmp_path, dict)
   assert found["chosen"] == 1 and found["candidates"][0]["error"] == "diverged"
-  assert found["candidates"][1]["runs"] == {"seed0_fold0": 3.0, "seed0_fold1": None}
+  assert found["candidates"][1]["runs"] == {"seed0_fold0": {"S1": 3.0}, "seed0_fold1": {"S1": None}}
   with pytest.raises(InputError, match="no candidate has a score; diverged"):
     choice.choose(Choice({"a": (1, 3)}), "rmse", tmp_path, dict)
 
@@ -537,7 +540,9 @@ def test_a_choice_on_a_validation_part_of_its_own_is_trained_again_without(tiny,
   for arm in cell.arms:
     arms.train(tmp_path, cell, arm, "r2", given)
   found = read_json(tmp_path / "site/chosen/chosen.json")["chosen"]
-  assert found == (1 if per == "cell" else {"seed10_fold0": 1, "seed10_fold1": 1})
+  assert found == (
+    1 if per == "cell" else dict.fromkeys(("seed10_fold0", "seed10_fold1"), {"S1": 1, "S2": 1})
+  )
   candidate = read_json(tmp_path / "site/chosen/candidates/1/config.json")["protocol"]
   assert (candidate["validation_fraction"], candidate["scored"]) == (0.3, "validation")
   table = "predictions/S1.csv"

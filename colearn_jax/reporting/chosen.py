@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -28,18 +27,28 @@ def tables(cell: Cell) -> list[Table]:
 
 
 def _of_network(arm: Arm, found: Mapping) -> Table:
-  """The candidates of a network, chosen for the cell or for each run."""
-  metric, per_run = found["metric"], found["per"] == "run"
-  counts = Counter(found["chosen"].values()) if per_run else {found["chosen"]: 1}
-  total = len(found["chosen"]) if per_run else 1
-  rows = []
+  """The candidates of a network, chosen for the cell or for each run and predictor."""
+  metric, chosen, rows = found["metric"], found["chosen"], []
+  if found["per"] == "cell":
+    for k, one in enumerate(found["candidates"]):
+      texts = settings(one["values"]), _score(one), "yes" if k == chosen else "no"
+      rows.append([Entry(text, k == chosen) for text in texts])
+    notes = ["Chosen for all runs, by the mean over them. Validation parts alone were scored."]
+    return table(f"{arm.title}: settings", ["settings", f"validation {metric}", "chosen"], rows, notes)
+  predictors = list(next(iter(chosen.values())))
   for k, one in enumerate(found["candidates"]):
-    score = number(one["score"]) if one["score"] is not None else f"failed: {one.get('error', 'no score')}"
-    taken = f"{counts.get(k, 0)} of {total} runs" if per_run else "yes" if counts.get(k) else "no"
-    rows.append([Entry(text, counts.get(k, 0) > 0) for text in (settings(one["values"]), score, taken)])
-  how = "for each run, by its own validation part" if per_run else "for all runs, by the mean over them"
-  notes = [f"Chosen {how}. Validation parts alone were scored."]
-  return table(f"{arm.title}: settings", ["settings", f"validation {metric}", "chosen"], rows, notes)
+    counts = [sum(own[p] == k for own in chosen.values()) for p in predictors]
+    scores = [_mean([[own[p]] for own in one.get("runs", {}).values()], 0) for p in predictors]
+    fields = [f"{score} ({count} of {len(chosen)} runs)" for score, count in zip(scores, counts)]
+    if "error" in one:
+      fields = [_score(one)] * len(predictors)
+    bold = [any(counts), *(count > 0 for count in counts)]
+    rows.append([Entry(t, b) for t, b in zip([settings(one["values"]), *fields], bold)])
+  return table(f"{arm.title}: settings", ["settings", *predictors], rows, [_each(metric)])
+
+
+def _score(one: Mapping) -> str:
+  return number(one["score"]) if one["score"] is not None else f"failed: {one.get('error', 'no score')}"
 
 
 def _of_trees(arm: Arm, found: Mapping) -> Table:
@@ -54,11 +63,14 @@ def _of_trees(arm: Arm, found: Mapping) -> Table:
     fields = [f"{score} ({count} of {len(runs)} runs)" for score, count in zip(scores, counts)]
     bold = [any(counts), *(count > 0 for count in counts)]
     rows.append([Entry(t, b) for t, b in zip([f"{one['learner']} {name}", *fields], bold)])
-  notes = [
-    f"Mean {found['metric']} on the validation parts, and how many runs chose the setting. Each run "
-    "and predictor chooses its own."
-  ]
-  return table(f"{arm.title}: settings", ["settings", *predictors], rows, notes)
+  return table(f"{arm.title}: settings", ["settings", *predictors], rows, [_each(found["metric"])])
+
+
+def _each(metric: str) -> str:
+  return (
+    f"Mean {metric} on the validation parts, and how many runs chose the setting. Each run and predictor "
+    "chooses its own."
+  )
 
 
 def _mean(scores: Sequence[Sequence[float | None]], k: int) -> str:

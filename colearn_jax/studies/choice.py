@@ -79,8 +79,8 @@ def choose(choice: Choice, metric: str, workdir: Path, configure: Configure) -> 
 
   Returns:
     The content of `chosen.json`: `metric`, `per`, `seconds`; `candidates`, a list of `values`, `score` (mean
-    over runs and predictors), `runs` (score by run) or `error`; and `chosen`, the number of a candidate, or
-    for per=run a number by run.
+    over runs and predictors), `runs` (score by run and predictor) or `error`; and `chosen`, the number of a
+    candidate, or for per=run a number by run and predictor.
 
   Raises:
     InputError: all candidates fail.
@@ -103,8 +103,9 @@ def choose(choice: Choice, metric: str, workdir: Path, configure: Configure) -> 
       results, took = train(configure(more), workdir / "candidates" / str(len(tried)))
       seconds += took
       facts["runs"] = by_run(results, metric)
-      known = [value for value in facts["runs"].values() if value is not None]
-      facts["score"] = float(np.mean(known)) if known else None
+      known = [[v for v in row.values() if v is not None] for row in facts["runs"].values()]
+      means = [float(np.mean(row)) for row in known if row]
+      facts["score"] = float(np.mean(means)) if means else None
     except InputError as error:
       facts["error"] = str(error)
     tried.append(facts)
@@ -118,10 +119,11 @@ def choose(choice: Choice, metric: str, workdir: Path, configure: Configure) -> 
     signed = [-math.inf if one is None else sign * one for one in scores]
     return signed.index(max(signed))
 
-  chosen: int | dict[str, int] = best([one["score"] for one in tried])
+  chosen: int | dict[str, dict[str, int]] = best([one["score"] for one in tried])
   if choice.per == "run":
-    names = next(one["runs"] for one in tried if "runs" in one)
-    chosen = {name: best([one.get("runs", {}).get(name) for one in tried]) for name in names}
+    rows = next(one["runs"] for one in tried if "runs" in one)
+    of = lambda run, predictor: [one["runs"][run][predictor] if "runs" in one else None for one in tried]
+    chosen = {run: {predictor: best(of(run, predictor)) for predictor in row} for run, row in rows.items()}
   out = {"metric": metric, "per": choice.per, "seconds": seconds, "candidates": tried, "chosen": chosen}
   files.write_json(workdir / "chosen.json", out)
   return out
@@ -141,12 +143,9 @@ def train(config: ConfigDict, workdir: Path) -> tuple[Results, float]:
   return run.train(config, workdir), time.monotonic() - began
 
 
-def by_run(results: Results, metric: str) -> dict[str, float | None]:
-  """The mean of a score over all predictors, by the name of the run; None where it is undefined."""
-  every = [*results.scores.modalities.values(), *results.scores.combinations.values()]
-  columns = [one[metric]["per_fold"] for one in every if one]
-  out: dict[str, float | None] = {}
-  for name, values in zip(results.timing["runs"], zip(*columns)):
-    known = [value for value in values if value is not None]
-    out[name] = float(np.mean(known)) if known else None
-  return out
+def by_run(results: Results, metric: str) -> dict[str, dict[str, float | None]]:
+  """A score by the name of the run and by predictor; None where it is undefined."""
+  every = {**results.scores.modalities, **results.scores.combinations}
+  names = results.timing["runs"]
+  columns = {p: one[metric]["per_fold"] if one else [None] * len(names) for p, one in every.items()}
+  return {name: {p: column[k] for p, column in columns.items()} for k, name in enumerate(names)}
