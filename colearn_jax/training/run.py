@@ -101,7 +101,7 @@ class Training:
   runs: Sequence[Run]
   recipe: Recipe
   teachers: Mapping[str, ConfigDict]
-  weights: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
+  weights: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)
 
   @property
   def stacks(self) -> list[list[Run]]:
