@@ -10,7 +10,7 @@ It runs on a CPU and on accelerators. There are three parts:
   moved. The share of the copy's rate can therefore exceed 1 where operands are in a cache.
 - `devices`: how computation and communication divide over several devices. This is counted in the compiled
   program for simulated CPU devices, in a process of its own, and is not timed.
-- `runs`: ten folds of LFMC on generated rows, one after another and as one program.
+- `runs`: ten folds of LFMC on generated rows: one after another, side by side, and as one program.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ LARGE = flags.DEFINE_bool("large", None, "Whether TreeSatAI-TS is timed; by defa
 LARGE_BATCH = flags.DEFINE_integer("large_batch", 128, "Samples in a batch of TreeSatAI-TS.")
 COUNT = flags.DEFINE_string("count", None, "For the program itself: one case of simulated devices.")
 
+# `side by side` is `one after another` where there is one core or an accelerator.
+WHOLE = ("one after another", "side by side", "one program")
 series = lambda name, steps, bands: Modality(name, (name,), (steps, bands), tuple(map(str, range(bands))))
 LFMC = (series("S1_S1Ind", 4, 3), series("S2_S2Ind", 4, 8))
 CROPHARVEST = (series("S1", 12, 2), series("S2_S2VI", 12, 12))
@@ -141,7 +143,7 @@ def count(name: str) -> dict:
   return {"case": case.name, "layout": name, "devices": devices, "batch": batch} | json.loads(done.stdout)
 
 
-def whole_run(replicas: bool, directory: Path) -> dict:
+def whole_run(how: str, directory: Path) -> dict:
   """Ten folds of LFMC's size for a fixed number of epochs: data, training, checkpoints and evaluation."""
   from colearn_jax.datasets.lfmc.dummy import write_dummy
 
@@ -150,7 +152,8 @@ def whole_run(replicas: bool, directory: Path) -> dict:
   values = {
     "data.manual_dir": str(directory),
     "data.data_dir": str(directory / "data"),
-    "train.replicas": replicas,
+    "train.replicas": how == "one program",
+    "train.workers": int(how == "one after another"),
     "train.max_epochs": EPOCHS.value,
     "train.patience": EPOCHS.value,
   }
@@ -159,9 +162,11 @@ def whole_run(replicas: bool, directory: Path) -> dict:
   took = time.perf_counter() - began
   runs = summary.timing["runs"].values()
   epochs = sum(run["epoch"] for run in runs)
-  in_training = max(run["seconds"] for run in runs) if replicas else sum(run["seconds"] for run in runs)
+  in_training = (
+    max(run["seconds"] for run in runs) if how == "one program" else sum(r["seconds"] for r in runs)
+  )
   return {
-    "case": "ten folds of LFMC, " + ("one program" if replicas else "one after another"),
+    "case": f"ten folds of LFMC, {how}",
     "seconds": took,
     "training_seconds": in_training,
     "epochs": epochs,
@@ -242,7 +247,7 @@ def main(_) -> None:
     results["devices"] = [count(name) for name in counted_cases()]
   if "runs" in ONLY.value:
     with tempfile.TemporaryDirectory() as directory:
-      results["runs"] = [whole_run(r, Path(directory) / f"replicas={r}") for r in (False, True)]
+      results["runs"] = [whole_run(how, Path(directory) / how) for how in WHOLE]
   text = markdown(results)
   print(text)
   if OUT.value:

@@ -212,17 +212,3 @@ def calls(module: nn.Module, batches, threads: int):
       module(x).square().mean().backward()
 
   return forward, backward
-
-
-def step_of_encoders(modules: list[nn.Module], batches: list, threads: int):
-  """A function without arguments: forward, backward and Adam of several encoders, each on its batch."""
-  batches = [torch.from_numpy(batch) for batch in batches]
-  optimizer = torch.optim.Adam([p for module in modules for p in module.parameters()], lr=1e-3, foreach=True)
-
-  def step():
-    torch.set_num_threads(threads)
-    optimizer.zero_grad()
-    sum(module(x).square().mean() for module, x in zip(modules, batches)).backward()
-    optimizer.step()
-
-  return step

@@ -8,16 +8,12 @@ count, at the rate of a large float32 product; and the memory traffic of the opt
 (it reads parameters, gradients and both moments, and writes parameters and moments). Both rates are measured
 in the same run.
 
-If PyTorch is installed, the same encoders are timed with it in the same run: forward, backward and Adam on
-one batch in memory, with one thread and with all, of which the faster counts. A whole program in PyTorch
-would also compute the losses and heads and load the batches.
+`benchmarks.against_torch` compares the step with one in PyTorch.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import time
 
 import jax
 import numpy as np
@@ -27,20 +23,11 @@ from benchmarks import measure
 from colearn_jax import config as config_lib
 from colearn_jax.types import Modality, Task
 
-try:
-  from benchmarks import torch_encoders
-except ModuleNotFoundError as error:
-  if error.name != "torch":
-    raise
-  torch_encoders = None
-
 BATCH_SIZES = flags.DEFINE_list("batch_sizes", ["32", "128"], "Batch sizes.")
 EPOCHS = flags.DEFINE_integer("epochs", 20, "Timed epochs, of which the median and the best are printed.")
 CONFIG = flags.DEFINE_string("config", "configs/lfmc.py:released", "A configuration of LFMC.")
 JSON = flags.DEFINE_string("json", None, "A file for the figures.")
 
-# Samples a second of the authors' program by batch size, on a machine with two cores and 337 GFLOP/s.
-AUTHORS = {32: 955.0, 128: 127.0}
 ROWS = 2320  # nine tenths of LFMC
 MODALITIES = [
   Modality("S1_S1Ind", ("S1", "S1Ind"), (4, 3), ("VV", "VH", "VH-VV")),
@@ -69,25 +56,6 @@ def of_batch(batch_size: int) -> dict:
   }
 
 
-def of_pytorch(batch_size: int) -> dict:
-  """Samples a second of the encoders alone in PyTorch, best of several turns; {} if it is not installed."""
-  if torch_encoders is None:
-    return {}
-  modules = [torch_encoders.make("tempcnn", *m.shape, 128).train() for m in MODALITIES for _ in range(2)]
-  rng = np.random.default_rng(0)
-  batches = [rng.standard_normal((batch_size, *m.shape), np.float32) for m in MODALITIES for _ in range(2)]
-  seconds = []
-  for threads in sorted({1, os.cpu_count()}):
-    step = torch_encoders.step_of_encoders(modules, batches, threads)
-    step()
-    for _ in range(EPOCHS.value):
-      began = time.perf_counter()
-      for _ in range(10):
-        step()
-      seconds.append((time.perf_counter() - began) / 10)
-  return {"pytorch_encoders_samples_per_second": batch_size / min(seconds)}
-
-
 def main(_) -> None:
   """Prints the figures, one line for each batch size."""
   device = jax.devices()[0]
@@ -97,7 +65,7 @@ def main(_) -> None:
   )
   out = []
   for size in map(int, BATCH_SIZES.value):
-    got = of_batch(size) | of_pytorch(size)
+    got = of_batch(size)
     floor = max(got["flops"] / compute, got["optimizer_bytes"] / copy)
     got |= {"floor_ms": 1e3 * floor, "share_of_ceiling": 1e3 * floor / got["best_step_ms"]}
     line = (
@@ -107,12 +75,6 @@ def main(_) -> None:
       f"{got['optimizer_bytes'] / 1e6:.0f} MB of optimizer traffic, floor {got['floor_ms']:.2f} ms, "
       f"best step at {got['share_of_ceiling']:.0%} of it, first epoch {got['first_epoch_seconds']:.1f} s"
     )
-    if size in AUTHORS:
-      got["times_authors"] = got["samples_per_second"] / AUTHORS[size]
-      line += f"; {got['times_authors']:.1f} times the authors' program ({AUTHORS[size]:.0f} samples/s)"
-    if rate := got.get("pytorch_encoders_samples_per_second"):
-      times = got["best_samples_per_second"] / rate
-      line += f"; {times:.2f} times PyTorch's encoders alone (best {rate:.0f})"
     print(line, flush=True)
     out.append(got)
   if JSON.value:

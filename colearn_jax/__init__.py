@@ -11,6 +11,7 @@ The names below are loaded when they are first used, so `import colearn_jax` loa
 from __future__ import annotations
 
 import importlib
+import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
   from colearn_jax.types import InputError, Modality, Task
 
 __version__ = "0.1.0"  # pyproject.toml reads it from here
+BEGAN = time.monotonic()  # when this process loaded the package
 
 __all__ = ["InputError", "Modality", "Task", "__version__", "load_config", "load_model", "train"]
 

@@ -347,7 +347,13 @@ def _mapped(tree: Mapping, leaf: Callable[[object], object]) -> dict:
   return {k: _mapped(v, leaf) if isinstance(v, Mapping) else leaf(v) for k, v in tree.items()}
 
 
-_MACHINE_KEYS = ("data.data_dir", "data.manual_dir", "data.workers", "train.compilation_cache")
+_MACHINE_KEYS = (
+  "data.data_dir",
+  "data.manual_dir",
+  "data.workers",
+  "train.workers",
+  "train.compilation_cache",
+)
 
 
 def of_machine(key: str) -> bool:

@@ -7,6 +7,7 @@ same command resumes a run that was interrupted.
 from __future__ import annotations
 
 import sys
+import time
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import NamedTuple
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 
+import colearn_jax
 from colearn_jax import config as config_lib
 from colearn_jax import schema, schema_pages
 from colearn_jax.types import InputError
@@ -163,8 +165,9 @@ def main(command: Command) -> None:
   from colearn_jax.parallel import processes  # loads JAX; errors in flags come first
 
   processes.initialize(values.coordinator, values.processes, values.process)
-  from colearn_jax.training import preemption, run
+  from colearn_jax.training import phases, preemption, run
 
+  phases.of_process().add({"imports": time.monotonic() - colearn_jax.BEGAN})
   try:
     with processes.abort_all_on_error(), preemption.watch():
       run.run(command.config, values.workdir)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from colearn_jax.training.log import Log, Progress
+from colearn_jax.training.log import Log, Progress, arrange
 from colearn_jax.types import InputError
 
 
@@ -178,3 +178,34 @@ def test_a_terminal_gets_a_bar():
   last = stream.getvalue().rstrip("\n").split("\r")[-1]
   assert last.startswith("seed10_fold0:  75%") and "6/8" in last
   assert "objective 2.5000  best 1.5000  7,700 samples/s" in last
+
+
+def test_several_processes_append_and_their_lines_are_put_in_order(tmp_path):
+  """Each keeps what is there; afterwards the file is as if the runs had been trained one after another."""
+  with Log(tmp_path) as alone:
+    for run in ("b", "a"):
+      for epoch in (1, 2):
+        alone.write(run, epoch, {"x": epoch / 3})
+  wanted = (tmp_path / "metrics.jsonl").read_bytes()
+  Log(tmp_path).close()
+  assert (tmp_path / "metrics.jsonl").read_bytes() == b""
+  with Log(tmp_path, {"a": 0}, append=True) as first, Log(tmp_path, {"b": 0}, append=True) as second:
+    for epoch in (1, 2):
+      first.write("a", epoch, {"x": epoch / 3})
+      second.write("b", epoch, {"x": epoch / 3})
+  arrange(tmp_path, ["b", "a"])
+  assert (tmp_path / "metrics.jsonl").read_bytes() == wanted
+
+
+def test_without_a_bar_a_terminal_shows_lines():
+  class Terminal(io.StringIO):
+    def isatty(self):
+      return True
+
+  shown = {}
+  for bar in (True, False):
+    with Progress("a", 3, every=0.0, stream=Terminal(), bar=bar) as progress:
+      progress.update(1, 2.0, 2.0, 10.0)
+      shown[bar] = progress._stream.getvalue()
+  assert shown[False] == "a  epoch 1/3  objective 2.0000  best 2.0000  10 samples/s\n"
+  assert "\r" in shown[True]

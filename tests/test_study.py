@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -17,6 +18,7 @@ from colearn_jax.datasets.lfmc.dummy import write_dummy
 from colearn_jax import report, schema, study
 from colearn_jax.evaluation.results import Results
 from colearn_jax.parallel import sharding
+from colearn_jax.parallel.workers import Answer
 from colearn_jax.plan import Arm, Cell, Choice, Comparison, Study
 from colearn_jax.reporting import drawing, embeddings, figures, tables
 from colearn_jax.reporting import study as reported
@@ -324,12 +326,8 @@ def test_a_killed_worker_is_reported_and_the_same_command_gives_the_same_results
   deadline = time.monotonic() + 300
   while not list(own.glob("training/*/*")) and time.monotonic() < deadline:  # a checkpoint
     time.sleep(0.02)
-  marks = [b'"cell": "plain/bands"', str(place / "killed").encode()]
-  workers = [
-    int(proc.parent.name)
-    for proc in Path("/proc").glob("[0-9]*/cmdline")
-    if all(mark in _read(proc) for mark in marks)
-  ]
+  printing = lambda proc: os.path.realpath(proc / "fd/1") == str(own / "output.txt")
+  workers = [int(proc.name) for proc in Path("/proc").glob("[0-9]*") if printing(proc)]
   assert len(workers) == 1
   os.kill(workers[0], signal.SIGKILL)
   said = disturbed.communicate()[1]
@@ -342,13 +340,6 @@ def test_a_killed_worker_is_reported_and_the_same_command_gives_the_same_results
       assert (place / "killed" / arm / part).read_text() == (place / "calm" / arm / part).read_text()
     one, two = (Results.read(place / name / arm / "results.json").scores for name in ("calm", "killed"))
     assert one == two and not (place / "killed" / arm / "error.txt").exists()
-
-
-def _read(path):
-  try:
-    return path.read_bytes()
-  except OSError:  # the process has ended
-    return b""
 
 
 def test_searches():
@@ -482,44 +473,39 @@ def test_a_wrong_command_line_is_refused(tiny):
 
 
 def test_processes_that_end_are_seen(tmp_path, monkeypatch):
-  """Small programs in place of workers: two succeed, one reports an error, one is killed."""
-  ends = {
-    "a": "pass",
-    "b": "open('error.txt', 'w').write('bad\\nmore'); exit(1)",
-    "c": "import os; os.abort()",
-  }
-  ends["d"] = ends["a"]
-  cores = []
+  """Two arms succeed, one has an error, and the process of one is killed."""
+  answers = {"a": Answer(0, {"error": ""}), "b": Answer(1, {"error": "bad"}), "c": Answer(2, None, -6)}
 
-  def begin(job, workdir, given, spec, core):
-    (workdir / job.name).mkdir(parents=True)
-    cores.append(core)
-    return subprocess.Popen(
-      [sys.executable, "-S", "-c", ends[job.arm.name]], cwd=workdir / job.name, stderr=subprocess.DEVNULL
-    )
+  class Pool(contextlib.nullcontext):
+    def __init__(self, module, number, reuse):
+      assert (module, number, reuse) == ("colearn_jax.studies.worker", 3, False)
+      self.enter_result = self
 
-  monkeypatch.setattr(schedule, "_start", begin)
-  monkeypatch.setattr(schedule, "_cores", lambda: [4, 7])
-  jobs = [schedule.Job(Cell("cell", "", "", ()), Arm(name, ""), "r2") for name in ends]
+    def each(self, told, started):
+      assert [job["arm"] for job in told] == ["a", "b", "c"] and told[0]["given"] == {"k": "v"}
+      started(0), started(1), started(2)
+      yield from (answers["b"], None, answers["c"], answers["a"])
+
+  monkeypatch.setattr(schedule, "Workers", Pool)
+  jobs = [schedule.Job(Cell("cell", "", "", ()), Arm(name, ""), "r2") for name in answers]
   lines = []
   progress = schedule.Progress(tmp_path, jobs, 3, lines.append)
-  errors = schedule.in_processes(jobs, progress, {}, "spec", show_every=0.0)
-  assert set(cores) == {4, 7} and len(cores) == 4
+  errors = schedule.in_processes(jobs, progress, {"k": "v"}, "spec", show_every=0.0)
   assert errors["cell/b"] == "bad" and "ended with status -6; see" in errors["cell/c"]
-  assert list(sorted(errors)) == ["cell/b", "cell/c"] and any("running: cell/" in line for line in lines)
+  assert "ended with status -6" in (tmp_path / "cell/c/error.txt").read_text()
+  assert list(errors) == ["cell/b", "cell/c"] and any("running: cell/" in line for line in lines)
 
 
-def test_a_worker_has_one_core(monkeypatch):
-  cores = []
-  monkeypatch.setattr("os.sched_setaffinity", lambda pid, own: cores.append(own), raising=False)
+def test_the_process_of_an_arm_answers_and_prints_to_its_file(tmp_path, monkeypatch):
+  moved = []
+  monkeypatch.setattr("os.dup2", lambda file, stream: moved.append(stream))
   monkeypatch.setattr(plans, "load", lambda spec: plan())
   monkeypatch.setattr(arms, "attempt", lambda place, cell, arm, metric, given: given["error"])
-  told = {"config": "s", "cell": "cell", "arm": "two", "workdir": "w", "metric": "r2", "core": 3}
-  assert worker.main(json.dumps(told | {"given": {"error": ""}})) == 0
-  assert worker.main(json.dumps(told | {"given": {"error": "bad"}})) == 1
-  assert cores == [{3}, {3}]
-  env = worker.environment({"XLA_FLAGS": "--a", "HOME": "h"})
-  assert env["XLA_FLAGS"].startswith("--a --xla_cpu") and env["NPROC"] == "1" and env["HOME"] == "h"
+  told = {"config": "s", "cell": "cell", "arm": "two", "workdir": "w", "metric": "r2"}
+  told["log"] = str(tmp_path / "cell/two/output.txt")
+  for error in ("", "bad"):
+    assert worker.train(told | {"given": {"error": error}}) == {"error": error}
+  assert moved == [1, 2, 1, 2] and (tmp_path / "cell/two/output.txt").exists()
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(4.4, "4 s"), (61, "1 min 01 s"), (7500, "2 h 05 min")])

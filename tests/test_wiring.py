@@ -25,7 +25,7 @@ from colearn_jax import rules, schema
 from colearn_jax.data import dataset as datasets
 from colearn_jax.data.augment import Augment
 from colearn_jax.data.reader import Index, labels
-from colearn_jax.training import run, setup, work_directory
+from colearn_jax.training import run, setup, side_by_side, work_directory
 from colearn_jax.training.epoch import end_epoch
 from colearn_jax.training.state import Best, Stop, TrainState, init
 from colearn_jax.training.step import train_step
@@ -71,6 +71,7 @@ class Training(NamedTuple):
     runs: all of them.
     stack: the runs that are trained first, at the same time.
     samples: of the training, with the recipe.
+    processes: number of processes that would train side by side.
   """
 
   config: Any
@@ -80,6 +81,7 @@ class Training(NamedTuple):
   runs: list
   stack: list
   samples: Any
+  processes: int
 
   @property
   def recipe(self):
@@ -109,13 +111,17 @@ def begin(config, prepared, workdir) -> Training:
     seen["samples"], seen["stack"] = samples, stack
     raise Begun
 
-  make_runs = setup.make_runs
+  make_runs, number = setup.make_runs, side_by_side.number
 
   def runs(config, dataset, index):
     if config.protocol.split == "official":  # LFMC has one split; let the last rows be another
       dataset = dataclasses.replace(dataset, sizes={"train": 48, "test": 24})
     seen["runs"] = make_runs(config, dataset, index)
     return seen["runs"]
+
+  def one_process(trainings, runs):
+    seen["processes"] = number(trainings, runs)
+    return 1
 
   with pytest.MonkeyPatch.context() as patch:
     # Some values belong to other data sets; each passes its own rule.
@@ -125,6 +131,7 @@ def begin(config, prepared, workdir) -> Training:
     patch.setattr(run, "open_dataset", opened)
     patch.setattr(setup, "make_runs", runs)
     patch.setattr(run, "fit", fit)
+    patch.setattr(side_by_side, "number", one_process)
     with pytest.raises(Begun):
       run.train(config, workdir)
   return Training(config, **seen)
@@ -253,7 +260,9 @@ def command(training):
     patch.setattr(work_directory, "jax", types.SimpleNamespace(config=fake))
     patch.setattr(run.Path, "mkdir", lambda *_, **__: None)
     patch.setattr(work_directory, "locked", lambda _: contextlib.nullcontext())
-    patch.setattr(run, "train", lambda config, where: trained.append((config.method, where)))
+    patch.setattr(run, "begin", lambda config, where: trained.append((config.method, where)))
+    patch.setattr(side_by_side, "fit", lambda _: None)
+    patch.setattr(run, "finish", lambda _: None)
     patch.setattr(run.results, "table", lambda *_: "")
     run.run(training.config, workdir)
   return trained, kept
@@ -408,6 +417,7 @@ WIRING = {
   "train.unlabelled": Key(False, unlabelled_rows),
   "train.microbatches": Key(2, program),
   "train.replicas": Key(True, lambda t: [r.name for r in t.stack]),
+  "train.workers": Key(2, field("processes")),
   "train.ridge": Key(0.5, field("recipe.ridge")),
   "train.max_epochs": Key(7, lambda t: (ends(t), saved(t)), {"train.patience": 0}),
   "train.learning_rate": Key(0.1, rates),

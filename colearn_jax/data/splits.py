@@ -20,7 +20,6 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from sklearn.model_selection import GroupKFold
 
 from colearn_jax.data.apart import Apart
 from colearn_jax.data.grouping import EACH, parts_of_features
@@ -198,6 +197,8 @@ def _divided(
     raise InputError(
       f"protocol.folds: {number} folds cannot be cut from {len(own)} groups of {name}; fewer, or each"
     )
+  from sklearn.model_selection import GroupKFold  # slow to load
+
   at = np.arange(len(rows))
   splitter = GroupKFold(int(number), shuffle=True, random_state=seed)
   return [np.isin(at, test) for _, test in splitter.split(rows, groups=groups)]

@@ -11,9 +11,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from sklearn import metrics as sk
+from etils import epy
 
 from colearn_jax.types import InputError, Task
+
+with epy.lazy_imports():  # slow to load, and not needed before the first score
+  from sklearn import metrics as sk
 
 # Columns of the printed table by kind of task. The first one is the main score.
 HEADLINE = {

@@ -1,4 +1,4 @@
-"""How many CPU cores this process may use."""
+"""Which CPU cores this process may use."""
 
 from __future__ import annotations
 
@@ -12,3 +12,8 @@ def usable_cores() -> int:
   if hasattr(os, "sched_getaffinity"):  # Linux
     return len(os.sched_getaffinity(0))
   return os.cpu_count() or 1
+
+
+def cores() -> list[int]:
+  """The numbers of the cores that this process may use."""
+  return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(usable_cores()))

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,9 +12,10 @@ from pathlib import Path
 import jax
 
 from colearn_jax.parallel.cores import usable_cores
+from colearn_jax.parallel.workers import Answer, Workers
 from colearn_jax.plan import Arm, Cell
 from colearn_jax.storage import files
-from colearn_jax.studies import arms, worker
+from colearn_jax.studies import arms
 
 LOG = "output.txt"  # in the directory of an arm: what its process printed
 
@@ -131,34 +129,26 @@ def in_processes(
   Returns:
     The errors by name of the arm. An arm whose process is killed is one of them.
   """
-  cores = _cores()
-  waiting, errors, shown = list(jobs), {}, time.monotonic()
-  running: dict[int, tuple[Job, subprocess.Popen]] = {}
-  # Workers must not outlive this process.
+  told = [
+    {"config": spec, "workdir": str(progress.workdir), "cell": job.cell.name, "arm": job.arm.name}
+    | {"metric": job.metric, "given": dict(given), "log": str(progress.workdir / job.name / LOG)}
+    for job in jobs
+  ]
+  errors, shown = {}, time.monotonic()
   old = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
   try:
-    while waiting or running:
-      for slot in set(range(progress.workers)) - set(running):
-        if waiting:
-          job = waiting.pop(0)
-          progress.start(job)
-          running[slot] = job, _start(job, progress.workdir, given, spec, cores[slot % len(cores)])
-      for slot, (job, process) in list(running.items()):
-        if process.poll() is not None:
-          del running[slot]
-          if error := _error(progress.workdir / job.name, process.returncode):
+    with Workers("colearn_jax.studies.worker", progress.workers, reuse=False) as pool:
+      for answer in pool.each(told, started=lambda at: progress.start(jobs[at])):
+        if answer is not None:
+          job = jobs[answer.job]
+          if error := _error(progress.workdir / job.name, answer):
             errors[job.name] = error
           progress.end(job, error)
-      if running and time.monotonic() - shown >= show_every:
-        progress.show()
-        shown = time.monotonic()
-      time.sleep(0.2)
+        elif time.monotonic() - shown >= show_every:
+          progress.show()
+          shown = time.monotonic()
   finally:
     signal.signal(signal.SIGTERM, old)
-    for _, process in running.values():
-      process.terminate()
-    for _, process in running.values():
-      process.wait()
   return errors
 
 
@@ -167,36 +157,11 @@ def default_workers() -> int:
   return usable_cores() if jax.default_backend() == "cpu" else 1
 
 
-def _cores() -> list[int]:
-  """The numbers of the cores that this process may use."""
-  return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(usable_cores()))
-
-
-def _start(
-  job: Job, workdir: Path, given: Mapping[str, str | bool], spec: str, core: int
-) -> subprocess.Popen:
-  directory = workdir / job.name
-  directory.mkdir(parents=True, exist_ok=True)
-  told: dict[str, object] = {
-    "config": spec,
-    "workdir": str(workdir),
-    "cell": job.cell.name,
-    "arm": job.arm.name,
-  }
-  told |= {"metric": job.metric, "given": dict(given), "core": core}
-  command = [sys.executable, "-m", "colearn_jax.studies.worker", json.dumps(told)]
-  with open(directory / LOG, "a", encoding="utf-8") as log:
-    return subprocess.Popen(command, stdout=log, stderr=log, env=worker.environment(os.environ))
-
-
-def _error(directory: Path, status: int) -> str:
-  """Why a process failed, in one line; empty if it did not."""
-  if status == 0:
-    return ""
-  path = directory / "error.txt"
-  if status == 1 and path.is_file():
-    return path.read_text(encoding="utf-8").partition("\n")[0]
-  text = f"its process ended with status {status}; see {directory / LOG}"
-  with files.replacing(path) as file:
+def _error(directory: Path, answer: Answer) -> str:
+  """Why an arm failed, in one line; empty if it did not."""
+  if answer.content is not None:
+    return answer.content["error"]
+  text = f"its process ended with status {answer.status}; see {directory / LOG}"
+  with files.replacing(directory / "error.txt") as file:
     file.write(text + "\n")
   return text

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from colearn_jax.data.splits import Run
+from colearn_jax.training import phases
 from colearn_jax.training.log import Log, Progress
 from colearn_jax.types import InputError
 
@@ -70,6 +71,7 @@ class History:
     terms, status = jax.device_get(arrays)
     took, self._fetched = time.monotonic() - max(began, self._fetched), time.monotonic()
     self.seconds = self.seconds + took * self._active
+    phases.of_process().first("first_epoch", took)
     active = [(k, run) for k, run in enumerate(self._runs) if self._active[k]]
     for k, run in active:
       if status["fault"][k] >= 0:

@@ -8,7 +8,7 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, Self, TextIO
 
@@ -37,6 +37,7 @@ class Log:
     workdir: str | os.PathLike,
     resume_at: Mapping[str, float] | None = None,
     enabled: bool = True,
+    append: bool = False,
   ):
     """Opens the log, and drops lines that are later than the checkpoint of their run.
 
@@ -45,6 +46,8 @@ class Log:
       resume_at: for each run the epoch of its last checkpoint (`math.inf` for a finished run). All lines of
         other runs are dropped. None: start with an empty log.
       enabled: whether to read and write files; True on the first process only.
+      append: whether the lines that are there are kept, because several processes write to this log. Another
+        `Log` has dropped the later ones.
 
     Raises:
       InputError: metrics.jsonl has a line that this class did not write. An incomplete last line is allowed.
@@ -52,11 +55,13 @@ class Log:
     self._path, self._events = Path(workdir) / "metrics.jsonl", Path(workdir) / "tensorboard"
     self._resume_at = dict(resume_at or {})
     self._writers: dict[str, BinaryIO] = {}
-    self._lines: TextIO | None = None
-    self._enabled = enabled
+    self._lines: BinaryIO | None = None
     if enabled:
       self._path.parent.mkdir(parents=True, exist_ok=True)
-      self._drop_later_lines()
+      if not append:
+        keep = lambda row: row["epoch"] <= self._resume_at.get(row["run"], -1)
+        _rewrite(self._path, lambda rows: filter(keep, rows))
+      self._lines = open(self._path, "ab", buffering=0)  # a line is one write, also beside other processes
 
   def write(self, run: str, epoch: int, scalars: Mapping) -> None:
     """Writes the scalars of one epoch of one run. They are flushed to the file before it returns.
@@ -70,7 +75,7 @@ class Log:
     if self._lines is None:
       return
     flat = dict(_flat(scalars))
-    self._lines.write(json.dumps(jsonable({"run": run, "epoch": epoch, **flat}), allow_nan=False) + "\n")
+    self._lines.write(_line({"run": run, "epoch": epoch, **flat}).encode())
     if run not in self._writers:
       self._writers[run] = self._open_events(run)
     values = [Summary.Value(tag=tag, simple_value=value) for tag, value in flat.items()]
@@ -90,22 +95,6 @@ class Log:
   def __exit__(self, *exc) -> None:
     self.close()
 
-  def _drop_later_lines(self) -> None:
-    """Rewrites metrics.jsonl without the lines after each run's checkpoint, and opens it for appending."""
-    lines = self._path.read_bytes().split(b"\n") if self._path.exists() else []
-    with replacing(self._path) as file:
-      for number, line in enumerate(lines, 1):
-        try:
-          row = json.loads(line)
-          keep = row["epoch"] <= self._resume_at.get(row["run"], -1)
-        except (ValueError, KeyError, TypeError):
-          if number < len(lines):
-            raise InputError(f"{self._path}:{number}: not a line of this program's log") from None
-          continue  # nothing after the last newline, or an incomplete line of a killed process
-        if keep:
-          file.write(line.decode() + "\n")
-    self._lines = open(self._path, "a", encoding="utf-8", buffering=1)  # flushed at each newline
-
   def _open_events(self, run: str) -> BinaryIO:
     """Opens a new event file. Its start event makes TensorBoard drop points after the checkpoint."""
     folder = self._events / run
@@ -117,6 +106,32 @@ class Log:
     _write_event(file, Event(step=after, file_version="brain.Event:2"))
     _write_event(file, Event(step=after, session_log=SessionLog(status=SessionLog.START)))
     return file
+
+
+def arrange(workdir: str | os.PathLike, runs: Sequence[str]) -> None:
+  """Puts the lines of several processes into the order of runs that are trained one after another."""
+  place = {run: at for at, run in enumerate(runs)}
+  _rewrite(Path(workdir) / "metrics.jsonl", lambda rows: sorted(rows, key=lambda row: place[row["run"]]))
+
+
+def _rewrite(path: Path, change: Callable[[list[dict]], Iterable[dict]]) -> None:
+  """Changes the list of all lines of a log. An incomplete last line is dropped."""
+  lines, rows = path.read_bytes().split(b"\n") if path.exists() else [], []
+  for number, line in enumerate(lines, 1):
+    try:
+      row = json.loads(line)
+      row["epoch"] < 0, row["run"]  # noqa: B018, they have to be there
+      rows.append(row)
+    except (ValueError, KeyError, TypeError):
+      if number < len(lines):
+        raise InputError(f"{path}:{number}: not a line of this program's log") from None
+      # Nothing after the last newline, or an incomplete line of a killed process.
+  with replacing(path) as file:
+    file.writelines(map(_line, change(rows)))
+
+
+def _line(row: Mapping) -> str:
+  return json.dumps(jsonable(row), allow_nan=False) + "\n"
 
 
 def _write_event(file: BinaryIO, event: Event) -> None:
@@ -149,6 +164,7 @@ class Progress:
     max_epochs: int,
     *,
     enabled: bool = True,
+    bar: bool = True,
     every: float = 5.0,
     stream: TextIO | None = None,
   ):
@@ -158,11 +174,12 @@ class Progress:
       run: name of the run.
       max_epochs: largest number of epochs.
       enabled: whether to show anything; True on the first process only.
+      bar: whether a terminal shows a bar. False where several processes write to it.
       every: minimum number of seconds between lines. The last update is always shown.
       stream: where to print. Default: standard error.
     """
     self._run, self._max_epochs, self._every = run, max_epochs, every
-    self._enabled, self._stream = enabled, stream or sys.stderr
+    self._enabled, self._bars, self._stream = enabled, bar, stream or sys.stderr
     self._bar: tqdm | None = None
     self._shown, self._pending = -float("inf"), ""
 
@@ -185,7 +202,7 @@ class Progress:
         unit="epoch",
         file=self._stream,
         dynamic_ncols=True,
-        disable=None,  # disabled if the stream is not a terminal
+        disable=None if self._bars else True,  # None: disabled if the stream is not a terminal
       )
     which, known = ("training ", "") if best is None else ("", f"  best {best:.4f}")
     text = f"{which}objective {objective:.4f}{known}  {samples_per_second:,.0f} samples/s"

@@ -1,10 +1,12 @@
 """The training script: trains and evaluates all runs of a configuration, and writes the work directory.
 
-`run` is the entry point of the command line. `train` handles one method, `fit` one stack of runs.
+`run` is the entry point of the command line. `train` handles one method: `begin`, the trainings, `finish`.
+`fit` trains one stack of runs, here or in a process of its own (`side_by_side`).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,21 +17,30 @@ from ml_collections import ConfigDict
 
 from colearn_jax import config as config_lib
 from colearn_jax import schema
-from colearn_jax.data.dataset import open_dataset
-from colearn_jax.data.reader import describe, read_index
+from colearn_jax.data.dataset import Dataset, open_dataset
+from colearn_jax.data.reader import Index, describe, read_index
 from colearn_jax.data.splits import Run
 from colearn_jax.evaluation import evaluate, results
 from colearn_jax.evaluation.results import Results
 from colearn_jax.methods.configured import make_method
 from colearn_jax.parallel import processes
 from colearn_jax.storage import files, models
-from colearn_jax.training import checkpoint, closed_form, faults, preemption, setup, work_directory
+from colearn_jax.training import (
+  checkpoint,
+  closed_form,
+  faults,
+  phases,
+  preemption,
+  setup,
+  side_by_side,
+  work_directory,
+)
 from colearn_jax.training.history import Clock, History
 from colearn_jax.training.log import Log, Progress
 from colearn_jax.training.on_device import OnDevice
-from colearn_jax.training.state import TrainState, Tree, finished_model
+from colearn_jax.training.state import Recipe, TrainState, Tree, finished_model
 from colearn_jax.training.streaming import Streamed
-from colearn_jax.types import InputError
+from colearn_jax.types import InputError, Modality
 
 
 def run(config: ConfigDict, workdir: str | Path) -> Results:
@@ -46,64 +57,128 @@ def run(config: ConfigDict, workdir: str | Path) -> Results:
   workdir.mkdir(parents=True, exist_ok=True)
   work_directory.use_compilation_cache(config.train.compilation_cache, workdir)
   with files.telling(workdir), work_directory.locked(workdir):
-    baseline = None
-    trained = train(config, workdir)
+    trainings = [begin(config, workdir)]
     if config.baseline and config.method != "individual":
-      baseline = train(schema.with_method(config, "individual"), workdir / "individual")
+      trainings.append(begin(schema.with_method(config, "individual"), workdir / "individual"))
+    side_by_side.fit(trainings)
+    trained, *baseline = map(finish, trainings)
   if processes.first():
-    print(results.table(trained, baseline))
+    print(results.table(trained, *baseline))
     print(f"\nEverything is in {workdir}")
   return trained
 
 
 def train(config: ConfigDict, workdir: Path) -> Results:
   """Trains and evaluates every seed, fold and ablation of one method, and writes all files."""
-  began = time.monotonic()
-  begun = files.read_json(workdir / "config.json") if (workdir / "config.json").is_file() else None
-  config_lib.validate(config, begun=begun is not None)
-  config = config_lib.with_sizes(config, begun)
-  work_directory.claim(config, workdir)
+  training = begin(config, workdir)
+  side_by_side.fit([training])
+  return finish(training)
 
-  # The data: prepared if necessary, indexed, and split into runs.
+
+@dataclasses.dataclass
+class Training:
+  """The parts of the training of one method that are the same for all its runs.
+
+  Attributes:
+    config: the configuration.
+    workdir: the work directory.
+    began: when it began, in seconds of the monotonic clock.
+    dataset: the data set.
+    modalities: the sensors, and the context if there is one.
+    index: index of all samples.
+    runs: every seed, fold and ablation.
+    recipe: the recipe.
+    teachers: configurations of the methods that must be trained first, by name.
+    weights: the files of pretrained weights, see `work_directory.keep_weights`.
+  """
+
+  config: ConfigDict
+  workdir: Path
+  began: float
+  dataset: Dataset
+  modalities: Sequence[Modality]
+  index: Index
+  runs: Sequence[Run]
+  recipe: Recipe
+  teachers: Mapping[str, ConfigDict]
+  weights: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)
+
+  @property
+  def stacks(self) -> list[list[Run]]:
+    """The runs that are trained at the same time, as one program: all of them, or each by itself."""
+    return [list(self.runs)] if self.config.train.replicas else [[run] for run in self.runs]
+
+  @functools.cached_property
+  def pretrained(self) -> Callable[[], Tree]:
+    """Returns pretrained variables of the encoders, which are read once, if at all."""
+    return functools.cache(lambda: setup.load_pretrained(self.recipe.network))
+
+  def frozen(self, run: Run) -> Tree:
+    """The arrays of a run's teachers. Ablations use the same teachers as the configuration itself."""
+    own = f"seed{run.seed}_fold{run.fold}"
+    read = lambda name: models.restore(self.workdir / "teachers" / name / "checkpoints" / own)
+    return {name: {part: read(name)[part] for part in ("params", "stats")} for name in self.teachers}
+
+
+def open_training(config: ConfigDict, workdir: Path) -> Training:
+  """Opens the data of a configuration, which is prepared if necessary, and makes its model and its runs."""
+  began = time.monotonic()
   dataset = open_dataset(setup.prepare(config), config_lib.series_settings(config))
   modalities = setup.make_modalities(config, dataset)
   index = read_index(dataset)
   runs = setup.make_runs(config, dataset, index)
-  work_directory.describe(workdir, describe(dataset, modalities, index), tuple(make_method(config).requires))
-
-  # Methods that must be trained first, in the same runs.
   teachers = {name: schema.with_method(config, name) for name in make_method(config).requires}
-  for name, teacher in teachers.items():
-    train(teacher, workdir / "teachers" / name)
-  frozen = functools.partial(_frozen, workdir, tuple(teachers))
-
-  # The model, its programs, and its samples.
   networks = {
     name: setup.make_network(teacher, dataset.task, modalities) for name, teacher in teachers.items()
   }
   recipe = setup.make_recipe(config, dataset.task, modalities, networks)
-  weights = work_directory.keep_weights(workdir, recipe.network.architecture.encoders)
-  samples = setup.make_samples(config, recipe, dataset, modalities, index)
+  return Training(config, workdir, began, dataset, modalities, index, runs, recipe, teachers)
+
+
+def begin(config: ConfigDict, workdir: Path) -> Training:
+  """Checks a configuration, its data and its work directory; trains the methods that it requires."""
+  begun = files.read_json(workdir / "config.json") if (workdir / "config.json").is_file() else None
+  config_lib.validate(config, begun=begun is not None)
+  config = config_lib.with_sizes(config, begun)
+  work_directory.claim(config, workdir)
+  with phases.of_process().during("data"):
+    training = open_training(config, workdir)
+  described = describe(training.dataset, training.modalities, training.index)
+  work_directory.describe(workdir, described, tuple(training.teachers))
+  for name, teacher in training.teachers.items():
+    train(teacher, workdir / "teachers" / name)
+  stack, replicas = training.stacks[0], training.recipe.mesh.shape["replica"]
+  if len(stack) % replicas:
+    raise InputError(_uneven(config, len(stack), replicas))
+  training.weights = work_directory.keep_weights(workdir, training.recipe.network.architecture.encoders)
+  work_directory.remove_damaged(training)
+  return training
+
+
+def finish(training: Training) -> Results:
+  """Trains the runs that are not finished, predicts and scores the test parts, and writes the results."""
+  config, workdir, runs = training.config, training.workdir, training.runs
+  dataset, recipe = training.dataset, training.recipe
+  with phases.of_process().during("data"):
+    samples = setup.make_samples(config, recipe, dataset, training.modalities, training.index)
 
   # Training of all unfinished runs: all at once, or one after another.
-  stacks = [runs] if config.train.replicas else [[run] for run in runs]
-  if len(stacks[0]) % recipe.mesh.shape["replica"]:
-    raise InputError(_uneven(config, len(stacks[0]), recipe.mesh.shape["replica"]))
-  _remove_damaged(workdir, runs, stacks)
-  finished = {run.name: models.progress(_model(workdir, run)) for run in runs}
-  samples.check([run for run in runs if finished[run.name] is None])
-  pretrained = functools.cache(lambda: setup.load_pretrained(recipe.network))  # read once, if at all
-  with Log(workdir, _positions(workdir, stacks, finished), enabled=processes.first()) as log:
-    for stack in stacks:
-      if any(finished[run.name] is None for run in stack):
-        finished |= fit(config, samples, stack, workdir, log, frozen, pretrained)
+  todo = work_directory.unfinished(training)
+  samples.check(todo)
+  names = {run.name for run in todo}
+  with Log(workdir, work_directory.positions(training), enabled=processes.first()) as log:
+    for stack in training.stacks:
+      if not names.isdisjoint(run.name for run in stack):
+        fit(config, samples, stack, workdir, log, training.frozen, training.pretrained)
 
   # Predictions for the test part, with the kept model.
-  predictions = [samples.predict(models.restore(_model(workdir, run)), run.test) for run in runs]
+  finished = {run.name: models.progress(work_directory.of_model(workdir, run)) for run in runs}
+  kept = [models.restore(work_directory.of_model(workdir, run)) for run in runs]
+  predictions = [samples.predict(model, run.test) for model, run in zip(kept, runs)]
   samples.check_source()
   predictors = recipe.method.predictors(config.data.modalities)
   scores, of_ablations = evaluate.write(
-    workdir / "predictions", dataset.task, index, runs, predictions, predictors
+    workdir / "predictions", dataset.task, training.index, runs, predictions, predictors
   )
   summary = Results(
     dataset=dataset.name,
@@ -117,8 +192,12 @@ def train(config: ConfigDict, workdir: Path) -> Results:
     group_by=config.protocol.group_by,
     seeds=tuple(config.protocol.seeds),
     folds=len({run.fold for run in runs}),
-    weights=weights,
-    timing={"seconds": time.monotonic() - began, "runs": finished},
+    weights=training.weights,
+    timing={
+      "seconds": time.monotonic() - training.began,
+      "phases": phases.of_process().take(),
+      "runs": finished,
+    },
   )
   if processes.first():
     summary.write(workdir / "results.json")
@@ -134,7 +213,8 @@ def fit(
   log: Log,
   frozen: Callable[[Run], Tree],
   pretrained: Callable[[], Tree],
-) -> dict[str, dict]:
+  bar: bool = True,
+) -> None:
   """Trains a stack of runs until they finish, starting from their last checkpoint if there is one.
 
   Args:
@@ -145,12 +225,9 @@ def fit(
     log: the log of all epochs.
     frozen: returns the arrays of a run's teachers.
     pretrained: returns pretrained variables of the encoders.
-
-  Returns:
-    For each run by name: seed, fold, ablation, epochs, best epoch, best objective (None without a validation
-    part) and seconds.
+    bar: whether a terminal shows the progress as a bar.
   """
-  directory, first, max_epochs = _training(workdir, runs), processes.first(), config.train.max_epochs
+  directory, max_epochs = work_directory.of_training(workdir, runs), config.train.max_epochs
   clock = Clock(60 * config.checkpoint.every_minutes)
   begins = models.latest(directory) < 0
   state = samples.init(runs, frozen=[frozen(run) for run in runs], pretrained=pretrained() if begins else {})
@@ -158,7 +235,7 @@ def fit(
     state = samples.begin(runs, state)
   with (
     models.open_manager(directory) as manager,
-    Progress(_title(runs), max_epochs, enabled=first) as progress,
+    Progress(_title(runs), max_epochs, enabled=processes.first(), bar=bar) as progress,
   ):
 
     def fault(k: int) -> None:
@@ -212,57 +289,19 @@ def fit(
       history.fetch()
 
   samples.check_source()
-  # Save the kept model of each run, then delete the checkpoints for resuming.
-  status, ended = jax.device_get(samples.status(state)), {}
+  # Save the kept model of each run with what came of it, then delete the checkpoints for resuming.
+  status = jax.device_get(samples.status(state))
   for k, run in enumerate(runs):
-    ended[run.name] = {"seed": run.seed, "fold": run.fold, "ablation": run.ablation}
+    ended = {"seed": run.seed, "fold": run.fold, "ablation": run.ablation}
     reached = {name: status[name][k].item() for name in ("epoch", "best_epoch", "best_objective")}
-    ended[run.name] |= files.jsonable(reached)  # without a validation part there is no best objective
-    ended[run.name] |= {"seconds": float(history.seconds[k])}
-    models.save(_model(workdir, run), samples.pick(finished_model(state), k), ended[run.name])
+    ended |= files.jsonable(reached)  # without a validation part there is no best objective
+    ended |= {"seconds": float(history.seconds[k])}
+    models.save(work_directory.of_model(workdir, run), samples.pick(finished_model(state), k), ended)
   checkpoint.remove(directory)
-  return ended
-
-
-def _remove_damaged(workdir: Path, runs: Sequence[Run], stacks: Sequence[Sequence[Run]]) -> None:
-  """Removes damaged models and checkpoints, with a warning for each. What is missing is trained again."""
-  if processes.first():
-    for run in runs:
-      models.remove_damaged(_model(workdir, run), "its run is trained anew")
-    for stack in stacks:
-      models.remove_damaged(_training(workdir, stack), "the training begins anew")
-  processes.wait("damaged")
-
-
-def _frozen(workdir: Path, teachers: Sequence[str], run: Run) -> Tree:
-  """The arrays of a run's teachers. Ablations use the same teachers as the configuration itself."""
-  own = f"seed{run.seed}_fold{run.fold}"
-  read = lambda name: models.restore(workdir / "teachers" / name / "checkpoints" / own)
-  return {name: {part: read(name)[part] for part in ("params", "stats")} for name in teachers}
-
-
-def _model(workdir: Path, run: Run) -> Path:
-  """Directory of a run's finished model."""
-  return workdir / "checkpoints" / run.name
-
-
-def _training(workdir: Path, runs: Sequence[Run]) -> Path:
-  """Directory of the checkpoints of a stack during training."""
-  return workdir / "training" / ("stack" if len(runs) > 1 else runs[0].name)
 
 
 def _title(runs: Sequence[Run]) -> str:
   return runs[0].name if len(runs) == 1 else f"{len(runs)} runs"
-
-
-def _positions(workdir: Path, stacks: Sequence[Sequence[Run]], finished: Mapping) -> dict[str, float]:
-  """The last epoch of each run whose log lines are kept: that of its checkpoint; all, if it is finished."""
-  out: dict[str, float] = {}
-  for runs in stacks:
-    directory = _training(workdir, runs)
-    saved = (models.progress(directory) or {}).get("epoch", models.latest(directory))
-    out |= {run.name: saved if finished[run.name] is None else float("inf") for run in runs}
-  return out
 
 
 def _uneven(config: ConfigDict, runs: int, replicas: int) -> str:

@@ -118,7 +118,7 @@ class SamplesOf:
       InputError: the prepared data set was changed while it was read.
     """
 
-  def check(self, runs: Sequence[Run]) -> None:
+  def check(self, runs: Sequence[Run], arrays: bool = True) -> None:
     """Checks that each sensor and band has a value in the training parts, and makes the arrays of all runs.
 
     Fixed constants of normalisation need no values, so no values are read and checked. The labels are checked
@@ -142,7 +142,7 @@ class SamplesOf:
             f"{run.name}: {line}; leave it out, or cut other parts: protocol.folds, protocol.group_by, "
             "protocol.seeds, or the data set's own splits"
           ) from None
-    for run in runs:
+    for run in runs if arrays else ():
       self._arrays(run)
 
   def _found(self, run: Run) -> dict[str, statistics.Moments]:

@@ -209,15 +209,19 @@ def _backbone(architecture: Architecture, sensor: str) -> nnx.Module:
   return architecture.encoder(sensor, rngs=nnx.Rngs(0)).backbone
 
 
+def table_fits(config: ConfigDict, dataset: Dataset, modalities: Sequence[Modality], copies: int = 1) -> bool:
+  """Whether so many copies of all samples are small enough to be kept on the device."""
+  return copies * table_bytes(make_reader(dataset, modalities)) <= config.data.device_bytes
+
+
 def make_samples(
   config: ConfigDict, recipe: Recipe, dataset: Dataset, modalities: Sequence[Modality], index: Index
 ) -> OnDevice | Streamed:
   """Copies the samples to the device if they fit there, else streams them from disk."""
   wanted = [term for term in recipe.method.terms if getattr(recipe.method, term) > 0]
-  reader = make_reader(dataset, modalities)
-  small = table_bytes(reader) <= config.data.device_bytes
-  on_device = config.data.placement == "device" or (config.data.placement == "auto" and small)
-  table = read_table(reader) if on_device else None
+  stream = config.data.placement == "stream"
+  on_device = config.data.placement == "device" or (not stream and table_fits(config, dataset, modalities))
+  table = read_table(make_reader(dataset, modalities)) if on_device else None
   check_unchanged(dataset, index)  # a table is read once; batches are read later, see `Streamed`
   apart = functools.partial(make_apart, config, index)
 

@@ -5,15 +5,20 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jax
 from ml_collections import ConfigDict
 
 from colearn_jax import config as config_lib
+from colearn_jax.data.splits import Run
 from colearn_jax.parallel import processes
-from colearn_jax.storage import files
+from colearn_jax.storage import files, models
 from colearn_jax.types import Description, InputError
 from colearn_jax.weights import pretrained
+
+if TYPE_CHECKING:
+  from colearn_jax.training.run import Training
 
 WEIGHTS = "weights.json"  # the files of pretrained weights and their digests
 
@@ -124,3 +129,39 @@ def keep_weights(workdir: Path, encoders: Mapping[str, Mapping]) -> dict[str, di
   if processes.first() and found and not begun:
     files.write_json(path, found, sealed=True)
   return found
+
+
+def of_model(workdir: Path, run: Run) -> Path:
+  """Directory of a run's finished model."""
+  return workdir / "checkpoints" / run.name
+
+
+def of_training(workdir: Path, runs: Sequence[Run]) -> Path:
+  """Directory of the checkpoints of a stack during training."""
+  return workdir / "training" / ("stack" if len(runs) > 1 else runs[0].name)
+
+
+def remove_damaged(training: Training) -> None:
+  """Removes damaged models and checkpoints, with a warning for each. What is missing is trained again."""
+  if processes.first():
+    for run in training.runs:
+      models.remove_damaged(of_model(training.workdir, run), "its run is trained anew")
+    for stack in training.stacks:
+      models.remove_damaged(of_training(training.workdir, stack), "the training begins anew")
+  processes.wait("damaged")
+
+
+def unfinished(training: Training) -> list[Run]:
+  """The runs without a finished model."""
+  return [run for run in training.runs if models.latest(of_model(training.workdir, run)) < 0]
+
+
+def positions(training: Training) -> dict[str, float]:
+  """The last epoch of each run whose log lines are kept: that of its checkpoint; all, if it is finished."""
+  out = {run.name: float("inf") for run in training.runs}
+  todo = {run.name for run in unfinished(training)}
+  for runs in training.stacks:
+    directory = of_training(training.workdir, runs)
+    saved = (models.progress(directory) or {}).get("epoch", models.latest(directory))
+    out |= {run.name: saved for run in runs if run.name in todo}
+  return out
