@@ -15,6 +15,7 @@ import numpy as np
 
 from colearn_jax.data import statistics, stream
 from colearn_jax.data.dataset import Dataset
+from colearn_jax.data.moments import Moments
 from colearn_jax.data.reader import READ, Index, check_unchanged, make_reader
 from colearn_jax.data.splits import Run
 from colearn_jax.nn import random
@@ -70,7 +71,7 @@ class Streamed(SamplesOf):
     self._validate = jit(functools.partial(_validate, recipe), donate_argnums=1)
     self._predict = jit(functools.partial(predict_step, recipe))
 
-  def _moments(self, rows: np.ndarray) -> dict[str, statistics.Moments]:
+  def _moments(self, rows: np.ndarray) -> dict[str, Moments]:
     return statistics.of_dataset(self._dataset, self.modalities, rows)
 
   def check_source(self) -> None:
