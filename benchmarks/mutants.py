@@ -233,13 +233,14 @@ def main() -> None:
   parser.add_argument("--sample", type=int, default=0, help="number of changes; 0 for all")
   parser.add_argument("--seed", type=int, default=0)
   parser.add_argument("--only", default=",".join(TESTS), help="areas, with commas")
-  parser.add_argument("--files", default="", help="files whose path contains this")
+  parser.add_argument("--files", default="", help="only files whose paths contain one of these, with commas")
   parser.add_argument("--long", action=argparse.BooleanOptionalAction, default=True, help="tests marked long")
   parser.add_argument("--list", action="store_true", help="only lists the changes")
   given = parser.parse_args()
   if unknown := [area for area in given.only.split(",") if area not in TESTS]:
     parser.error(f"--only={','.join(unknown)} is not allowed; of: {', '.join(TESTS)}")
-  chosen = [change for change in every(given.only.split(",")) if given.files in change.path]
+  names = given.files.split(",")
+  chosen = [c for c in every(given.only.split(",")) if any(name in c.path for name in names)]
   print(f"{len(chosen)} changes", flush=True)
   if given.sample:
     chosen = random.Random(given.seed).sample(chosen, min(given.sample, len(chosen)))

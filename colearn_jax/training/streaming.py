@@ -125,8 +125,9 @@ class Streamed(SamplesOf):
       waiting: collections.deque[jax.Array] = collections.deque()
       steps, begun = range(begun, len(rows)), 0
       for number, batch in zip(steps, iterator):
-        # If the run was finished before this epoch, its steps change nothing, and reading stops here.
-        if not checked and done.is_ready():
+        # If the run was finished before this epoch, its steps change nothing, and reading stops here: after
+        # the same step in all processes, which take part in each other's steps.
+        if not checked and (done.is_ready() or jax.process_count() > 1):
           checked = True
           if jax.device_get(done).all():
             return state, None
