@@ -64,7 +64,7 @@ TESTS = {
     "labels": "test_data_labels",
     "moments": "test_statistics",
     "splits": "test_protocols test_data_labels",
-    "statistics": "test_statistics test_normalisation",
+    "statistics": "test_statistics test_normalisation test_context",
     "stream": "test_data test_steps",
   },
   "nn": {
