@@ -60,7 +60,7 @@ TESTS = {
     "apart": "test_protocols",
     "augment": "test_augment",
     "context": "test_context",
-    "grouping": "test_protocols",
+    "grouping": "test_protocols test_mixup",
     "labels": "test_data_labels",
     "moments": "test_statistics",
     "splits": "test_protocols test_data_labels",

@@ -29,12 +29,14 @@ SETTINGS = {
 class Job:
   """A command line of so many processes that share four devices."""
 
-  def __init__(self, workdir, processes, **settings):
+  def __init__(self, workdir, processes, preset="configs/lfmc.py", **settings):
     with socket.socket() as free:
       free.bind(("localhost", 0))
       port = free.getsockname()[1]
     values = {**SETTINGS, **{key.replace("__", "."): value for key, value in settings.items()}}
-    command = [sys.executable, "-m", "colearn_jax.main", "--config=configs/lfmc.py", f"--workdir={workdir}"]
+    if "encoder=mlp" in preset:
+      del values["model.encoder.layer_size"]
+    command = [sys.executable, "-m", "colearn_jax.main", f"--config={preset}", f"--workdir={workdir}"]
     command += [f"--config.{key}={value}" for key, value in values.items()]
     env = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(4 // processes)}
     self.processes = []
@@ -134,8 +136,9 @@ def test_many_processes_are_one(data, request, tmp_path, processes, placement):
 @pytest.mark.parametrize("placement", ["device", "stream"])
 def test_sigterm_of_one_process_saves_in_all_and_the_same_job_goes_on(data, tmp_path, placement):
   """All end with status 75 after the same step; the same job then ends with the bits of one left alone."""
-  long = {**data, "data__placement": placement, "train__max_epochs": 60, "train__patience": 0}
-  long |= {"checkpoint__every_epochs": 10_000, "baseline": False}
+  long = {"preset": "configs/lfmc.py:individual,encoder=mlp", **data, "data__placement": placement}
+  long |= {"train__max_epochs": 200, "train__patience": 0, "checkpoint__every_epochs": 10_000}
+  long |= {"model__encoder__layer_sizes": "6,", "train__compilation_cache": str(tmp_path / "cache")}
   with Job(tmp_path / "whole", 2, **long) as job:
     assert job.end()[0] == [0, 0]
   run = tmp_path / "run"

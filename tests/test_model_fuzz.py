@@ -21,7 +21,7 @@ from tests.cases.odd_files import CHANGES, DTYPES, FILLED, SHAPES, array, change
 from tests.helpers import save_torch_file
 from tests.presto_files import SIZES, state_dict
 
-FEW = pytest.mark.parametrize("examples", [10, pytest.param(400, marks=pytest.mark.slow)])
+FEW = pytest.mark.parametrize("examples", [10, pytest.param(150, marks=pytest.mark.slow)])
 MAYBE = st.one_of(st.none(), CHANGES)
 ARRAYS = st.builds(array, SHAPES, st.sampled_from(["bool", "u1", "i2", "i8", "f2", "f4", "f8"]), FILLED)
 CONTENT = st.recursive(

@@ -220,6 +220,25 @@ def test_calendar_parts_of_dates():
     make("block", {"site": own})
 
 
+def test_a_validation_part_grows_until_one_group_is_left():
+  """Of four groups of ten, 25 rows are asked for: three groups, although the fraction says one."""
+  site = np.repeat(list("abcde"), 10)
+  parts = {"train": np.arange(40), "test": np.arange(40, 50)}
+  make = lambda least: splits.runs(
+    "clean",
+    (0,),
+    parts,
+    folds=None,
+    apart=Apart({"site": site}),
+    validation_fraction=0.1,
+    min_samples=least,
+  )
+  (run,) = make(25)
+  assert len(run.validation) == 30 and len(set(site[run.train])) == 1
+  with pytest.raises(InputError, match="cannot hold out a validation part of protocol.min_samples=31"):
+    make(31)
+
+
 def test_blocks_of_a_seed_stay_the_same():
   """The folds of a published figure are cut by them."""
   places = np.array([[0.0, 0.0], [51.3, 12.4], [-33.9, 151.2], [89.9, -180.0]])
