@@ -91,7 +91,7 @@ def in_one_line(run) -> bool:
 
 def repeat(strategies: dict, check, examples: int) -> None:
   """Calls `check(folder, **drawn)` with so many examples, each in an empty folder; prints the outcomes."""
-  outcomes = {True: 0, False: 0}
+  outcomes = {True: 0, False: 0, None: 0}
 
   @settings(max_examples=examples, **QUIET)
   @given(**strategies)
@@ -103,5 +103,6 @@ def repeat(strategies: dict, check, examples: int) -> None:
       shutil.rmtree(folder)
 
   run()
-  print(f"{check.__name__}: {outcomes[True]} read, {outcomes[False]} refused in one line")
+  more = f", {outcomes[None]} not written by their library" if outcomes[None] else ""
+  print(f"{check.__name__}: {outcomes[True]} read, {outcomes[False]} refused in one line{more}")
   assert outcomes[False] > 0, "nothing is refused: the examples are not odd"
