@@ -1,7 +1,9 @@
 """Small encoders, data and files for several test modules."""
 
+import json
 import struct
 import zipfile
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -170,3 +172,16 @@ def kilometres(a, b):
   h = np.sin((a - b)[..., 0] / 2) ** 2
   h += np.cos(a[..., 0]) * np.cos(b[..., 0]) * np.sin((a - b)[..., 1] / 2) ** 2
   return 2 * 6371.0088 * np.arcsin(np.sqrt(h))
+
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def golden(name):
+  """A golden case's settings as YAML would have them, its arrays, and where its model's outputs are."""
+  spec, arrays = (
+    json.loads((GOLDEN / f"{name}.json").read_text()),
+    dict(np.load(GOLDEN / f"{name}.npz")),
+  )
+  family = lambda prefix: {k.removeprefix(prefix): a for k, a in arrays.items() if k.startswith(prefix)}
+  return spec["constructor"], family("param/"), family("in/x/"), family("out/prediction/"), arrays

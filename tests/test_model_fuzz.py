@@ -9,17 +9,15 @@ import numpy as np
 import pytest
 from flax import nnx
 from hypothesis import strategies as st
-from test_predict_command import FORMATS, make_model
-from test_pretrained import architecture
-from test_released import golden
 
 from colearn_jax.deploy import predictions
 from colearn_jax.deploy.load import load_model
 from colearn_jax.interop import released
 from colearn_jax.weights import pretrained, tensors
 from tests.cases.odd_files import CHANGES, DTYPES, FILLED, SHAPES, array, change_file, in_one_line, repeat
-from tests.helpers import save_torch_file
-from tests.presto_files import SIZES, state_dict
+from tests.cases.predict_files import FORMATS, make_model
+from tests.helpers import golden, save_torch_file
+from tests.presto_files import SIZES, architecture, state_dict
 
 FEW = pytest.mark.parametrize("examples", [10, pytest.param(150, marks=pytest.mark.slow)])
 MAYBE = st.one_of(st.none(), CHANGES)
