@@ -169,7 +169,7 @@ def main(command: Command) -> None:
 
   phases.of_process().add({"imports": time.monotonic() - colearn_jax.BEGAN})
   try:
-    with processes.abort_all_on_error(), preemption.watch():
+    with processes.abort_all_on_error(but=preemption.Preempted), preemption.watch():
       run.run(command.config, values.workdir)
   except preemption.Preempted:
     print("stopped by SIGTERM; the same command resumes from the last checkpoint", file=sys.stderr)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+
+from colearn_jax.datasets import bands
 from etils import epath
 
 
@@ -30,3 +34,22 @@ class ArrayRecords:
   def download_and_prepare(self, *, file_format=None, **kwargs):
     """See `tfds.core.DatasetBuilder.download_and_prepare`."""
     super().download_and_prepare(file_format=file_format or self._requested or "array_record", **kwargs)
+
+  def counted(self, examples: Iterator[tuple[int, dict]]) -> Iterator[tuple[int, dict]]:
+    """Passes the examples of a split on, and counts what their bands hold, see `bands`.
+
+    The metadata get `counts`, of all splits together.
+
+    Raises:
+      InputError: a view is mostly unusable, see `bands.check`.
+    """
+    counter = bands.Counter()
+    for key, example in examples:
+      counter.add(example)
+      yield key, example
+    metadata = self.info.metadata
+    self._found = bands.joined([getattr(self, "_found", {}), counter.found])
+    bands.check(self._found, metadata["views"])
+    metadata["counts"] = bands.facts(self._found, metadata["views"])
+    for line in bands.lines(bands.facts(counter.found, metadata["views"])):
+      print(f"{self.name}: {line}", file=sys.stderr)

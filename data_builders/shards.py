@@ -24,6 +24,7 @@ from typing import Protocol
 
 import tensorflow_datasets as tfds
 from array_record.python import array_record_module
+from colearn_jax.datasets import bands
 from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
 from tqdm import tqdm
 
@@ -84,7 +85,7 @@ class Shard:
       size = self.path.stat().st_size if report["examples"] else 0
     except (OSError, ValueError):
       return None
-    same = report["fingerprint"] == self.fingerprint() and report["size"] == size
+    same = report["fingerprint"] == self.fingerprint() and report["size"] == size and "bands" in report
     return report if same and (self.skip or not report["unreadable"]) else None
 
   def write(self) -> dict:
@@ -92,6 +93,7 @@ class Shard:
     features = self.reader.features()
     ragged = [view for view, feature in features["views"].items() if None in feature.shape]
     count, size, unreadable, longest = 0, 0, {}, dict.fromkeys(ragged, 0)
+    counter = bands.Counter()
     half = self.path.with_suffix(".half")  # not `storage.files.replacing`, as ArrayRecord needs a path
     try:
       writer = array_record_module.ArrayRecordWriter(str(half), "group_size:1")
@@ -104,6 +106,7 @@ class Shard:
               raise
             unreadable[sample.id] = str(error)
             continue
+          counter.add(example)
           record = features.serialize_example(example)
           writer.write(record)
           count, size = count + 1, size + len(record)
@@ -117,6 +120,7 @@ class Shard:
         "size": self.path.stat().st_size if count else 0,
         "unreadable": unreadable,
         "longest": longest,
+        "bands": {view: found.to_json() for view, found in counter.found.items()},
       }
       write_json(self.report, report)
     finally:
@@ -186,7 +190,7 @@ def write_splits(
 
   Args:
     builder: the builder. Its splits are set, and in its metadata `longest`, the length of the longest series
-      of each view without a fixed length.
+      of each view without a fixed length, and `counts`, see `bands.facts`.
     splits: the samples of each split, at least one.
     reader: reads the samples.
     download_config: its attributes `workers` and `unreadable` are used, see `data_builders.build.build`.
@@ -196,8 +200,8 @@ def write_splits(
     The number of samples in each split; and for the samples that were left out the reason, by id.
 
   Raises:
-    InputError: a sample cannot be read and `unreadable` is not `skip`, a split has no readable sample, or the
-      builder was asked for another format than `array_record`.
+    InputError: a sample cannot be read and `unreadable` is not `skip`, a split has no readable sample, a view
+      is mostly unusable (see `bands.check`), or the builder was asked for another format than `array_record`.
   """
   if (wanted := builder.info.file_format) != tfds.core.FileFormat.ARRAY_RECORD:
     raise InputError(f"{builder.name} is written as array_record only, not as {wanted.value}")
@@ -226,6 +230,12 @@ def write_splits(
     raise
 
   unreadable = {name: why for report in reports.values() for name, why in report["unreadable"].items()}
+  metadata = builder.info.metadata
+  found = bands.joined(
+    {view: bands.Found.from_json(own) for view, own in report["bands"].items()} for report in reports.values()
+  )
+  bands.check(found, metadata["views"])
+  metadata["counts"] = bands.facts(found, metadata["views"])
   infos = []
   for split, some in shards.items():
     kept = [shard for shard in some if reports[shard.path]["examples"]]
@@ -241,7 +251,9 @@ def write_splits(
   shutil.rmtree(partial)
 
   longest = [report["longest"] for report in reports.values()]
-  builder.info.metadata["longest"] = {view: max(lengths[view] for lengths in longest) for view in longest[0]}
+  metadata["longest"] = {view: max(lengths[view] for lengths in longest) for view in longest[0]}
+  for line in bands.lines(metadata["counts"]):
+    print(f"{builder.name}: {line}", file=sys.stderr)
   for name, why in unreadable.items():
     print(f"{builder.name}: left out {name}: {why}", file=sys.stderr)
   return {info.name: sum(info.shard_lengths) for info in infos}, unreadable

@@ -1,7 +1,9 @@
 """Small encoders, data and files for several test modules."""
 
+import json
 import struct
 import zipfile
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -105,6 +107,10 @@ def resnet_state_dict(stages, bands=3, seed=0):
   return {k: v.astype(np.int64 if k.endswith("tracked") else np.float32) for k, v in out.items()}
 
 
+TORCH = {"float16": "Half", "float32": "Float", "float64": "Double", "bool": "Bool"}  # names of storages
+TORCH |= {"uint8": "Byte", "int16": "Short", "int64": "Long"}
+
+
 def _pickled(value, storages, keys=None):
   """Encodes a value by pickle's second protocol, arrays as the tensors of torch.save."""
   emit = lambda v: _pickled(v, storages)
@@ -113,16 +119,21 @@ def _pickled(value, storages, keys=None):
   if isinstance(value, bool):
     return b"\x88" if value else b"\x89"
   if isinstance(value, int):
-    return b"J" + struct.pack("<i", value)
+    number = value.to_bytes(9, "little", signed=True)
+    return b"J" + struct.pack("<i", value) if abs(value) < 2**31 else b"\x8a\x09" + number
+  if isinstance(value, float):
+    return b"G" + struct.pack(">d", value)
   if isinstance(value, str):
     return b"X" + struct.pack("<I", len(value.encode())) + value.encode()
   if isinstance(value, tuple):
     return b"(" + b"".join(map(emit, value)) + b"t"
+  if isinstance(value, list):
+    return b"](" + b"".join(map(emit, value)) + b"e"
   if isinstance(value, dict):
     return b"}(" + b"".join(emit(k) + emit(v) for k, v in value.items()) + b"u"
   if isinstance(value, bytes):
     return value  # pickle operations, written as they are
-  key, kind = str(len(storages)), {"float32": "Float", "int64": "Long"}[str(value.dtype)]
+  key, kind = str(len(storages)), TORCH[str(value.dtype)]
   storages[key] = value.tobytes()
   storage = b"(" + emit("storage") + f"ctorch\n{kind}Storage\n".encode() + emit(key) + emit("cpu")
   storage += emit(value.size) + b"tQ"
@@ -161,3 +172,16 @@ def kilometres(a, b):
   h = np.sin((a - b)[..., 0] / 2) ** 2
   h += np.cos(a[..., 0]) * np.cos(b[..., 0]) * np.sin((a - b)[..., 1] / 2) ** 2
   return 2 * 6371.0088 * np.arcsin(np.sqrt(h))
+
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def golden(name):
+  """A golden case's settings as YAML would have them, its arrays, and where its model's outputs are."""
+  spec, arrays = (
+    json.loads((GOLDEN / f"{name}.json").read_text()),
+    dict(np.load(GOLDEN / f"{name}.npz")),
+  )
+  family = lambda prefix: {k.removeprefix(prefix): a for k, a in arrays.items() if k.startswith(prefix)}
+  return spec["constructor"], family("param/"), family("in/x/"), family("out/prediction/"), arrays

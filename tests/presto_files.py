@@ -5,6 +5,9 @@ import math
 import numpy as np
 
 from colearn_jax.encoders import presto
+from colearn_jax.methods.architecture import Architecture
+from colearn_jax.types import Modality
+from tests import small_methods
 
 WIDTH, HIDDEN, HEADS = 16, 24, 4
 SIZES = {"layer_size": WIDTH, "feedforward_size": HIDDEN, "num_heads": HEADS}
@@ -93,3 +96,16 @@ def reference(state, x, bands, months, place):
       y = y + dense(hidden, f"blocks.{i}.mlp.fc2")
     out.append(norm(y.mean(0), "norm"))
   return np.array(out)
+
+
+def architecture(encoder="presto", **more):
+  modality = lambda name, own: Modality(name, (name,), (4, len(own) + 1), (*own, "month"), (), True)
+  sensors = {
+    "radar": modality("radar", ("VV", "VH")),
+    "optical": modality("optical", ("B2", "B3", "B4")),
+    "thermal": modality("thermal", ("t2m", "rain")),
+  }
+  settings = dict.fromkeys(sensors, {"model_type": encoder, **SIZES, "n_layers": 1})
+  shapes, task = {name: m.shape for name, m in sensors.items()}, small_methods.task("multiclass")
+  known = {"context": 5, "place": 2, "modalities": sensors}
+  return Architecture(shapes, settings, task, emb_dim=4, **(known | more))

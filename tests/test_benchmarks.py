@@ -94,3 +94,52 @@ def test_a_map_is_measured_beside_reading(tmp_path, capsys):
   deploy.measure_map(tmp_path, 64)
   said = capsys.readouterr().out
   assert "scene of 64 x 64 pixels, 12 dates, 10 bands" in said and "times as long as reading" in said
+
+
+@pytest.mark.slow
+def test_a_short_soak_is_flat(tmp_path):
+  """Memory, open files and threads of a streamed training, after the first half of 90 seconds."""
+  from benchmarks import soak
+
+  seen = soak.soak(soak.build(tmp_path, 1000), 1.5, every=5)
+  later = seen[len(seen) // 2 :]
+  assert len(later) >= 3
+  for name, most in (("MiB", 1.05), ("files", 1.0), ("threads", 1.0)):
+    values = [row[name] for row in later]
+    assert max(values) <= most * min(values), (name, values)
+
+
+def test_changes_of_a_program_are_valid_and_of_code_alone(tmp_path):
+  from benchmarks import mutants, mutations
+
+  source = (
+    '"""A text with 1 < 2."""\n\n\ndef f(x: int = 3, y: int | None = None) -> int:\n'
+    '  """One + one."""\n  if x < 2 and y is not None:\n    raise ValueError(f"{x} < 2" + "no")\n'
+    "  return jnp.where(x > 0, -x, stop_gradient(y)).sum(-1) + 1.5\n"
+  )
+  (tmp_path / "a.py").write_text(source)
+  found = mutations.mutations(tmp_path, "a.py")
+  changed = [change.applied(source.encode()).decode() for change in found]
+  assert len(set(changed)) == len(changed) == 16
+  for new in ("x <= 2", "2 or y", "y is None", "x: int = 4", "not (x < 2 and", "x > 1", "x >= 0", "x, stop"):
+    assert any(new in text for text in changed), new
+  for new in (
+    "stop_gradient(y), -x",
+    "where(x > 0, -x, (y))",
+    ".mean(-1)",
+    ".sum(1)",
+    ".sum(-2)",
+    "- 1.5",
+    "3.0",
+  ):
+    assert any(new in text for text in changed), new
+  assert all('raise ValueError(f"{x} < 2" + "no")' in text and "1 < 2." in text for text in changed)
+
+  every = mutants.every(list(mutants.TESTS))
+  assert len(every) > 2000 and {change.path for change in every} > {"colearn_jax/objectives/task.py"}
+  for area, patterns in mutants.TESTS.items():
+    for name, tests in patterns.items():
+      assert name == "*" or (mutants.ROOT / f"colearn_jax/{area}/{name}.py").is_file(), name
+      assert all((mutants.ROOT / f"tests/{test}.py").is_file() for test in tests.split())
+  keys = {change.key for change in every}
+  assert set(mutants.equivalent.REASONS) <= keys, "an equivalent change is none any more"

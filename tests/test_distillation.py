@@ -68,6 +68,8 @@ def test_decoupled_distillation_by_value(kind):
   np.testing.assert_allclose(loss(student), np.mean([of_row(row) for row in rows]), rtol=1e-4)
   gradient = np.asarray(jax.jit(jax.grad(loss))(student))
   assert np.isfinite(gradient).all() and not np.any(gradient[[2, 4]]) and np.abs(gradient[rows]).min() > 0
+  of_teacher = lambda q: decoupled(student, q, label, mask, t, **weights)
+  assert not np.any(jax.jit(jax.grad(of_teacher))(teacher))
 
 
 def test_decoupled_distillation_by_hand():

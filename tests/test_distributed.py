@@ -13,6 +13,7 @@ import pytest
 from colearn_jax.datasets.lfmc.dummy import write_dummy
 
 from colearn_jax.parallel.processes import initialize
+from colearn_jax.storage import models
 from colearn_jax.types import InputError
 
 SETTINGS = {
@@ -28,12 +29,14 @@ SETTINGS = {
 class Job:
   """A command line of so many processes that share four devices."""
 
-  def __init__(self, workdir, processes, **settings):
+  def __init__(self, workdir, processes, preset="configs/lfmc.py", **settings):
     with socket.socket() as free:
       free.bind(("localhost", 0))
       port = free.getsockname()[1]
     values = {**SETTINGS, **{key.replace("__", "."): value for key, value in settings.items()}}
-    command = [sys.executable, "-m", "colearn_jax.main", "--config=configs/lfmc.py", f"--workdir={workdir}"]
+    if "encoder=mlp" in preset:
+      del values["model.encoder.layer_size"]
+    command = [sys.executable, "-m", "colearn_jax.main", f"--config={preset}", f"--workdir={workdir}"]
     command += [f"--config.{key}={value}" for key, value in values.items()]
     env = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(4 // processes)}
     self.processes = []
@@ -43,7 +46,7 @@ class Job:
       own = command + (many if processes > 1 else [])
       self.processes.append(subprocess.Popen(own, env=env, **pipes))
 
-  def end(self, timeout=240):
+  def end(self, timeout=500):
     """Exit statuses and what was printed, when all processes have ended."""
     said = [process.communicate(timeout=timeout) for process in self.processes]
     return [process.returncode for process in self.processes], said
@@ -127,6 +130,34 @@ def test_many_processes_are_one(data, request, tmp_path, processes, placement):
   lines = [line for out, _ in said[1:] for line in out.splitlines()]
   assert all(line.startswith("[Gloo]") for line in lines), "only the first one prints"
   assert_same(tmp_path, request.getfixturevalue({"device": "one", "stream": "streamed"}[placement]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("placement", ["device", "stream"])
+def test_sigterm_of_one_process_saves_in_all_and_the_same_job_goes_on(data, tmp_path, placement):
+  """All end with status 75 after the same step; the same job then ends with the bits of one left alone."""
+  long = {"preset": "configs/lfmc.py:individual,encoder=mlp", **data, "data__placement": placement}
+  long |= {"train__max_epochs": 200, "train__patience": 0, "checkpoint__every_epochs": 10_000}
+  long |= {"model__encoder__layer_sizes": "6,", "train__compilation_cache": str(tmp_path / "cache")}
+  with Job(tmp_path / "whole", 2, **long) as job:
+    assert job.end()[0] == [0, 0]
+  run = tmp_path / "run"
+  with Job(run, 2, **long) as job:
+    while len(read(run)) < 3 and job.processes[0].poll() is None:
+      time.sleep(0.02)
+    job.processes[1].send_signal(signal.SIGTERM)
+    statuses, said = job.end()
+  assert statuses == [75, 75], said
+  assert all("stopped by SIGTERM; the same command resumes" in err for _, err in said)
+  (saved,) = (run / "training").iterdir()
+  progress = models.progress(saved)
+  assert progress["epoch"] >= 2 and (progress["partial"] is None or placement == "stream")
+  with Job(run, 2, **long) as job:
+    assert job.end()[0] == [0, 0]
+  plain = lambda line: {name: value for name, value in line.items() if name != "samples_per_second"}
+  assert list(map(plain, read(run))) == list(map(plain, read(tmp_path / "whole")))
+  scores = [json.loads((w / "results.json").read_text())["modalities"] for w in (run, tmp_path / "whole")]
+  assert scores[0] == scores[1]
 
 
 def test_the_three_flags_belong_together(monkeypatch):

@@ -135,6 +135,15 @@ def test_multilabel_of_one_label_scores_that_label():
   assert got["precision_micro"] == got["precision_macro"] == got["per_class"]["oak"]["precision"] == 0.5
 
 
+def test_a_label_that_is_only_predicted_or_only_there_has_scores():
+  """Oak is predicted and never there, pine is there and never predicted: no precision is unknown."""
+  got = scores(TREES, np.array([[0.9, 0.1], [0.1, 0.2]]), np.array([[0, 1], [0, 0]]))["per_class"]
+  assert [got["oak"][name] for name in ("precision", "recall", "f1")] == [0, 0, 0]
+  assert [got["pine"][name] for name in ("precision", "recall", "f1")] == [0, 0, 0]
+  got = scores(TREES, np.array([[0.9, 0.1]]), np.array([[1, 0]]))["per_class"]
+  assert got["oak"]["f1"] == 1 and np.isnan(got["pine"]["f1"])
+
+
 def test_multilabel_without_any_label():
   got = scores(TREES, np.full((2, 2), 0.1), np.zeros((2, 2), int))
   assert got["f1_micro"] == got["f1_weighted"] == 0 and np.isnan(got["map"])

@@ -55,6 +55,15 @@ def test_a_constant_band_and_a_band_without_values_in_the_sample(values):
   assert np.isfinite(normalise({"S1": jnp.asarray(x[5:])}, {"S1": got})["S1"]).all()
 
 
+def test_a_band_with_equal_quartiles_is_divided_by_its_deviation():
+  """As a band of classes or of counts, of which most are the same."""
+  x = np.full((100, 3, 2), 3.0, np.float32)
+  x[:10, :, 1] = 13.0
+  got = constants("robust", x)
+  np.testing.assert_allclose(got["scale"], [1.0, 3.0], rtol=1e-6)  # 10 of 100 by 10: sqrt(0.1 * 0.9) * 10
+  np.testing.assert_array_equal(got["offset"], [3.0, 3.0])
+
+
 def test_rows_of_a_large_part_are_sampled_at_equal_distances():
   rows = sampled_rows(np.arange(100_000)[::-1])
   assert len(rows) == 20_000 and rows[0] == 0 and rows[-1] == 99_999 and (np.diff(rows) > 0).all()

@@ -1,12 +1,8 @@
 """`colearn_jax.predict`: samples in every format against `Model.estimate`, and what is refused."""
 
 import csv
-import functools
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
@@ -14,50 +10,25 @@ from colearn_jax import load_model
 from colearn_jax import predict as command
 from colearn_jax.data import context
 from colearn_jax.deploy import predictions
-from colearn_jax.deploy.export import save_model
-from colearn_jax.deploy.model import Model
-from colearn_jax.types import InputError, Modality, Task
-
-BANDS, DAYS = ("red", "nir"), ("2023-05-01", "2023-05-13", "2023-06-02")
-CLASSES = Task("multiclass", ("crop", "tree, old", "water"))
-COLUMNS = ("date_sin", "date_cos", "place_x", "place_y", "place_z", "elevation")
-IDS = [f"field {k}" for k in range(11)]
-
-
-def function(weights, x, *given):
-  there = ~jnp.isnan(x).all(tuple(range(1, x.ndim)))
-  y = jnp.where(jnp.isnan(x), 0.0, x).reshape(x.shape[0], -1) @ weights["kernel"]
-  y = sum((jnp.where(jnp.isnan(c), 0.0, c) @ weights["context"] for c in given), y)
-  y = jax.nn.softmax(y) if y.shape[-1] == 3 else y
-  return jnp.where(there[:, None], y, jnp.nan)
-
-
-def make_model(path, shape, task=CLASSES, names=(), runs=2, **about):
-  rng = np.random.default_rng(3)
-  draw = lambda n: rng.normal(size=(n, len(task.outputs))).astype(np.float32)
-  one = lambda: {"kernel": draw(int(np.prod(shape))), "context": draw(len(names))}
-  weights = {f"seed10_fold{k}": one() for k in range(runs)}
-  return save_model(Model(function, weights, Modality("S2", ("S2",), shape, BANDS), task, names, about), path)
-
-
-@functools.cache
-def values(*shape):
-  """Values of eleven samples; the third has none, the fourth lacks one."""
-  x = np.random.default_rng(0).normal(size=(11, *shape)).astype(np.float32)
-  x[2] = x[3, ..., :1] = np.nan
-  return x
+from colearn_jax.types import InputError, Task
+from tests.cases.predict_files import (
+  CLASSES,
+  COLUMNS,
+  DAYS,
+  FORMATS,
+  IDS,
+  as_parquet,
+  make_model,
+  steps_of,
+  values,
+  write_csv,
+)
 
 
 @pytest.fixture(scope="module")
 def series(tmp_path_factory):
   """A model of series."""
   return make_model(tmp_path_factory.mktemp("model") / "m", (3, 2))
-
-
-def write_csv(path, columns):
-  with open(path, "w", newline="", encoding="utf-8") as file:
-    csv.writer(file).writerows([list(columns), *zip(*columns.values())])
-  return path
 
 
 def rows(path):
@@ -80,67 +51,6 @@ def check(folder, found, x, ids=IDS, given=None):
     )
   names = [None if np.isnan(p).any() else CLASSES.outputs[p.argmax()] for p in want.value]
   assert [row["prediction"] or None for row in found] == names and None in names
-
-
-def steps_of(names):
-  x = values(3, 2)
-  return {f"{b}{name}": x[:, t, k] for t, name in enumerate(names) for k, b in enumerate(BANDS)}
-
-
-def as_csv(folder):
-  columns = steps_of([f"_{day}" for day in DAYS])
-  shuffled = dict(sorted(columns.items(), key=lambda item: item[0][::-1]))
-  return write_csv(folder / "a.csv", {"x": [1] * 11} | shuffled | {"id": IDS, "text": ["a"] * 11})
-
-
-def as_parquet(folder):
-  table = pa.table({"id": IDS} | steps_of(["(t-2)", "(t-1)", "(t)"]) | {"other": [None] * 11})
-  parquet.write_table(table, folder / "a.parquet")
-  return folder / "a.parquet"
-
-
-def as_lists(folder):
-  x = values(3, 2)
-  table = pa.table({"nir": list(x[..., 1]), "red": list(x[..., 0]), "id": IDS})
-  parquet.write_table(table, folder / "a.parquet")
-  return folder / "a.parquet"
-
-
-def as_npz(folder):
-  more = np.concatenate([values(3, 2)[..., ::-1], np.ones((11, 3, 1))], -1)
-  np.savez(folder / "a.npz", id=np.array(IDS), values=more, bands=["nir", "red", "swir"])
-  return folder / "a.npz"
-
-
-def as_npz_by_band(folder):
-  np.savez(folder / "a.npz", ids=np.array(IDS), red=values(3, 2)[..., 0], nir=values(3, 2)[..., 1], x=3)
-  return folder / "a.npz"
-
-
-def as_cube(folder, suffix):
-  xarray = pytest.importorskip("xarray")
-  x = values(3, 2)
-  named = {
-    "nir": (("time", "id"), x[..., 1].T),
-    "red": (("id", "time"), x[..., 0]),
-    "qa": ("id", np.ones(11)),
-  }
-  named["nir"] = (("id", "time"), x[..., 1])
-  made = xarray.Dataset(named, {"id": IDS, "time": np.array(DAYS, "datetime64[ns]")})
-  path = folder / f"a{suffix}"
-  made.to_zarr(path, consolidated=False) if suffix == ".zarr" else made.to_netcdf(path, engine="h5netcdf")
-  return path
-
-
-FORMATS = {
-  "csv": as_csv,
-  "parquet": as_parquet,
-  "lists": as_lists,
-  "npz": as_npz,
-  "npz by band": as_npz_by_band,
-  "netcdf": lambda folder: as_cube(folder, ".nc"),
-  "zarr": lambda folder: as_cube(folder, ".zarr"),
-}
 
 
 @pytest.mark.filterwarnings("ignore:The data type")  # of Zarr, whose texts have no specification yet

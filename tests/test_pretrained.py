@@ -17,29 +17,15 @@ from colearn_jax.deploy.load import load_model
 from colearn_jax.encoders.bands import DYNAMIC_WORLD, WORLD_CEREAL
 from colearn_jax.encoders.galileo import Galileo
 from colearn_jax.evaluation.results import Results
-from colearn_jax.methods.architecture import Architecture
 from colearn_jax.parallel import sharding
 from colearn_jax.storage import models
 from colearn_jax.storage.files import read_json
 from colearn_jax.training import run, work_directory
 from colearn_jax.training.optimizer import layer_decay, make_optimizer
-from colearn_jax.types import InputError, Modality
+from colearn_jax.types import InputError
 from tests import galileo_files, small_methods
 from tests.helpers import save_torch_file
-from tests.presto_files import SIZES, state_dict
-
-
-def architecture(encoder="presto", **more):
-  modality = lambda name, own: Modality(name, (name,), (4, len(own) + 1), (*own, "month"), (), True)
-  sensors = {
-    "radar": modality("radar", ("VV", "VH")),
-    "optical": modality("optical", ("B2", "B3", "B4")),
-    "thermal": modality("thermal", ("t2m", "rain")),
-  }
-  settings = dict.fromkeys(sensors, {"model_type": encoder, **SIZES, "n_layers": 1})
-  shapes, task = {name: m.shape for name, m in sensors.items()}, small_methods.task("multiclass")
-  known = {"context": 5, "place": 2, "modalities": sensors}
-  return Architecture(shapes, settings, task, emb_dim=4, **(known | more))
+from tests.presto_files import SIZES, architecture, state_dict
 
 
 @pytest.mark.long

@@ -87,6 +87,10 @@ def test_official_splits():
       {"folds": 2, "apart": Apart({"side": np.repeat(["north", "south"], 50)})},
       "^seed0_fold0: protocol.name=clean cannot hold out a validation part .0.1. from 1 labelled groups",
     ),
+    (
+      {"folds": 2, "apart": Apart({"site": np.arange(100) // 20}), "validation_fraction": 0.9},
+      "^seed0_fold0: protocol.name=clean cannot hold out a validation part .0.9. from [23] labelled groups",
+    ),
     ({"folds": 2, "labelled": np.arange(100) < 3}, "^seed0_fold0: .* from 1 labelled samples"),
     ({"folds": None, "parts": OWN, "labelled": np.arange(100) >= 60}, "no sample of the split 'train' has a"),
     (
@@ -214,6 +218,31 @@ def test_calendar_parts_of_dates():
   assert make("year", {"year": own})["year"] is own  # the data set's own group comes first
   with pytest.raises(InputError, match="no group 'block', have: site, year, month, season"):
     make("block", {"site": own})
+
+
+def test_a_validation_part_grows_until_one_group_is_left():
+  """Of four groups of ten, 25 rows are asked for: three groups, although the fraction says one."""
+  site = np.repeat(list("abcde"), 10)
+  parts = {"train": np.arange(40), "test": np.arange(40, 50)}
+  make = lambda least: splits.runs(
+    "clean",
+    (0,),
+    parts,
+    folds=None,
+    apart=Apart({"site": site}),
+    validation_fraction=0.1,
+    min_samples=least,
+  )
+  (run,) = make(25)
+  assert len(run.validation) == 30 and len(set(site[run.train])) == 1
+  with pytest.raises(InputError, match="cannot hold out a validation part of protocol.min_samples=31"):
+    make(31)
+
+
+def test_blocks_of_a_seed_stay_the_same():
+  """The folds of a published figure are cut by them."""
+  places = np.array([[0.0, 0.0], [51.3, 12.4], [-33.9, 151.2], [89.9, -180.0]])
+  assert grouping.blocks(places, 100, seed=7).tolist() == ["100_200", "157_133", "62_306", "200_0"]
 
 
 def test_blocks_have_equal_areas_and_move_with_the_seed():

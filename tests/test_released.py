@@ -15,7 +15,7 @@ from colearn_jax.interop.state_dict import UNUSED_HEAD
 from colearn_jax.methods.configured import encoder_settings
 from colearn_jax.types import InputError
 from colearn_jax.weights import torch_file
-from tests.helpers import save_torch_file
+from tests.helpers import golden, save_torch_file
 
 GOLDEN = Path(__file__).parent / "golden"
 SMALL = {"model_type": "TempCNN", "layer_size": 8, "n_layers": 2, "kernel_size": 5, "dropout": 0.2}
@@ -265,13 +265,6 @@ def test_settings_without_a_counterpart_are_noted(tmp_path):
     "optimizer: sgd is not supported; adam is used",
     "weights_loss.weighting: uncertainty is not supported; None is used",
   ]
-
-
-def golden(name):
-  """A golden case's settings as YAML would have them, its arrays, and where its model's outputs are."""
-  spec, arrays = json.loads((GOLDEN / f"{name}.json").read_text()), dict(np.load(GOLDEN / f"{name}.npz"))
-  family = lambda prefix: {k.removeprefix(prefix): a for k, a in arrays.items() if k.startswith(prefix)}
-  return spec["constructor"], family("param/"), family("in/x/"), family("out/prediction/"), arrays
 
 
 def imported(folder, name, *, prefix="", more=None, wrap=True, run="seed10_fold0"):

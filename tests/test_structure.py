@@ -32,7 +32,7 @@ ROOMS = {
   "data": "types rules storage parallel nn",
   "evaluation": "types storage parallel data",
   "inspection": "types data",
-  "datasets": "types rules dates storage parallel",
+  "datasets": "types rules dates storage parallel data",
   "schema_pages": "rules",
   "schema": "types rules nn encoders methods data schema_pages",
   "values": "types rules schema",

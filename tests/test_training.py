@@ -175,10 +175,10 @@ def test_a_full_file_system_is_one_line_and_loses_nothing(where, streamed, tmp_p
     subprocess.run(["umount", str(small)], check=True)
 
 
-def start(keys, workdir, cache):
+def start(keys, workdir, cache, at=None):
   context = multiprocessing.get_context("forkserver")
   context.set_forkserver_preload(["small_runs"])
-  process = context.Process(target=train_in_process, args=(keys, str(workdir), str(cache)))
+  process = context.Process(target=train_in_process, args=(keys, str(workdir), str(cache), at))
   process.start()
   return process
 
@@ -223,6 +223,51 @@ def test_processes_killed_at_random_moments_end_with_the_same_bits(where, tmp_pa
   process = start(keys, killed, cache)
   process.join()
   assert process.exitcode == 0
+  assert_same(whole, killed)
+
+
+# Where a process is killed: a function, which of its calls, and how an argument ends. In this order.
+PLACES = {
+  "the data set is built": [
+    ("os:replace", 1, "config.json"),
+    ("colearn_jax.datasets.bands:Counter.add", 31),  # in the middle of its samples
+    ("colearn_jax.storage.manifest:write", 1),  # built and renamed, without its checksums
+    ("os:replace", 1, "dataset.json"),
+  ],
+  "a checkpoint is saved": [
+    ("orbax.checkpoint:CheckpointManager.save", 2),
+    ("colearn_jax.storage.manifest:write", 3),  # complete under a temporary name
+    ("colearn_jax.storage.manifest:_flush", 9),
+  ],
+  "between folds": [
+    ("colearn_jax.storage.models:save", 1),  # trained, the model not saved
+    ("colearn_jax.training.checkpoint:remove", 1),  # saved, its checkpoints still there
+    ("colearn_jax.training.checkpoint:remove", 1),  # of the second fold
+  ],
+  "results are written": [
+    ("os:replace", 2, ".csv"),
+    ("os:replace", 1, "results.json"),
+  ],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("placement", ["stream", "device"])
+def test_processes_killed_where_something_is_written_end_with_the_same_bits(where, tmp_path, placement):
+  """Twelve real processes, each killed at a named place, then one that ends."""
+  keys = {**where, "data.data_dir": str(tmp_path / "prepared"), "data.placement": placement}
+  whole, killed, cache, codes = tmp_path / "whole", tmp_path / "killed", tmp_path / "cache", []
+  for what, places in PLACES.items():
+    for at in places:
+      process = start(keys, killed, cache, at)
+      process.join()
+      codes.append(process.exitcode)
+      assert process.exitcode == -signal.SIGKILL, f"{what}, {at}: the process was not there"
+  print(f"{placement}: {len(codes)} processes killed while {', '.join(PLACES)}")
+  for workdir in (killed, whole):
+    process = start(keys, workdir, cache)
+    process.join()
+    assert process.exitcode == 0
   assert_same(whole, killed)
 
 

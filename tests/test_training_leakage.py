@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 from small_runs import one_device, settings, sources
 
-from colearn_jax.config import series_settings
+from colearn_jax import load_model
+from colearn_jax.config import load, series_settings
 from colearn_jax.data.dataset import open_dataset
-from colearn_jax.data.reader import read_index, read_table
+from colearn_jax.data.reader import make_reader, read_index, read_table
+from colearn_jax.deploy import uncertainty
 from colearn_jax.nn import random
-from colearn_jax.training import setup
+from colearn_jax.training import held_back, setup
+from colearn_jax.training import run as training
 
 PROTOCOLS = {
   "kfold": {"protocol__name": "clean"},
@@ -43,6 +46,17 @@ def where(tmp_path_factory):
   return sources(tmp_path_factory.mktemp("data"), rows=120)
 
 
+def altered_target(task, target):
+  """Other targets of the same task: each class or label is another one."""
+  if task.one_class:
+    return np.where(target < 0, target, (target + 1) % len(task.outputs)).astype(target.dtype)
+  return 1 - target if task.kind == "multilabel" else target * -7 + 1000
+
+
+def altered_inputs(values):
+  return values * -3 + 50
+
+
 def trained(config, alter=()):
   """The run, and its whole state after two epochs. The parts of the run in `alter` have other values."""
   dataset = open_dataset(setup.prepare(config), series_settings(config))
@@ -50,13 +64,13 @@ def trained(config, alter=()):
   first = setup.make_runs(config, dataset, index)[0]
   rows = np.concatenate([np.zeros(0, int), *(getattr(first, part) for part in alter)])
   target = index.target.copy()
-  target[rows] = target[rows] * -7 + 1000
+  target[rows] = altered_target(dataset.task, target[rows])
   index = dataclasses.replace(index, target=target)
 
   def altered(reader):
     table = read_table(reader)
     for values in table["inputs"].values():
-      values[rows] = values[rows] * -3 + 50
+      values[rows] = altered_inputs(values[rows])
     return table
 
   with pytest.MonkeyPatch.context() as patch:
@@ -67,7 +81,7 @@ def trained(config, alter=()):
     recipe = setup.make_recipe(config, dataset.task, modalities)
     samples = setup.make_samples(config, recipe, dataset, modalities, index)
   state = samples.init([run])
-  with samples.epochs([run], state) as epoch:
+  with samples.epochs([run], state) as epoch:  # of a stream, too, if nothing is altered
     for _ in range(2):
       state, _ = epoch(state)
   return run, jax.device_get(dataclasses.replace(state, key=jax.random.key_data(state.key)))
@@ -90,6 +104,78 @@ def test_held_out_samples_change_nothing_by_a_single_bit(where, protocol):
     assert not same(whole, trained(config, ["train"])[1])
     stopped = trained(config, ["validation"])[1]
     assert same(whole.params, stopped.params) and not same(whole.stop, stopped.stop)
+
+
+def test_official_splits_and_class_weights_know_nothing_of_held_out_samples(tmp_path):
+  """Classes of unequal size, whose weights are of the training part; the test part has other classes."""
+  rng, there = np.random.default_rng(0), tmp_path / "fields"
+  (there / "S2").mkdir(parents=True)
+  rows = [["id", "split", "target"]]
+  for i in range(90):
+    split = ("train", "train", "validation", "test")[i % 4]
+    rows.append([f"s{i}", split, ("oak", "oak", "oak", "elm", "ash")[rng.integers(5)]])
+    np.save(there / f"S2/s{i}.npy", rng.normal(size=6).astype(np.float32))
+  (there / "samples.csv").write_text("\n".join(map(",".join, rows)))
+  keys = {"data.manual_dir": there, "data.data_dir": tmp_path / "data", "data.modalities": "S2"}
+  keys |= {"protocol.name": "clean", "protocol.split": "official", "loss.class_weights": "balanced"}
+  keys |= {"data.placement": "device", "model.emb_dim": 4, "train.batch_size": 16}
+  config = load("configs/folder.py:individual,encoder=mlp", keys | {"model.encoder.layer_sizes": (4,)})
+  run, whole = trained(config)
+  weights = whole.values["task"]["class_weights"]
+  assert len(run.test) > 20 and len(run.train) > 40 and len(set(weights[0].tolist())) > 1
+  assert same(whole, trained(config, ["test"])[1])
+  other = trained(config, ["train"])[1]  # the test would notice
+  assert not np.array_equal(weights, other.values["task"]["class_weights"]) and not same(whole, other)
+  stopped = trained(config, ["validation"])[1]
+  assert same(whole.params, stopped.params) and same(whole.values, stopped.values)
+  assert not same(whole.stop, stopped.stop)
+
+
+@pytest.mark.long
+def test_calibration_at_export_knows_nothing_of_the_test_part(where, tmp_path, monkeypatch):
+  """The uncertainty of a run is of its validation part: other values of its test part change no bit of it."""
+  config = settings(where, protocol__name="clean", protocol__validation_fraction=0.4, train__max_epochs=1)
+  training.run(config, tmp_path)
+  dataset = open_dataset(setup.prepare(config), series_settings(config))
+  run = setup.make_runs(config, dataset, read_index(dataset))[0]
+  model = load_model(tmp_path, "S2_S2Ind", runs=[run.name])
+
+  def fitted(part=None):
+    rows = np.zeros(0, int) if part is None else getattr(run, part)
+
+    def index(dataset):
+      found = read_index(dataset)
+      target = found.target.copy()
+      target[rows] = altered_target(dataset.task, target[rows])
+      return dataclasses.replace(found, target=target)
+
+    def reader(dataset, modalities):
+      own = make_reader(dataset, modalities)
+      change = lambda row, x: altered_inputs(x) if row in rows else x
+      return lambda row: jax.tree.map(lambda x: change(row, x) if np.ndim(x) else x, own(int(row)))
+
+    with pytest.MonkeyPatch.context() as patch:
+      patch.setattr(held_back, "read_index", index)
+      patch.setattr(held_back, "make_reader", reader)
+      return uncertainty.fit(dataset.task, held_back.held_back(tmp_path, model))
+
+  whole = fitted()
+  assert whole["samples"] == len(run.validation) and whole == fitted("test") == fitted("train")
+  assert whole != fitted("validation")  # the test would notice
+
+
+@pytest.mark.parametrize("placement", ["device", "stream"])
+def test_a_training_part_smaller_than_a_batch_is_padded_without_influence(where, placement):
+  """A batch of just its size, and one with half as many rows of padding, give the same parameters."""
+  plain = {"data__placement": placement, "model__encoder__dropout": 0.0}
+  run, exact = trained(settings(where, **plain, train__batch_size=60))
+  assert len(run.train) == 60
+  _, padded = trained(settings(where, **plain, train__batch_size=90))
+  assert int(exact.step[0]) == int(padded.step[0]) == 2  # one step an epoch
+  close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+  jax.tree.map(close, exact.params, padded.params)
+  jax.tree.map(close, exact.stats, padded.stats)
+  assert not same(exact.params, trained(settings(where, **plain, train__batch_size=30))[1].params)
 
 
 def test_every_draw_has_a_stream_of_its_own():

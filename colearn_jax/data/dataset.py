@@ -31,8 +31,8 @@ from colearn_jax.data.modality import DATES, View, describe_steps, make_modality
 from colearn_jax.storage import array_cache
 from colearn_jax.types import CONTEXT, InputError, Modality, Task
 
-# Entries of the metadata that say where the samples come from. They may differ for the same samples.
-ORIGIN = ("sources", "left_out", "absent")
+# Entries of the metadata that say where the samples come from, or that follow from their values.
+ORIGIN = ("sources", "left_out", "absent", "counts")
 SPLITS = ("train", "validation", "test")
 
 

@@ -11,8 +11,8 @@ import grain
 import numpy as np
 
 from colearn_jax.data.dataset import Dataset
+from colearn_jax.data.moments import Moments, merge, moments
 from colearn_jax.data.reader import READ, Source, Table, make_reader
-from colearn_jax.data.statistics import Moments, merge, moments
 from colearn_jax.types import CONTEXT, Modality
 
 PIECE_BYTES = 2**21  # of the samples that are looked at together

@@ -66,14 +66,18 @@ def _in_a_job() -> bool:
 
 
 @contextlib.contextmanager
-def abort_all_on_error() -> Iterator[None]:
+def abort_all_on_error(but: type[BaseException] | tuple[()] = ()) -> Iterator[None]:
   """Ends this process at once after an error, so that the other processes of the job end too.
+
+  Not after `but`, which is raised in all of them.
 
   A normal exit would deadlock: it waits for the other processes, and they wait for this one. The others
   detect the loss at their next collective operation or by the missing heartbeat.
   """
   try:
     yield
+  except but:
+    raise
   except BaseException as error:
     if jax.process_count() == 1:
       raise

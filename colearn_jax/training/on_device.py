@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from colearn_jax.data import statistics
+from colearn_jax.data.moments import Moments
 from colearn_jax.data.reader import Index, Table
 from colearn_jax.data.splits import Run
 from colearn_jax.nn import random
@@ -43,7 +44,7 @@ class OnDevice(SamplesOf):
     self._table = jax.device_put({**table, **self._labels}, self._whole)
     self._predict = jax.jit(functools.partial(predict_rows, recipe), out_shardings=self._whole)
 
-  def _moments(self, rows: np.ndarray) -> dict[str, statistics.Moments]:
+  def _moments(self, rows: np.ndarray) -> dict[str, Moments]:
     return statistics.of_table(self._host, rows)
 
   def _inputs(self, rows: np.ndarray) -> dict[str, np.ndarray]:

@@ -2,6 +2,9 @@
 
 While a run is trained, its current step is finished first (`deferred`, `requested`). At any other time the
 program ends at once, as everything that it writes is complete or absent. A second SIGTERM always ends it.
+
+In a job of several processes JAX's preemption service has the signal: one that any of them gets is told to
+all, and all stop after the same step. It is kept until the next training if it comes at another time.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import threading
 from collections.abc import Iterator
 
 import jax
+from jax.experimental import multihost_utils
 
 EXIT_STATUS = 75  # EX_TEMPFAIL: the same command goes on
 
@@ -25,11 +29,12 @@ class _Signal:
 
   requested = False
   deferred = False
+  asked = 0  # how often a job of several processes has asked
 
 
 @contextlib.contextmanager
 def watch() -> Iterator[None]:
-  """Handles SIGTERM during the block, but not in a job of several processes: these have to save together."""
+  """Handles SIGTERM during the block; in a job of several processes JAX does so from the start."""
   if jax.process_count() > 1 or threading.current_thread() is not threading.main_thread():
     yield
     return
@@ -52,7 +57,14 @@ def deferred() -> Iterator[None]:
 
 
 def requested() -> bool:
-  """Whether SIGTERM came. The caller saves and raises `Preempted`."""
+  """Whether SIGTERM came. The caller saves and raises `Preempted`.
+
+  All processes of a job have to ask after the same steps. All get the same answer, a second or more after the
+  signal.
+  """
+  if jax.process_count() > 1 and not _Signal.requested:
+    _Signal.asked += 1
+    _Signal.requested = multihost_utils.reached_preemption_sync_point(_Signal.asked)
   return _Signal.requested
 
 

@@ -258,13 +258,14 @@ def fit(
     def pause(now: TrainState, partial: Callable[[], dict]) -> None:
       """Between two steps of an epoch: saves if it is time to, and ends if that is asked for."""
       nonlocal state
-      if preemption.requested() or (clock.over and jax.process_count() == 1):
+      asked = preemption.requested()
+      if asked or (clock.over and jax.process_count() == 1):
         state = now  # the one before is donated
         with jax.transfer_guard("allow"):
           history.fetch()
           if not history.over:
             save(state, epoch - 1, partial())
-        if preemption.requested():
+        if asked:
           raise preemption.Preempted
 
     # Metrics are fetched one epoch late, so that the device never waits for the host. One more epoch is
@@ -279,12 +280,13 @@ def fit(
         if history.over:
           break
         history.pending = epoch, began, terms, samples.status(state)
-        if epoch % config.checkpoint.every_epochs == 0 or preemption.requested():
+        asked = preemption.requested()
+        if asked or epoch % config.checkpoint.every_epochs == 0:
           history.fetch()  # log before saving: a resumed run logs only epochs after the checkpoint
           if history.over:
             break
           save(state, epoch)
-          if preemption.requested():
+          if asked:
             raise preemption.Preempted
       history.fetch()
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from colearn_jax.data import statistics
 from colearn_jax.data.labels import check as check_labels
+from colearn_jax.data.moments import Moments
 from colearn_jax.data.reader import Index, labels
 from colearn_jax.data.splits import Run
 from colearn_jax.nn import random
@@ -57,7 +58,7 @@ class SamplesOf:
     self._init: Callable | None = None
     self._placed: Any = None  # placement of a stack of states on the devices
     self._programs: dict[Any, Callable] = {}
-    self._known: dict[tuple[int, int], dict[str, statistics.Moments]] = {}
+    self._known: dict[tuple[int, int], dict[str, Moments]] = {}
     pick = lambda stack, at: jax.tree.map(lambda leaf: leaf[at], stack)
     self.pick = jax.jit(pick, out_shardings=self._whole)  # takes one run out of a stack
     status = lambda state: {
@@ -145,7 +146,7 @@ class SamplesOf:
     for run in runs if arrays else ():
       self._arrays(run)
 
-  def _found(self, run: Run) -> dict[str, statistics.Moments]:
+  def _found(self, run: Run) -> dict[str, Moments]:
     """The moments of a run's training part, which its ablations share."""
     if (key := (run.seed, run.fold)) not in self._known:
       self._known[key] = self._moments(run.train)
@@ -169,7 +170,7 @@ class SamplesOf:
       "steps_per_epoch": np.float32(-(-len(run.train) // self.recipe.batch_size)),
     }
 
-  def _moments(self, rows: np.ndarray) -> dict[str, statistics.Moments]:
+  def _moments(self, rows: np.ndarray) -> dict[str, Moments]:
     raise NotImplementedError
 
   def _inputs(self, rows: np.ndarray) -> dict[str, np.ndarray]:

@@ -15,6 +15,7 @@ import numpy as np
 
 from colearn_jax.data import statistics, stream
 from colearn_jax.data.dataset import Dataset
+from colearn_jax.data.moments import Moments
 from colearn_jax.data.reader import READ, Index, check_unchanged, make_reader
 from colearn_jax.data.splits import Run
 from colearn_jax.nn import random
@@ -70,7 +71,7 @@ class Streamed(SamplesOf):
     self._validate = jit(functools.partial(_validate, recipe), donate_argnums=1)
     self._predict = jit(functools.partial(predict_step, recipe))
 
-  def _moments(self, rows: np.ndarray) -> dict[str, statistics.Moments]:
+  def _moments(self, rows: np.ndarray) -> dict[str, Moments]:
     return statistics.of_dataset(self._dataset, self.modalities, rows)
 
   def check_source(self) -> None:
@@ -124,8 +125,9 @@ class Streamed(SamplesOf):
       waiting: collections.deque[jax.Array] = collections.deque()
       steps, begun = range(begun, len(rows)), 0
       for number, batch in zip(steps, iterator):
-        # If the run was finished before this epoch, its steps change nothing, and reading stops here.
-        if not checked and done.is_ready():
+        # If the run was finished before this epoch, its steps change nothing, and reading stops here: after
+        # the same step in all processes, which take part in each other's steps.
+        if not checked and (done.is_ready() or jax.process_count() > 1):
           checked = True
           if jax.device_get(done).all():
             return state, None

@@ -410,7 +410,7 @@ class Builder(ArrayRecords, tfds.core.GeneratorBasedBuilder):
     metadata["sources"], metadata["left_out"] = sources, left_out
     counts = ", ".join(f"{count} {why}" for why, count in left_out.items())
     print(f"cropharvest/{task}: {there.sum()} samples; left out: {counts}{note}", file=sys.stderr)
-    return {"train": self._generate_examples(rows, arrays, there)}
+    return {"train": self.counted(self._generate_examples(rows, arrays, there))}
 
   def _generate_examples(self, rows, arrays, there):
     for i in np.flatnonzero(there):

@@ -56,6 +56,7 @@ VIEW = {
   "nodata": (_numbers_or_none, "a number or a list of numbers"),
   "scale": (_numbers, "a number or a list of numbers"),
   "offset": (_numbers, "a number or a list of numbers"),
+  "unusable": (lambda value: _number(value) and 0 <= value <= 1, "a share from 0 to 1"),
 }
 
 

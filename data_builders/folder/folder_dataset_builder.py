@@ -249,6 +249,7 @@ class Builder(ArrayRecords, FileReaderBuilder):
         longest={},
         left_out={},
         absent={},
+        counts={},
       ),
     )
 
@@ -289,5 +290,5 @@ def _described(view: View, described: dict[str, object]) -> dict:
   if "units" in described:
     units = described["units"]
     out["units"] = [units] * len(view.bands) if isinstance(units, str) else units
-  out |= {"steps": described["steps"]} if "steps" in described else {}
+  out |= {key: described[key] for key in ("steps", "unusable") if key in described}
   return out | ({"mask": described["mask"]} if "mask" in described else {})

@@ -98,8 +98,7 @@ class View:
     dtype = np.dtype(self.dtype)
     if dtype.kind == "f":
       with np.errstate(over="ignore"):
-        values = values.astype(dtype)
-      values[~np.isfinite(values)] = np.nan
+        values = values.astype(dtype)  # infinities are counted, then made NaN, see `bands.Counter`
     elif not np.can_cast(values.dtype, dtype, "safe") and values.dtype.kind != "b":
       raise InputError(f"{paths[0]} holds {values.dtype} now, not {dtype}")
     if not self.dated:

@@ -259,7 +259,7 @@ class Builder(ArrayRecords, tfds.core.GeneratorBasedBuilder):
     if path is None or not path.is_file():
       path = self._download(dl_manager)
     self.info.metadata["sources"] = {FILE: hashlib.sha256(path.read_bytes()).hexdigest()}
-    return {"train": self._generate_examples(read_samples(path))}
+    return {"train": self.counted(self._generate_examples(read_samples(path)))}
 
   def _download(self, dl_manager) -> Path:
     """Downloads the file and verifies its checksum."""

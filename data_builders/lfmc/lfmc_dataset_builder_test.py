@@ -227,7 +227,9 @@ def test_two_processes_build_once(tmp_path):
   root = Path(__file__).parents[2]
   processes = [subprocess.Popen(command, cwd=root, **pipes) for _ in range(2)]
   for process in processes:
-    assert process.communicate(timeout=60) == (f"{tmp_path}/lfmc/2.1.0\n", "")
+    out, said = process.communicate(timeout=60)
+    assert out == f"{tmp_path}/lfmc/2.1.0\n"
+    assert all(line.startswith("lfmc: view landcover: ") for line in said.splitlines())
   assert len(tfds.builder_from_directory(tmp_path / "lfmc/2.1.0").as_data_source(split="train")) == 8
 
 

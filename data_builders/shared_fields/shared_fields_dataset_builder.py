@@ -59,4 +59,4 @@ class Builder(synthetic_dataset_builder.Builder):
     train = np.flatnonzero(fields["region"] < splits["train"][1])
     unlabelled = np.random.RandomState(0).permutation(train)[self.builder_config.labels :]
     fields["target"][unlabelled] = -1
-    return {name: self._generate_examples(fields, *regions) for name, regions in splits.items()}
+    return {name: self.counted(self._generate_examples(fields, *regions)) for name, regions in splits.items()}

@@ -92,7 +92,7 @@ class Builder(ArrayRecords, tfds.core.GeneratorBasedBuilder):
   def _split_generators(self, dl_manager):
     del dl_manager  # nothing to download
     fields = simulator.simulate()
-    return {name: self._generate_examples(fields, *regions) for name, regions in SPLITS.items()}
+    return {name: self.counted(self._generate_examples(fields, *regions)) for name, regions in SPLITS.items()}
 
   def _generate_examples(self, fields, first, last):
     for i in np.flatnonzero((fields["region"] >= first) & (fields["region"] < last)):
