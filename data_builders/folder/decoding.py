@@ -7,7 +7,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
-CODES = (-9999, -99999)  # what usually means that nothing is known, in numbers of any type
+# What usually means that nothing is known, in numbers of any type.
+CODES = (-999, -999.9, -9999, -9999.9, -99999, -999999)
+HIGH_CODES = (9999, 99999, 999999)  # in numbers of any type where all others are much smaller
+FEW = 4  # values of a band: with fewer, all bands are looked at together
+HUGE = 1e19  # 1e20 in climate models, 3.4e38 as the greatest float32
 
 
 class UnclearError(Exception):
@@ -72,21 +76,37 @@ class Decoding:
 
 
 def _check(values: np.ndarray, stored: np.ndarray) -> None:
-  """Raises UnclearError for a code such as -9999 that is far from all other numbers."""
-  seen = stored[np.isfinite(values)] if values.dtype.kind == "f" else stored
-  if not seen.size or seen.dtype.kind not in "iuf":
+  """Raises UnclearError for a code such as -9999 that is far from all other numbers of its band."""
+  if stored.dtype.kind not in "iuf":
     return
-  least, most = seen.min().item(), seen.max().item()
-  highest = seen.dtype.kind == "u" and seen.dtype.itemsize > 1 and most == np.iinfo(seen.dtype).max
-  lowest = seen.dtype.kind == "i" and seen.dtype.itemsize > 1 and least == np.iinfo(seen.dtype).min
-  if least in CODES or lowest or least < -1e30:
-    code, others = least, seen[seen != least]
-    odd = not others.size or others.min() > least / 2
-  else:
-    code, others = most, seen[seen != most] if highest else seen[:0]
-    odd = most > 1e30 or highest and (not others.size or others.max() < most / 2)
-  if odd:
-    raise UnclearError(
-      f"holds {code:.6g}: a value, or nodata? Say so in dataset.json, for the view: "
-      f'{{"nodata": {code:.17g}}}, or {{"nodata": []}} if it is a value'
-    )
+  there = np.isfinite(values) if values.dtype.kind == "f" else np.ones(values.shape, bool)
+  several = stored.ndim > 1 and stored.size >= FEW * stored.shape[-1]
+  bands = [stored[..., k][there[..., k]] for k in range(stored.shape[-1])] if several else []
+  # A band of one number alone, say at a place without values, is looked at together with the others.
+  for seen in (stored[there], *(band for band in bands if band.size and band.min() < band.max())):
+    if seen.size and (code := _code(seen)) is not None:
+      raise UnclearError(
+        f"holds {code:.6g}: a value, or nodata? Say so in dataset.json, for the view: "
+        f'{{"nodata": {code:.17g}}}, or {{"nodata": []}} if it is a value'
+      )
+
+
+def _code(seen: np.ndarray) -> float | None:
+  """The number among these that looks like nodata, if there is one."""
+  least, most, dtype = seen.min(), seen.max(), seen.dtype
+  whole = dtype.kind in "iu" and dtype.itemsize > 1
+  is_one = lambda number, codes: any(
+    number == np.float64(code).astype(dtype, casting="unsafe") for code in codes
+  )
+  lowest = dtype.kind == "i" and whole and least == np.iinfo(dtype).min
+  if least < 0 and (is_one(least, CODES) or lowest or least < -HUGE):
+    others = seen[seen != least]
+    return least.item() if not others.size or others.min() > least / 2 else None
+  if most > HUGE:
+    return most.item()
+  highest = whole and most == np.iinfo(dtype).max
+  if highest or is_one(most, HIGH_CODES):
+    others = seen[seen != most]
+    far = others.max() < most / 2 if others.size else highest
+    return most.item() if far else None
+  return None

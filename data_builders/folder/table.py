@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from colearn_jax.datasets.folder import rows
-from colearn_jax.datasets.folder.cells import spelling
+from colearn_jax.datasets.folder.cells import spelling, unseen
 from colearn_jax.datasets.folder.rows import ENGINE_ID
 from colearn_jax.datasets.folder.targets import encode
 from colearn_jax.datasets.folder.views import Files
@@ -62,6 +62,7 @@ class Table:
     date: whether it has a column of dates.
     coordinates: whether it has columns of latitudes and longitudes.
     amounts: least and greatest target of each output of a regression, by its name.
+    unseen: codes of `unlabelled` that no target has.
   """
 
   path: Path
@@ -73,6 +74,7 @@ class Table:
   date: bool
   coordinates: bool
   amounts: Mapping[str, tuple[float, float]]
+  unseen: tuple[str, ...]
 
 
 def find_table(folder: Path) -> Path:
@@ -144,6 +146,7 @@ def read_table(path: Path, described: Mapping[str, object]) -> Table:
     date=bool(dated),
     coordinates=bool(placed),
     amounts=_amounts(task, encoded),
+    unseen=tuple(map(str, unseen([column[name] for name in targets], described.get("unlabelled")))),
   )
 
 
