@@ -1,10 +1,7 @@
 """`colearn_jax.predict`: samples in every format against `Model.estimate`, and what is refused."""
 
-import csv
 import functools
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -14,30 +11,10 @@ from colearn_jax import load_model
 from colearn_jax import predict as command
 from colearn_jax.data import context
 from colearn_jax.deploy import predictions
-from colearn_jax.deploy.export import save_model
-from colearn_jax.deploy.model import Model
-from colearn_jax.types import InputError, Modality, Task
+from colearn_jax.types import InputError, Task
+from tests.cases.exported import BANDS, CLASSES, COLUMNS, DAYS, make_model, rows, write_csv
 
-BANDS, DAYS = ("red", "nir"), ("2023-05-01", "2023-05-13", "2023-06-02")
-CLASSES = Task("multiclass", ("crop", "tree, old", "water"))
-COLUMNS = ("date_sin", "date_cos", "place_x", "place_y", "place_z", "elevation")
 IDS = [f"field {k}" for k in range(11)]
-
-
-def function(weights, x, *given):
-  there = ~jnp.isnan(x).all(tuple(range(1, x.ndim)))
-  y = jnp.where(jnp.isnan(x), 0.0, x).reshape(x.shape[0], -1) @ weights["kernel"]
-  y = sum((jnp.where(jnp.isnan(c), 0.0, c) @ weights["context"] for c in given), y)
-  y = jax.nn.softmax(y) if y.shape[-1] == 3 else y
-  return jnp.where(there[:, None], y, jnp.nan)
-
-
-def make_model(path, shape, task=CLASSES, names=(), runs=2, **about):
-  rng = np.random.default_rng(3)
-  draw = lambda n: rng.normal(size=(n, len(task.outputs))).astype(np.float32)
-  one = lambda: {"kernel": draw(int(np.prod(shape))), "context": draw(len(names))}
-  weights = {f"seed10_fold{k}": one() for k in range(runs)}
-  return save_model(Model(function, weights, Modality("S2", ("S2",), shape, BANDS), task, names, about), path)
 
 
 @functools.cache
@@ -52,19 +29,6 @@ def values(*shape):
 def series(tmp_path_factory):
   """A model of series."""
   return make_model(tmp_path_factory.mktemp("model") / "m", (3, 2))
-
-
-def write_csv(path, columns):
-  with open(path, "w", newline="", encoding="utf-8") as file:
-    csv.writer(file).writerows([list(columns), *zip(*columns.values())])
-  return path
-
-
-def rows(path):
-  if path.suffix == ".parquet":
-    return parquet.read_table(path).to_pylist()
-  with open(path, newline="") as file:
-    return list(csv.DictReader(file))
 
 
 def numbers(found, names):

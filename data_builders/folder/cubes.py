@@ -197,11 +197,23 @@ def _labelled(path: Path, opened, stack: bool, decoding: Decoding, wanted: Seque
     close=opened.close,
     roles=tuple(role[dim] for dim in inner) + (("band",) if widen and band is None else ()) if known else (),
     others=tuple(name for name, own in decoded.variables.items() if stack and own.dims == (sample,)),
-    other=lambda name: _texts(decoded[name].to_numpy()),
+    other=lambda name: _beside(path, decoded[name]),
     place=lambda: _place(opened.isel(turn), names, {role[dim]: dim for dim in inner}),
     dates=_steps(path, decoded, next((dim for dim in inner if role[dim] == "time"), None)),
     ids=None if ids is None else lambda: [str(v) for v in _texts(decoded[ids].to_numpy()).tolist()],
   )
+
+
+def _beside(path: Path, array) -> np.ndarray:
+  """What stands beside the values of each sample; times as days, NaT where there is none."""
+  values, units = _texts(array.to_numpy()), str({**array.encoding, **array.attrs}.get("units", ""))
+  if values.dtype.kind not in "iuf" or " since " not in units:
+    return values
+  known = np.isfinite(values) if values.dtype.kind == "f" else values != np.iinfo(values.dtype).min
+  days = np.full(values.shape, np.datetime64("NaT", "D"))
+  calendar = {**array.encoding, **array.attrs}.get("calendar")
+  days[known] = dates_lib.to_days(values[known], str(path), units, calendar).astype("datetime64[D]")
+  return days
 
 
 def _labels(labels: np.ndarray) -> tuple[str, ...] | None:

@@ -197,18 +197,30 @@ def _coordinates(column: Mapping[str, Sequence], path: Path, where: Callable) ->
   names = [names[0] for names in named]
   for i, cells in enumerate(zip(*(column[name] for name in names))):
     place = [_degrees(cell, name, where, i) for cell, name in zip(cells, names)]
+    out.append(tuple(place))
+  check_places(out, names, where)
+  return out, names
+
+
+def check_places(places: Sequence[tuple[float, float]], names: Sequence[str], where: Callable) -> None:
+  """Raises InputError for places that cannot be, or are half known.
+
+  Args:
+    places: latitude and longitude of each sample, NaN where unknown.
+    names: of the two columns.
+    where: what messages call the sample of a number.
+  """
+  for i, place in enumerate(places):
     if math.isnan(place[0]) != math.isnan(place[1]):
       raise InputError(f"{where(i)}: one of {names[0]} and {names[1]} is empty")
     for value, name, most in zip(place, names, (90, 180)):
       if abs(value) > most:
         raise InputError(f"{where(i)}: its {name} {value:g} is outside of -{most} to {most} degrees")
-    out.append(tuple(place))
-  if (0, 0) in out and any(max(map(abs, place)) > 1 for place in out):
+  if (0, 0) in places and any(max(map(abs, place)) > 1 for place in places):
     raise InputError(
-      f"{where(out.index((0, 0)))}: its {' and '.join(names)} are 0, in the sea and far from others; leave "
-      "both empty if they are unknown"
+      f"{where(places.index((0, 0)))}: its {' and '.join(names)} are 0, in the sea and far from others; "
+      "leave both empty if they are unknown"
     )
-  return out, names
 
 
 def _degrees(cell, name: str, where: Callable, i: int) -> float:
