@@ -68,7 +68,8 @@ print(imported - began, loaded - imported, time.perf_counter() - loaded)
 """
 
 READ = """
-import sys
+import os, sys
+os.environ.setdefault("GDAL_CACHEMAX", "128")  # as the command does
 from colearn_jax.datasets.folder.decoding import Decoding
 from colearn_jax.deploy import blocks, scenes
 from colearn_jax.deploy.stacks import Window

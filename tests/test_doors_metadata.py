@@ -200,3 +200,26 @@ def test_ids_that_look_like_dates(tmp_path, ids, name):
   for example in examples(there):
     assert [to_iso(day) for day in example["dates"]["S2"]] == ["2018-01-15", "2018-02-14"]
     assert (example["views"]["S2"][0] == example["views"]["S2"][1] + 1).all()
+
+
+NOTHING = {  # what dataset.json says of S2: the message
+  "steps of dated series": ({"steps": "month"}, "steps says .* but its steps have dates"),
+  "its own mask": ({"mask": "S2"}, "the mask of view S2 is the view itself"),
+}
+
+
+@pytest.mark.parametrize("said, message", NOTHING.values(), ids=NOTHING)
+def test_what_would_do_nothing_is_refused(tmp_path, said, message):
+  there = table(tmp_path, "ab")
+  (there / "S2").mkdir()
+  for i in range(2):
+    np.savez(there / f"S2/s{i}.npz", values=ONE, dates=[17_546, 17_577])
+  refused(describe(there, views={"S2": said}), message)
+  refused(describe(there, views={"x": {"steps": "month"}}), r"a sample has shape \(3,\), no series")
+
+
+def test_dates_and_places_that_nobody_knows_are_no_context(tmp_path):
+  there = table(tmp_path, "ab", date=["", "NA"], lat=["", ""], lon=["nan", ""])
+  described = Builder.describe(there)
+  assert not described["date"] and not described["coordinates"]
+  assert set(examples(there)[0]) == {"id", "views", "target", "groups"}

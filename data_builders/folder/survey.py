@@ -285,6 +285,9 @@ def _view(found: ViewFiles, header: arrays.Header, decoding: Decoding, described
         f"dataset.json has {len(days)} dates of view {found.name}, its files have shape {pattern(shape)}"
       )
     common, dated = tuple(days.tolist()), True
+  if "steps" in described and (dated or len(shape) not in (2, 4)):
+    what = "its steps have dates" if dated else f"a sample has shape {pattern(shape)}, no series"
+    raise InputError(f"{where}: steps says what the steps of a series without dates are, but {what}")
   numbered = not dated and (shape[0] is None or masks and len(shape) in (2, 4))
   return View(
     name=found.name,

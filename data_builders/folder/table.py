@@ -59,8 +59,8 @@ class Table:
     groups: the names of the groups.
     unused: the columns that mean nothing here.
     split: whether the table says which part a sample belongs to.
-    date: whether it has a column of dates.
-    coordinates: whether it has columns of latitudes and longitudes.
+    date: whether the date of any sample is known.
+    coordinates: whether the latitude and longitude of any sample are known.
     amounts: least and greatest target of each output of a regression, by its name.
     unseen: codes of `unlabelled` that no target has.
   """
@@ -143,8 +143,8 @@ def read_table(path: Path, described: Mapping[str, object]) -> Table:
     groups=tuple(name.removeprefix("group_") for name in groups),
     unused=tuple(name for name in header if name not in used),
     split="split" in header,
-    date=bool(dated),
-    coordinates=bool(placed),
+    date=any(days),
+    coordinates=any(not math.isnan(place[0]) for place in places),
     amounts=_amounts(task, encoded),
     unseen=tuple(map(str, unseen([column[name] for name in targets], described.get("unlabelled")))),
   )
