@@ -142,6 +142,16 @@ def test_codes_that_no_file_names(tmp_path, code, dtype, factor):
   assert np.isnan(view_of(there)[0]).sum() == 1
 
 
+def test_a_high_number_under_a_mask_is_no_code(tmp_path):
+  image, there = np.moveaxis(pixels(), 0, -1).astype(np.float32), table(tmp_path, "ab")
+  image[0, 0] = 9999
+  for view, values in (("S2", image), ("hidden", (image[..., :1] == 9999) * np.uint8(100))):
+    np.save(there / f"{view}.npy", np.stack([values] * 2))
+  refused(there, "holds 9999: a value, or nodata")
+  describe(there, views={"S2": {"mask": "hidden"}})
+  assert view_of(there)[0].max() == 9999
+
+
 def test_a_code_in_one_of_several_bands(tmp_path):
   """Depths of the sea beside temperatures."""
   image, there = np.moveaxis(pixels(dtype="float32"), 0, -1), table(tmp_path, "ab")

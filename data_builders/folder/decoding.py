@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -28,6 +28,7 @@ class Decoding:
     offset: of all bands or of each.
     bands: how many bands are named, None if none.
     elsewhere: the nodata values of other files of the view; a file that has one without saying so is unclear.
+    masked: whether a mask says what is hidden; high numbers under it need no explanation.
   """
 
   nodata: float | tuple[float, ...] | None = None
@@ -35,13 +36,15 @@ class Decoding:
   offset: float | tuple[float, ...] | None = None
   bands: int | None = None
   elsewhere: tuple[float, ...] = ()
+  masked: bool = False
 
   @classmethod
   def of(cls, described: Mapping[str, object]) -> Decoding:
     """From what is said of a view."""
     plain = lambda value: tuple(map(float, value)) if isinstance(value, list) else value
     given = {key: plain(described.get(key)) for key in ("nodata", "scale", "offset")}
-    return cls(**given, bands=len(described["bands"]) if described.get("bands") else None)
+    bands = len(described["bands"]) if described.get("bands") else None
+    return cls(**given, bands=bands, masked="mask" in described)
 
   @property
   def scaled(self) -> bool:
@@ -60,7 +63,7 @@ class Decoding:
       UnclearError: a number looks like nodata, and neither the file nor the user says what it is.
     """
     if self.nodata is None:
-      _check(values, stored)
+      _check(values, stored, () if self.masked else HIGH_CODES)
     if self.nodata is None or self.nodata == ():
       return values
     # in the file's own precision, for 3.4e38 is not the same number in float32 and float64
@@ -75,7 +78,7 @@ class Decoding:
     return (values * np.asarray(scale, float) + np.asarray(offset, float)).astype(np.float32)
 
 
-def _check(values: np.ndarray, stored: np.ndarray) -> None:
+def _check(values: np.ndarray, stored: np.ndarray, high: Sequence[float]) -> None:
   """Raises UnclearError for a code such as -9999 that is far from all other numbers of its band."""
   if stored.dtype.kind not in "iuf":
     return
@@ -84,14 +87,14 @@ def _check(values: np.ndarray, stored: np.ndarray) -> None:
   bands = [stored[..., k][there[..., k]] for k in range(stored.shape[-1])] if several else []
   # A band of one number alone, say at a place without values, is looked at together with the others.
   for seen in (stored[there], *(band for band in bands if band.size and band.min() < band.max())):
-    if seen.size and (code := _code(seen)) is not None:
+    if seen.size and (code := _code(seen, high)) is not None:
       raise UnclearError(
         f"holds {code:.6g}: a value, or nodata? Say so in dataset.json, for the view: "
         f'{{"nodata": {code:.17g}}}, or {{"nodata": []}} if it is a value'
       )
 
 
-def _code(seen: np.ndarray) -> float | None:
+def _code(seen: np.ndarray, high: Sequence[float]) -> float | None:
   """The number among these that looks like nodata, if there is one."""
   least, most, dtype = seen.min(), seen.max(), seen.dtype
   whole = dtype.kind in "iu" and dtype.itemsize > 1
@@ -105,7 +108,7 @@ def _code(seen: np.ndarray) -> float | None:
   if most > HUGE:
     return most.item()
   highest = whole and most == np.iinfo(dtype).max
-  if highest or is_one(most, HIGH_CODES):
+  if highest or is_one(most, high):
     others = seen[seen != most]
     far = others.max() < most / 2 if others.size else highest
     return most.item() if far else None
