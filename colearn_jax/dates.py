@@ -17,7 +17,8 @@ from colearn_jax.types import InputError
 
 FIRST, LAST = (datetime.date(year, *day) for year, *day in ((1900, 1, 1), (2100, 12, 31)))
 EPOCH = datetime.date(1970, 1, 1)
-EXCEL = 32_873  # from this number of days on a spreadsheet may count from 1900: 32,874 is 1990-01-01 there
+EXCEL = (26_299, 65_746)  # days that a spreadsheet may count from 1900: 1972 to 2079 there, 2042 on from 1970
+OWN = 934  # days since 1970 of the first Landsat image: smaller numbers count from a day that is not given
 UNKNOWN = ("", "nan", "nat", "na", "n/a", "<na>", "null", "none")  # in a column of dates or degrees
 EPOCHS = ((10**8, 86_400), (10**11, 86_400 * 10**3), (10**14, 86_400 * 10**6), (10**17, 86_400 * 10**9))
 
@@ -27,6 +28,8 @@ _ZONE = r"(?P<zone>\s*(?:Z|UTC|GMT|[+-]\d{2}(?::?\d{2})?))"
 _ISO = re.compile(rf"{_YEAR}(?P<s>[-./_]?)(?P<m>\d\d?)(?P=s)(?P<d>\d\d?)(?P<time>{_TIME}{_ZONE}?)?", re.I)
 _DAY_OF_YEAR = re.compile(rf"{_YEAR}[-./_]?(?P<n>\d{{3}})(?P<time>{_TIME}{_ZONE}?)?", re.I)
 _WEEK = re.compile(r"\d{4}-?W\d\d-?\d", re.I)
+_DIGITS = re.compile(r"((?:19|20)\d{6})(\d\d)(\d\d)?(\d\d)?")  # 2018011510, 201801151030, 20180115103021
+_HOUR = re.compile(r"(?:19|20)\d\d(?:0[1-9]|1[0-2])[0-3]\d[0-2]\d")  # 2018011510
 _NUMBER = re.compile(r"\d{7,8}\.0+|\d{9,}(?:\.0+)?|\d(?:\.\d+)?e\+?\d\d?", re.I)
 _SINCE = re.compile(r"(?P<unit>nanosec\w*|ns)\s+since\b", re.I)
 _YEAR_LAST = re.compile(r"\d\d?[-./ ]\d\d?[-./ ]\d{2,4}(?:\s.*)?")
@@ -39,8 +42,9 @@ def to_days(dates, where: str, units: str | None = None, calendar: str | None = 
 
   Args:
     dates: NumPy datetimes; date objects of Python, pandas or cftime; texts such as 2018-01-15,
-      2018-01-15T10:30:00+02:00, 20180115, 2018.01.15 or 2018-015 (day of the year); the numbers 20180115 and
-      2018015; days, seconds, milliseconds, microseconds or nanoseconds since 1970-01-01.
+      2018-01-15T10:30:00+02:00, 20180115, 2018.01.15 or 2018-015 (day of the year); the numbers 20180115,
+      2018015, 2018011510 (with the hour) and 201801151030; days, seconds, milliseconds, microseconds or
+      nanoseconds since 1970-01-01.
     where: what messages call the place of these dates.
     units: of numbers, as the CF conventions write it: `days since 2015-06-30`.
     calendar: of numbers with units, as in the CF conventions.
@@ -54,10 +58,13 @@ def to_days(dates, where: str, units: str | None = None, calendar: str | None = 
   if units and dates.dtype.kind in "iuf":
     dates = _decode(dates, units, calendar, where)
   if dates.dtype.kind == "M":
+    if dates.size and np.datetime_data(dates.dtype)[0] in ("Y", "M", "W"):
+      raise InputError(f"{where}: its dates are years, months or weeks, such as {dates[0]}; write days")
     if np.isnat(dates).any():
       raise InputError(f"{where}: a date is missing (NaT)")
     days = dates.astype("datetime64[D]").astype(np.int64).tolist()
   elif dates.dtype.kind in "iuf":
+    _check_precision(dates, where)
     days = _numbers(dates, where)
   else:
     days = [_day(value, where) for value in dates.tolist()]
@@ -101,8 +108,10 @@ def _day(value, where: str) -> int:
     value = value.decode("utf-8", "replace")
   if isinstance(value, str):
     return _text(value.strip(), where)
-  if value is None or value != value:
+  if value is None or type(value).__name__ in ("NAType", "NaTType") or value != value:
     raise InputError(f"{where}: a date is missing")
+  if hasattr(value, "freqstr") and value.freqstr not in ("D", "B", "h", "min", "s"):  # a period of pandas
+    raise InputError(f"{where}: {value} is a period of many days; write days")
   if isinstance(value, datetime.datetime) and value.tzinfo is not None:
     value = value.astimezone(datetime.UTC)
   if isinstance(value, int | float) and not isinstance(value, bool):
@@ -116,6 +125,8 @@ def _day(value, where: str) -> int:
 
 
 def _text(text: str, where: str) -> int:
+  if _HOUR.fullmatch(text):
+    return _numbers(np.array([int(text)], np.int64), where)[0]
   if match := _ISO.fullmatch(text):
     whole = match["s"] or len(match["m"]) == len(match["d"]) == 2  # 2018115 may be 15 January or day 115
     day = _calendar(int(match["y"]), int(match["m"]), int(match["d"])) if whole else None
@@ -133,12 +144,48 @@ def _text(text: str, where: str) -> int:
     day = _of_year(int(match["y"]), int(match["n"]))
   if day is None:
     raise InputError(_no_day(text, where))
+  day += _later(match["time"], text, where)
   if match["zone"] and (hours := re.search(r"([+-])(\d{2}):?(\d{2})?$", match["zone"])):
     digits = re.sub(r"\D", "", match["time"])
     minutes = int(hours[2]) * 60 + int(hours[3] or 0)
     local = int(digits[:2]) * 60 + int(digits[2:4])
     day += (local - minutes * (-1 if hours[1] == "-" else 1)) // 1440
   return day
+
+
+def _later(time: str | None, text: str, where: str) -> int:
+  """How many days after its date a time of a day is: 1 for 24:00, else 0. InputError if there is none."""
+  clock = [int(part) for part in re.findall(r"\d\d", (time or "00")[:9].partition(".")[0])[:3]]
+  hour, minute, second = (*clock, 0, 0)[:3]
+  if (hour, minute, second) == (24, 0, 0):
+    return 1
+  if hour > 23 or minute > 59 or second > 60:
+    raise InputError(_no_day(text, where))
+  return 0
+
+
+def _check_precision(numbers: np.ndarray, where: str) -> None:
+  """Raises InputError for days that a float is too short for: float32 has 20180116 and 20180118 alone."""
+  if numbers.dtype.kind != "f" or numbers.dtype.itemsize > 4:
+    return
+  bits = np.finfo(numbers.dtype).nmant + 1
+  most = float(np.abs(numbers[np.isfinite(numbers)]).max(initial=0))
+  if most > 2**bits and (most < EPOCHS[0][0] or numbers.dtype.itemsize == 2):
+    raise InputError(
+      f"{where}: its dates are {numbers.dtype}, which cannot hold {most:.0f} exactly; write integers"
+    )
+
+
+def _with_hours(values: list[int]) -> list[int | None] | None:
+  """The days of numbers that end with the hour, the minute and the second; None if they are no such."""
+  matches = [_DIGITS.fullmatch(str(value)) for value in values]
+  parts = [[int(part or 0) for part in match.groups()] for match in matches if match]
+  if len(parts) < len(values) or any(h > 23 or m > 59 or s > 60 for _, h, m, s in parts):
+    return None
+  if all(value % (86_400 * 10**3) == 0 for value in values):  # midnights in milliseconds
+    return None
+  days = [_calendar(day // 10_000, day // 100 % 100, day % 100) for day, *_ in parts]
+  return None if None in days else days
 
 
 def _numbers(numbers: np.ndarray, where: str) -> list[int]:
@@ -157,6 +204,8 @@ def _numbers(numbers: np.ndarray, where: str) -> list[int]:
     days = [_calendar(value // 10_000, value // 100 % 100, value % 100) for value in values]
   elif 1_900_000 <= least and most < 2_200_000:
     days = [_of_year(value // 1000, value % 1000) for value in values]
+  elif (hourly := _with_hours(values)) is not None:
+    days = hourly
   elif least >= EPOCHS[0][0]:
     unit = next(unit for lower, unit in reversed(EPOCHS) if least >= lower)
     days = [value // unit for value in values]
@@ -164,8 +213,10 @@ def _numbers(numbers: np.ndarray, where: str) -> list[int]:
     raise InputError(f"{say} days of a year that is not given; write 2018-01-15 or 2018-015")
   elif 1900 <= least and most <= 2100:
     raise InputError(f"{say} years; write days as 2018-01-15")
-  elif most > EXCEL and least > EXCEL // 2 and most <= 2 * EXCEL:
+  elif EXCEL[0] <= most <= EXCEL[1]:
     raise InputError(f"{say} days since 1970 or since 1900; write 2018-01-15")
+  elif least < OWN:
+    raise InputError(f"{say} days since a day that is not given; write 2018-01-15")
   else:
     days = list(values)
   out = [day for day in days if day is not None]

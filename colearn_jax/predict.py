@@ -21,10 +21,13 @@ def main(argv: Sequence[str] | None = None) -> None:
   add("--input", required=True, help="samples: .csv, .parquet, .npz, .nc or .zarr")
   add("--out", required=True, help="file to write: .csv or .parquet")
   add("--coverage", type=float, default=0.9, help="of the intervals of values; default: 0.9")
+  add("--nodata", help="stored number that means nothing is known, or none; default: what the file says")
+  add("--scale", type=float, help="a value is stored number * scale + offset; default: what the file says")
+  add("--offset", type=float, help="see --scale")
   add("--rows", type=int, default=8192, help="samples that are in memory at a time; default: 8192")
   add("--any-values", action="store_true", help="accept values that are far from those of the training")
   given = parser.parse_args(argv)
-  from colearn_jax.deploy import predictions  # imported here: loads JAX; --help is quick
+  from colearn_jax.deploy import predictions, stored  # imported here: loads JAX; --help is quick
 
   number = predictions.write(
     given.model,
@@ -33,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     coverage=given.coverage,
     rows=given.rows,
     any_values=given.any_values,
+    decoding=stored.decoding(given.nodata, given.scale, given.offset),
   )
   print(f"{number} predictions in {given.out}")
 

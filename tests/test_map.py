@@ -8,8 +8,6 @@ import subprocess
 import sys
 import time
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -19,22 +17,14 @@ from colearn_jax.deploy import mapping, maps, names, tiles
 from colearn_jax.deploy.export import save_model
 from colearn_jax.deploy.model import Model
 from colearn_jax.types import InputError, Modality, Task
+from tests.cases.exported import BANDS, DAYS, ORIGIN, cube, expected, function, read, scene, write
 
 rasterio = pytest.importorskip("rasterio")
-BANDS, DAYS = ("red", "nir"), ("2023-05-01", "2023-05-13", "2023-06-02")
 CLASSES = Task("multiclass", ("crop", "tree", "water"))
 VALUES = Task("regression", ("height", "mass"), "m")
 RUNS = ("seed10_fold0", "seed10_fold1")
-UTM = rasterio.Affine(10, 0, 600000, 0, -10, 5300000)
+UTM = rasterio.Affine(*ORIGIN)
 PLACE = {"driver": "GTiff", "crs": "EPSG:32632", "transform": UTM}
-
-
-def function(weights, x, *context):
-  there = ~jnp.isnan(x).all(tuple(range(1, x.ndim)))
-  y = jnp.where(jnp.isnan(x), 0.0, x).reshape(x.shape[0], -1) @ weights["kernel"]
-  y = sum((jnp.where(jnp.isnan(c), 0.0, c) @ weights["context"] for c in context), y)
-  y = jax.nn.softmax(y) if y.shape[-1] == 3 else y
-  return jnp.where(there[:, None], y, jnp.nan)
 
 
 def make_model(path, shape, task=CLASSES, context=(), about=None, runs=RUNS):
@@ -46,25 +36,6 @@ def make_model(path, shape, task=CLASSES, context=(), about=None, runs=RUNS):
   return save_model(Model(function, weights, modality, task, context, about), path)
 
 
-def scene(height=37, width=53, steps=3):
-  """Values `[T H W 2]`, some missing; a corner of the scene has none."""
-  x = np.random.default_rng(0).normal(size=(steps, height, width, 2)).astype(np.float32)
-  x[0, :5, :5, 0] = x[-1, 4] = np.nan
-  x[:, -6:, -10:] = np.nan
-  return x
-
-
-def write(path, image, bands=BANDS, **more):
-  """Writes an image `[H W C]`."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  profile = PLACE | {"height": image.shape[0], "width": image.shape[1], "count": image.shape[2]}
-  with rasterio.open(path, "w", **profile | {"dtype": image.dtype.name, "nodata": np.nan} | more) as file:
-    file.write(np.moveaxis(image, -1, 0))
-    for number, name in enumerate(bands, 1):
-      file.set_band_description(number, name)
-  return path
-
-
 def dated(folder, x):
   """One GeoTIFF a date; the bands are in another order in the last one, and one more is there."""
   for day, image in zip(DAYS, x):
@@ -73,18 +44,6 @@ def dated(folder, x):
     folder / f"S2_{DAYS[-1]}.tif", np.dstack([x[-1, ..., ::-1], x[-1, ..., :1] * 9]), ("nir", "red", "blue")
   )
   return folder / "S2_*.tif"
-
-
-def read(path):
-  with rasterio.open(path) as file:
-    return file.read(), file.profile | {"tags": file.tags(), "names": file.descriptions, "units": file.units}
-
-
-def expected(folder, x, block=512):
-  """Value `[H W C]` of every pixel, by `Model.estimate`."""
-  model = load_model(folder)
-  flat = np.moveaxis(x, 0, 2).reshape(-1, *model.modality.shape)
-  return model.estimate(flat).value.reshape(*x.shape[1:3], -1)
 
 
 @pytest.fixture(scope="module")
@@ -137,26 +96,6 @@ def numbered(folder, x):
   path = write(folder / "all.tif", image, names, nodata=-999)
   with rasterio.open(path, "r+") as file:
     file.scales = [0.01] * 6
-  return path
-
-
-def cube(folder, x, suffix, **more):
-  """A cube with a variable for each band, rows from south to north."""
-  xarray = pytest.importorskip("xarray")
-  pytest.importorskip("rioxarray")
-  height, width = x.shape[1:3]
-  made = xarray.Dataset(
-    {band: (("time", "y", "x"), x[:, ::-1, :, k]) for k, band in enumerate(BANDS)} | more,
-    {
-      "time": np.array(DAYS, "datetime64[ns]"),
-      "y": 5300000 - 5 - 10.0 * np.arange(height)[::-1],
-      "x": 600000 + 5 + 10.0 * np.arange(width),
-    },
-  )
-  made = made.rio.write_crs("EPSG:32632")
-  folder.mkdir(parents=True, exist_ok=True)
-  path = folder / f"cube{suffix}"
-  made.to_zarr(path, consolidated=False) if suffix == ".zarr" else made.to_netcdf(path, engine="h5netcdf")
   return path
 
 

@@ -14,8 +14,9 @@ from colearn_jax.deploy import predictions
 from colearn_jax.deploy.load import load_model
 from colearn_jax.interop import released
 from colearn_jax.weights import pretrained, tensors
+from tests.cases.exported import make_model
 from tests.cases.odd_files import CHANGES, DTYPES, FILLED, SHAPES, array, change_file, in_one_line, repeat
-from tests.cases.predict_files import FORMATS, make_model
+from tests.cases.predict_files import FORMATS
 from tests.helpers import golden, save_torch_file
 from tests.presto_files import SIZES, architecture, state_dict
 

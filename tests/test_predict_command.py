@@ -1,41 +1,21 @@
 """`colearn_jax.predict`: samples in every format against `Model.estimate`, and what is refused."""
 
-import csv
-
 import numpy as np
 import pytest
-from pyarrow import parquet
 
 from colearn_jax import load_model
 from colearn_jax import predict as command
 from colearn_jax.data import context
 from colearn_jax.deploy import predictions
 from colearn_jax.types import InputError, Task
-from tests.cases.predict_files import (
-  CLASSES,
-  COLUMNS,
-  DAYS,
-  FORMATS,
-  IDS,
-  as_parquet,
-  make_model,
-  steps_of,
-  values,
-  write_csv,
-)
+from tests.cases.exported import CLASSES, COLUMNS, DAYS, make_model, rows, write_csv
+from tests.cases.predict_files import FORMATS, IDS, as_parquet, steps_of, values
 
 
 @pytest.fixture(scope="module")
 def series(tmp_path_factory):
   """A model of series."""
   return make_model(tmp_path_factory.mktemp("model") / "m", (3, 2))
-
-
-def rows(path):
-  if path.suffix == ".parquet":
-    return parquet.read_table(path).to_pylist()
-  with open(path, newline="") as file:
-    return list(csv.DictReader(file))
 
 
 def numbers(found, names):

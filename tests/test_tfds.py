@@ -1,4 +1,4 @@
-"""The command `tfds build` and the readers of TFDS, as their users call them. They need the extra `tfds`."""
+"""`tfds build` and the readers of TFDS, as users call them. They need the extras `tfds` and `raster`."""
 
 import importlib.util
 import json
@@ -24,7 +24,10 @@ from colearn_jax.data.reader import read_index
 
 pytestmark = [
   pytest.mark.slow,
-  pytest.mark.skipif(importlib.util.find_spec("tensorflow") is None, reason="needs the extra tfds"),
+  pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in ("tensorflow", "h5py")),
+    reason="needs the extras tfds and raster",
+  ),
 ]
 
 BUILDERS = Path(build.__file__).parent

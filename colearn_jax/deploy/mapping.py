@@ -134,7 +134,9 @@ def _by_pixel(job: Job, model: Model, pixels: Pixels, block: Window, values, the
   found = []
   for start in range(0, len(at), PIXELS):
     some = at[start : start + PIXELS]
-    x = pixels.prepare(flat[:, some], days, job.date)
+    whole = some[-1] - some[0] == len(some) - 1  # then nothing is copied
+    own = flat[:, some[0] : some[-1] + 1] if whole else flat[:, some]
+    x = pixels.prepare(own, days, job.date)
     rows, columns = np.divmod(some, block.width)
     middle = rows + block.row + 0.5, columns + block.column + 0.5
     context = _context(job, model, *middle, None if static is None else static[rows, columns])

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from colearn_jax import dates
 from colearn_jax.data import context as context_lib
 from colearn_jax.datasets.folder.decoding import Decoding
-from colearn_jax.deploy import blocks, cluster, cog, mapping, preview, ranges, scenes
+from colearn_jax.deploy import blocks, cluster, cog, mapping, preview, ranges, scenes, stored
 from colearn_jax.deploy.mapping import CONFIDENCE, MAP, Job
 from colearn_jax.deploy.model import Model
 from colearn_jax.deploy.pixels import Pixels
@@ -80,7 +80,8 @@ def make(model: str | Path, inputs: Sequence[str], out: str | Path, settings: Se
 
 def _job(folder: str, model: Model, inputs: Sequence[str], out: Path, settings: Settings) -> Job:
   """Opens the scene and checks that the model can read it."""
-  pixels, decoding = Pixels(model), _decoding(settings)
+  pixels = Pixels(model)
+  decoding = stored.decoding(settings.nodata, settings.scale, settings.offset, len(settings.bands) or None)
   scene = scenes.open_scene(inputs, pixels.bands, decoding, settings.bands or None)
   scene.check()
   date = settings.date and str(np.datetime64(int(dates.to_days([settings.date], "--date")[0]), "D"))
@@ -97,16 +98,6 @@ def _job(folder: str, model: Model, inputs: Sequence[str], out: Path, settings: 
     raise InputError(f"--block={block} is not allowed; an integer >= 1")
   parts = out.with_name(f".{out.name}.blocks")
   return Job(folder, scene, static, date, settings.coverage, block, str(parts))
-
-
-def _decoding(settings: Settings) -> Decoding:
-  nodata: float | tuple | None = None
-  if settings.nodata is not None:
-    try:
-      nodata = () if settings.nodata == "none" else float(settings.nodata)
-    except ValueError:
-      raise InputError(f"--nodata={settings.nodata} is not allowed; a number, or none") from None
-  return Decoding(nodata, settings.scale, settings.offset, len(settings.bands) or None)
 
 
 def _static(model: Model, settings: Settings, decoding: Decoding, scene):

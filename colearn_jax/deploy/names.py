@@ -5,6 +5,10 @@ The name of a band is followed by its step:
     B2_2023-05-01, B2_20230501   the date of the step
     B2_1, B2_2, B2_3             its number, in the order of time
     B2(t-2), B2(t-1), B2(t)      how many steps there are after it
+
+or it follows the step, as `toBands` of Earth Engine writes it:
+
+    20230501_B2, 0_B2, 20230501T103621_20230501T103945_T32UNC_B2
 """
 
 from __future__ import annotations
@@ -18,7 +22,11 @@ import numpy as np
 from colearn_jax import dates
 from colearn_jax.types import InputError
 
-_STEP = re.compile(r"_(?P<date>\d{4}-\d\d-\d\d|\d{8})|_(?P<number>\d{1,4})|\(t(?P<before>-\d+)?\)")
+_DATE = r"(?P<date>\d{4}(?P<s>[-.]?)\d\d(?P=s)\d\d)"
+_STEP = re.compile(
+  rf"_{_DATE}(?:T\d\d:?\d\d(?::?\d\d(?:\.\d+)?)?Z?)?|_(?P<number>\d{{1,4}})|\(t(?P<before>-\d+)?\)"
+)
+_BEFORE = re.compile(rf"{_DATE}(?:T\d{{6}}(?:_\d{{8}}T\d{{6}}_T\d\d[A-Z]{{3}})?)?_|(?P<number>\d{{1,4}})_")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,10 +70,13 @@ def steps(names: Sequence[str], bands: Sequence[str], where: str) -> Steps | Non
   for band in bands:
     for name in names:
       match = _STEP.fullmatch(name[len(band) :]) if name.startswith(band) else None
+      if match is None and name.endswith(band):
+        match = _BEFORE.fullmatch(name[: -len(band)])
       if match is None:
         continue
-      kind = "date" if match["date"] else "number" if match["number"] else "before"
-      value = match[kind] or "0"
+      known = match.groupdict()
+      kind = "date" if known["date"] else "number" if known["number"] else "before"
+      value = known[kind] or "0"
       step = int(value) if kind != "date" else int(dates.to_days([value], f"{where}, {name}")[0])
       if (twice := found.setdefault(band, {}).get(step)) is not None:
         raise InputError(f"{where}: {twice} and {name} are of one step")

@@ -12,16 +12,19 @@ from pyarrow import csv, parquet
 from tqdm import tqdm
 
 from colearn_jax.data import context
+from colearn_jax.datasets.folder.decoding import Decoding
 from colearn_jax.deploy import ranges, sample_arrays, sample_tables
 from colearn_jax.deploy.load import load_model
 from colearn_jax.deploy.model import Estimate, Model
 from colearn_jax.deploy.pixels import Pixels
-from colearn_jax.deploy.samples import Chunk, Samples
+from colearn_jax.deploy.samples import Chunk, Samples, in_order
 from colearn_jax.deploy.stacks import caught
 from colearn_jax.storage.files import replacing
 from colearn_jax.types import InputError
 
 WRITERS = {".csv": csv.CSVWriter, ".parquet": parquet.ParquetWriter}
+
+AS_IN_FILE = Decoding()  # a user who says nothing
 
 
 def write(
@@ -32,6 +35,7 @@ def write(
   coverage: float = 0.9,
   rows: int = 8192,
   any_values: bool = False,
+  decoding: Decoding = AS_IN_FILE,
 ) -> int:
   """Predicts all samples of a file. The output appears complete or not at all.
 
@@ -42,6 +46,7 @@ def write(
     coverage: of the intervals of values.
     rows: samples that are in memory at a time.
     any_values: whether values that are far from those of the training are accepted.
+    decoding: what the user says of the stored numbers, see `stored.decoding`.
 
   Returns:
     The number of samples.
@@ -59,7 +64,7 @@ def write(
   if width is None and "uncertainty" not in loaded.about:
     print("the model was exported without uncertainty: nothing is calibrated", file=sys.stderr)
   need, number = Pixels(loaded), 0
-  opened = open_samples(Path(source).expanduser().absolute(), loaded, need, rows)
+  opened = open_samples(Path(source).expanduser().absolute(), loaded, need, rows, decoding)
   try:
     with (
       replacing(out, binary=True) as file,
@@ -71,7 +76,7 @@ def write(
           there = [one for one in chunk.x if one is not None]
           every = np.concatenate([np.reshape(one, (-1, need.sensors)) for one in there]) if there else None
           if every is not None:
-            ranges.check(loaded, every, "; --any-values accepts them")
+            ranges.check(loaded, every, "; --scale and --offset convert them, --any-values accepts them")
         part = table(loaded, chunk.ids, estimate(loaded, need, chunk, coverage))
         writer = writer or WRITERS[out.suffix.lower()](file, part.schema)
         writer.write_table(part)
@@ -85,7 +90,7 @@ def write(
   return number
 
 
-def open_samples(path: Path, model: Model, need: Pixels, rows: int) -> Samples:
+def open_samples(path: Path, model: Model, need: Pixels, rows: int, decoding: Decoding) -> Samples:
   """Opens a file of samples.
 
   Args:
@@ -93,6 +98,7 @@ def open_samples(path: Path, model: Model, need: Pixels, rows: int) -> Samples:
     model: that reads them.
     need: what it needs.
     rows: in a chunk.
+    decoding: what the user says of the stored numbers.
 
   Raises:
     InputError: the file cannot be read, or lacks bands; all of them are listed. Later, as it is read: a value
@@ -110,7 +116,7 @@ def open_samples(path: Path, model: Model, need: Pixels, rows: int) -> Samples:
   reader = readers.get(path.suffix.lower())
   if reader is None:
     raise InputError(f"--input={path}: the name has to end with one of {', '.join(readers)}")
-  opened = caught(str(path), lambda: reader(path, model, need, rows))
+  opened = caught(str(path), lambda: reader(path, model, need, rows, decoding))
   return Samples(opened.total, _caught(str(path), opened.chunks))
 
 
@@ -121,6 +127,8 @@ def _caught(path: str, chunks: Iterator[Chunk]) -> Iterator[Chunk]:
 
 def estimate(model: Model, need: Pixels, chunk: Chunk, coverage: float) -> Estimate:
   """The estimate of a chunk of samples."""
+  if not need.dated and len(model.modality.shape) in (2, 4):
+    chunk = in_order(chunk)
   known = None
   if model.context:
     known = context.encode(

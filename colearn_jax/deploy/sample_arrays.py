@@ -19,18 +19,26 @@ from colearn_jax.deploy.samples import Chunk, Samples, Wanted, chunk_of, wanted_
 from colearn_jax.types import InputError
 
 
-def open_npz(path: Path, model: Model, need: Pixels, rows: int) -> Samples:
+def open_npz(path: Path, model: Model, need: Pixels, rows: int, decoding: Decoding) -> Samples:
   """See `predictions.open_samples`."""
   with np.load(path, allow_pickle=False) as file:
     arrays = {name: file[name] for name in file.files}
-  return _of_arrays(path, model, need, rows, arrays, arrays.get(cubes.DATES))
-
-
-def _of_arrays(path: Path, model: Model, need: Pixels, rows: int, arrays: Mapping, days) -> Samples:
   wanted = wanted_of(model, need, list(arrays), path)
+  number, stored, days = _of_arrays(path, model, need, arrays, arrays.get(cubes.DATES))
+  for name in wanted.columns:
+    if np.shape(arrays[name])[:1] != (number,):
+      raise InputError(
+        f"{path}: {name} has shape {np.shape(arrays[name])}, its values are of {number} samples"
+      )
+  take = lambda rows: decoding.unpack(decoding.hide(own := stored(rows), own))
+  return Samples(number, _of_rows(path, need, rows, number, take, wanted, days, lambda name: arrays[name]))
+
+
+def _of_arrays(path: Path, model: Model, need: Pixels, arrays: Mapping, days):
+  """The number of samples, what takes the stored values of some of them, and the dates of their steps."""
   steps = None
   if cubes.VALUES in arrays:
-    named = [str(name) for name in arrays["bands"]] if "bands" in arrays else list(need.bands)
+    named = list(map(_text, arrays["bands"])) if "bands" in arrays else list(need.bands)
     values = arrays[cubes.VALUES]
     if values.ndim == 0 or values.shape[-1] != len(named):
       raise InputError(
@@ -38,6 +46,8 @@ def _of_arrays(path: Path, model: Model, need: Pixels, rows: int, arrays: Mappin
         "those that an array named bands has"
       )
     names_lib.missing(named, need.bands, str(path))
+    if twice := next((name for name in need.bands if named.count(name) > 1), None):
+      raise InputError(f"{path} has two bands named {twice}")
     places = [named.index(name) for name in need.bands]
     number, take = len(values), lambda rows: values[rows][..., places]
   else:
@@ -56,7 +66,11 @@ def _of_arrays(path: Path, model: Model, need: Pixels, rows: int, arrays: Mappin
       one = lambda step, rows: np.stack([arrays[name][rows] for name in step], -1)
       take = lambda rows: np.stack([one(step, rows) for step in steps.names], 1)
       days = steps.dates
-  return Samples(number, _of_rows(path, need, rows, number, take, wanted, days, lambda name: arrays[name]))
+  return number, take, days
+
+
+def _text(name) -> str:
+  return name.decode() if isinstance(name, bytes) else str(name)
 
 
 def _of_rows(
@@ -74,10 +88,10 @@ def _of_rows(
     )
 
 
-def open_cube(path: Path, model: Model, need: Pixels, rows: int) -> Samples:
+def open_cube(path: Path, model: Model, need: Pixels, rows: int, decoding: Decoding) -> Samples:
   """See `predictions.open_samples`."""
   with no_warnings():
-    cube = cubes.open_cube(path, Decoding(), stack=True, wanted=need.bands)
+    cube = cubes.open_cube(path, decoding, stack=True, wanted=need.bands)
   have = list(cube.bands) if cube.bands else [f"b{k + 1}" for k in range(cube.shape[-1])]
   names_lib.missing(have, need.bands, str(path))
   wanted = wanted_of(model, need, cube.others, path)
@@ -88,5 +102,5 @@ def open_cube(path: Path, model: Model, need: Pixels, rows: int) -> Samples:
     wanted = dataclasses.replace(wanted, id="id")
     column = lambda name: np.array(ids, object) if name == "id" else cube.other(name)
   days = None if cube.dates is None else cube.dates().astype("datetime64[D]")
-  take = lambda some: cube.take(some)[..., places]
+  take = lambda some: decoding.unpack(cube.take(some))[..., places]
   return Samples(cube.shape[0], _of_rows(path, need, rows, cube.shape[0], take, wanted, days, column))

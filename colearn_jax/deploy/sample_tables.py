@@ -15,11 +15,14 @@ import pyarrow as pa
 from pyarrow import csv as arrow_csv
 from pyarrow import parquet
 
+from colearn_jax.datasets.folder.decoding import Decoding
 from colearn_jax.deploy import names as names_lib
 from colearn_jax.deploy.model import Model
 from colearn_jax.deploy.pixels import Pixels
 from colearn_jax.deploy.samples import Chunk, Column, Samples, Wanted, chunk_of, wanted_of
 from colearn_jax.types import InputError
+
+NULL = ["", "NaN", "nan", "NA", "N/A", "n/a", "#N/A", "<NA>", "null", "NULL", "None", "none"]  # in CSV
 
 
 def _open_table(
@@ -55,7 +58,9 @@ def _open_table(
   return wanted, columns, steps
 
 
-def _of_columns(need: Pixels, steps: names_lib.Steps | None, column: Column) -> tuple[Any, dict | None, Any]:
+def _of_columns(
+  need: Pixels, steps: names_lib.Steps | None, column: Column, decoding: Decoding
+) -> tuple[Any, dict | None, Any]:
   """Values, masks and dates of a chunk of a table."""
   floats = lambda name: np.asarray(column(name), np.float32)
   values: Any
@@ -71,11 +76,25 @@ def _of_columns(need: Pixels, steps: names_lib.Steps | None, column: Column) -> 
       )
     else:
       values = np.stack([np.asarray(own, np.float32) for own in every], -1)
+  values = _decoded(values, decoding)
   cut = lambda at: (
     [None if v is None else v[..., at] for v in values] if isinstance(values, list) else values[..., at]
   )
   masks = {name: cut(need.bands.index(name)) for name in need.mask_bands} or None
   return cut(slice(0, need.sensors)), masks, None if steps is None else steps.dates
+
+
+def _decoded(values: Any, decoding: Decoding) -> Any:
+  """Values from stored numbers; all series are looked at together, for a short one says little."""
+  decode = lambda stored: decoding.unpack(decoding.hide(stored, stored))
+  if not isinstance(values, list):
+    return decode(values)
+  there = [one for one in values if one is not None]
+  if not there:
+    return values
+  ends = np.cumsum([len(one) for one in there])[:-1]
+  parts = iter(np.split(decode(np.concatenate(there)), ends))
+  return [None if one is None else next(parts) for one in values]
 
 
 def _series(row: Sequence[Any]) -> np.ndarray | None:
@@ -87,7 +106,7 @@ def _series(row: Sequence[Any]) -> np.ndarray | None:
   return np.stack([np.array([np.nan if v is None else v for v in own], np.float32) for own in row], -1)
 
 
-def open_csv(path: Path, model: Model, need: Pixels, rows: int) -> Samples:
+def open_csv(path: Path, model: Model, need: Pixels, rows: int, decoding: Decoding) -> Samples:
   """See `predictions.open_samples`."""
   with open(path, encoding="utf-8-sig", newline="") as file:
     have = next(csv.reader(file), [])
@@ -98,7 +117,7 @@ def open_csv(path: Path, model: Model, need: Pixels, rows: int) -> Samples:
     column_types=types,
     include_columns=list(types),
     strings_can_be_null=False,
-    null_values=["", "NaN", "nan", "NA"],
+    null_values=NULL,
   )
   parsing = arrow_csv.ParseOptions(newlines_in_values=True)
 
@@ -107,35 +126,52 @@ def open_csv(path: Path, model: Model, need: Pixels, rows: int) -> Samples:
       for batch in file:
         yield from (batch.slice(k, rows) for k in range(0, len(batch), rows))
 
-  return Samples(None, _of_batches(batches(), wanted, need, steps, str(path)))
+  return Samples(None, _of_batches(batches(), wanted, need, steps, str(path), decoding))
 
 
-def open_parquet(path: Path, model: Model, need: Pixels, rows: int) -> Samples:
+def open_parquet(path: Path, model: Model, need: Pixels, rows: int, decoding: Decoding) -> Samples:
   """See `predictions.open_samples`."""
   file = parquet.ParquetFile(path)
   schema = file.schema_arrow
-  lists = [
-    field.name for field in schema if pa.types.is_list(field.type) or pa.types.is_large_list(field.type)
-  ]
+  lists = [field.name for field in schema if _is_list(field.type)]
   wanted, columns, steps = _open_table(path, model, need, schema.names, lists)
+  for name in columns:
+    _check_numbers(path, name, schema.field(name).type)
   dated = "dates" in lists and steps is None
   read = [*dict.fromkeys([*columns, *wanted.columns, *["dates"] * dated])]
   batches = file.iter_batches(rows, columns=read)
-  return Samples(file.metadata.num_rows, _of_batches(batches, wanted, need, steps, str(path)))
+  return Samples(file.metadata.num_rows, _of_batches(batches, wanted, need, steps, str(path), decoding))
 
 
-def _of_batches(batches, wanted: Wanted, need: Pixels, steps, where: str) -> Iterator[Chunk]:
+def _is_list(kind: pa.DataType) -> bool:
+  kinds = ("list", "large_list", "fixed_size_list", "list_view", "large_list_view")
+  return any(getattr(pa.types, f"is_{name}")(kind) for name in kinds)
+
+
+def _check_numbers(path: Path, name: str, kind: pa.DataType) -> None:
+  """Raises InputError if a column holds neither numbers nor lists of them."""
+  own = kind.value_type if _is_list(kind) or pa.types.is_dictionary(kind) else kind
+  kinds = ("floating", "integer", "decimal", "boolean", "null")
+  if not any(getattr(pa.types, f"is_{one}")(own) for one in kinds):
+    raise InputError(f"{path}: column {name} holds {kind}, not numbers")
+
+
+def _of_batches(
+  batches, wanted: Wanted, need: Pixels, steps, where: str, decoding: Decoding
+) -> Iterator[Chunk]:
+  texts = (wanted.id, wanted.date)
   start = 0
   for batch in batches:
 
     def column(name: str, batch=batch) -> Any:
       own = batch[name]
-      nested = pa.types.is_list(own.type) or pa.types.is_large_list(own.type)
-      if nested or not (pa.types.is_floating(own.type) or pa.types.is_integer(own.type)):
+      if name in texts or _is_list(own.type):  # numbers keep all their digits
         return own.to_pylist()
+      if pa.types.is_dictionary(own.type):
+        own = own.dictionary_decode()
       return own.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
 
-    x, masks, days = _of_columns(need, steps, column)
+    x, masks, days = _of_columns(need, steps, column, decoding)
     if "dates" in batch.schema.names and steps is None:
       days = column("dates")
     yield chunk_of(wanted, column, len(batch), start, where, x, masks, days)

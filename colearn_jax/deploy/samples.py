@@ -16,7 +16,7 @@ import numpy as np
 
 from colearn_jax import dates
 from colearn_jax.data import context
-from colearn_jax.datasets.folder.table import ENGINE_ID, LATITUDE, LONGITUDE
+from colearn_jax.datasets.folder.table import ENGINE_ID, LATITUDE, LONGITUDE, check_places
 from colearn_jax.deploy import names as names_lib
 from colearn_jax.deploy.model import Model
 from colearn_jax.deploy.pixels import Pixels
@@ -81,7 +81,10 @@ class Wanted:
 
 def wanted_of(model: Model, need: Pixels, have: Sequence[str], path: Path) -> Wanted:
   """Where ids, dates, places and layers are; InputError if what the model needs is missing."""
-  first = lambda names: next((name for name in names if name in have), None)
+  spelled: dict[str, str] = {}
+  for name in have:  # a name as it is meant goes before one with other capitals
+    spelled[name.lower()] = name if name.lower() == name else spelled.get(name.lower(), name)
+  first = lambda names: next((spelled[name] for name in names if name in spelled), None)
   date, place = context.count_encoded(model.context)
   static = model.context[date + place :]
   found = {"date": first(["date"]), "lat": first(LATITUDE), "lon": first(LONGITUDE)}
@@ -102,7 +105,7 @@ def chunk_of(wanted: Wanted, column: Column, number: int, start: int, where: str
   date = coordinates = static = None
   if wanted.date is not None:
     given = [_text(value) for value in column(wanted.date)]
-    known = [bool(text) and text.lower() not in ("nan", "nat", "none") for text in given]
+    known = [text.lower() not in dates.UNKNOWN for text in given]
     days = dates.to_days(
       [text for text, there in zip(given, known) if there], f"{where}, column {wanted.date}"
     )
@@ -111,6 +114,7 @@ def chunk_of(wanted: Wanted, column: Column, number: int, start: int, where: str
   as_floats = lambda names: np.stack([np.asarray(column(name), np.float64) for name in names], 1)
   if wanted.place:
     coordinates = as_floats(wanted.place)
+    check_places(list(map(tuple, coordinates.tolist())), wanted.place, lambda i: f"{where}, sample {ids[i]}")
   if wanted.static:
     static = as_floats(wanted.static)
   return Chunk(ids, x, masks, steps, date, coordinates, static)
@@ -119,4 +123,25 @@ def chunk_of(wanted: Wanted, column: Column, number: int, start: int, where: str
 def _text(value: Any) -> str:
   if value is None:
     return ""
-  return value.decode() if isinstance(value, bytes) else str(value)
+  return (value.decode() if isinstance(value, bytes) else str(value)).strip()
+
+
+def in_order(chunk: Chunk) -> Chunk:
+  """A chunk whose steps are in the order of their dates, for a model that reads steps without dates."""
+  if chunk.dates is None:
+    return chunk
+  read = lambda own: None if own is None else dates.to_days(own, "dates")
+  first = next((own for own in chunk.dates if own is not None), 0)
+  days = list(map(read, chunk.dates)) if np.ndim(first) else [read(chunk.dates)] * len(chunk.ids)
+  if all(own is None or (np.diff(own) >= 0).all() for own in days):
+    return chunk
+
+  def turned(values):
+    if values is None:
+      return None
+    one = lambda x, own: x if x is None or own is None else x[np.argsort(own, kind="stable")]
+    out = [one(x, own) for x, own in zip(values, days)]
+    return np.stack(out) if isinstance(values, np.ndarray) else out
+
+  masks = None if chunk.masks is None else {name: turned(own) for name, own in chunk.masks.items()}
+  return dataclasses.replace(chunk, x=turned(chunk.x), masks=masks)

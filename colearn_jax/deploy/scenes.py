@@ -14,8 +14,8 @@ import numpy as np
 from colearn_jax.datasets.folder import cubes
 from colearn_jax.datasets.folder.decoding import Decoding
 from colearn_jax.datasets.folder.optional import no_warnings
+from colearn_jax.deploy import items, stacks
 from colearn_jax.deploy import names as names_lib
-from colearn_jax.deploy import stacks
 from colearn_jax.deploy.stacks import Grid, Stack, Window
 from colearn_jax.types import InputError
 
@@ -31,7 +31,8 @@ class CubeScene:
     grid: its pixels.
     bands: that are read.
     order: their places among the bands of the cube.
-    days: of the steps, None if unknown.
+    days: of the steps, ascending; None if unknown.
+    steps: the places of these steps in the cube; None where there are no days.
     decoding: what the user says of the stored numbers.
   """
 
@@ -40,6 +41,7 @@ class CubeScene:
   bands: tuple[str, ...]
   order: tuple[int, ...]
   days: tuple[int, ...] | None
+  steps: tuple[int, ...] | None
   decoding: Decoding
 
   @property
@@ -58,6 +60,7 @@ class CubeScene:
       values = stacks.caught(self.path, lambda: self.decoding.unpack(cube.take(at)))
     values = values[..., list(self.order)].astype(np.float32)
     values = values if "time" in cube.roles else values[None]
+    values = values if self.steps is None else values[list(self.steps)]
     return np.where(np.isfinite(values), values, np.float32(np.nan))
 
   def check(self) -> None:
@@ -85,13 +88,14 @@ def open_scene(
     if not found:
       raise InputError(f"--input={pattern}: there is no such file")
     paths += [Path(path).absolute() for path in found]
+  forget()
   kinds = {path.suffix.lower() for path in paths}
   if kinds <= {".tif", ".tiff"}:
     with no_warnings():
       return stacks.open_files(paths, wanted, decoding, said)
   if kinds <= {".json", ".geojson"} and not said:
     with no_warnings():
-      return stacks.open_items(paths, wanted, decoding)
+      return items.open_items(paths, wanted, decoding)
   if kinds <= {".zarr", ".nc"} and len(paths) == 1:
     with no_warnings():
       return _open_cube(paths[0], wanted, decoding, said)
@@ -101,6 +105,13 @@ def open_scene(
     f"--input: {names_lib.some([path.name for path in paths])} are no scene; GeoTIFFs (.tif), STAC items "
     "(.json), or one cube (.zarr, .nc)"
   )
+
+
+def forget() -> None:
+  """Closes all files: one that has changed since is read anew."""
+  with _READING:
+    _opened.cache_clear()
+  stacks.forget()
 
 
 def _open_cube(
@@ -119,9 +130,13 @@ def _open_cube(
   size = dict(zip(cube.roles, cube.shape))
   crs, transform = cube.place()
   grid = Grid(size["row"], size["column"], transform or (1.0, 0.0, 0.0, 0.0, 1.0, 0.0), crs)
-  days = None if cube.dates is None else tuple(map(int, cube.dates()))
+  days = steps = None
+  if cube.dates is not None:
+    own = cube.dates()
+    steps = tuple(map(int, np.argsort(own, kind="stable")))
+    days = tuple(map(int, own[list(steps)]))
   order = tuple(bands.index(band) for band in wanted)
-  return CubeScene(str(path), grid, tuple(wanted), order, days, decoding)
+  return CubeScene(str(path), grid, tuple(wanted), order, days, steps, decoding)
 
 
 @functools.lru_cache(maxsize=4)

@@ -1,16 +1,14 @@
-"""Scenes of GeoTIFF files: one with all steps, one a date, or the assets of STAC items on disk."""
+"""Scenes of GeoTIFF files: one with all steps, or one a date."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
-from urllib.parse import unquote, urlparse
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -46,16 +44,26 @@ class Window(NamedTuple):
   width: int
 
 
+class Said(NamedTuple):
+  """What is said of the stored numbers of a band beside its file, None where nothing is."""
+
+  nodata: float | None = None
+  scale: float | None = None
+  offset: float | None = None
+
+
 class Layers(NamedTuple):
   """Bands of one file: their numbers in it, from 1, and their places among the bands that are read.
 
-  The pixels of the file are `coarser` times as wide and high as those of the scene.
+  The pixels of the file are `coarser` times as wide and high as those of the scene. `said` is of each band,
+  or empty.
   """
 
   path: str
   indexes: tuple[int, ...]
   places: tuple[int, ...]
   coarser: int = 1
+  said: tuple[Said, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,8 +107,8 @@ class Stack:
     top, left = window.row // n, window.column // n
     bottom, right = -(-(window.row + window.height) // n), -(-(window.column + window.width) // n)
     part = module("rasterio.windows", "map").Window(left, top, right - left, bottom - top)
-    values = rasters.read_bands(image, list(layers.indexes), self.decoding, part)
-    values = self.decoding.unpack(values)
+    decoding = _decoding(image, layers, self.decoding)
+    values = decoding.unpack(rasters.read_bands(image, list(layers.indexes), decoding, part))
     if n == 1:
       return values
     rows = np.arange(window.row, window.row + window.height) // n - top
@@ -122,13 +130,13 @@ def open_files(
   Raises:
     InputError: a file cannot be read, lacks a band, has no date, or differs from the others in its pixels.
   """
-  every = [caught(str(path), functools.partial(_header, path, said)) for path in paths]
+  every = [caught(str(path), functools.partial(header, path, said)) for path in paths]
   grid, names = every[0]
   for path, (other, _) in zip(paths, every):
-    _check_same(path, other, paths[0], grid)
+    check_same(path, other, paths[0], grid)
   if len(paths) == 1 and (found := names_lib.steps(list(names), wanted, str(paths[0]))):
     one = lambda step: (_layers_of(paths[0], names, step),)
-    return Stack(grid, tuple(wanted), tuple(map(one, found.names)), found.days, decoding)
+    return with_facts(Stack(grid, tuple(wanted), tuple(map(one, found.names)), found.days, decoding))
   for path, (_, own) in zip(paths, every):
     names_lib.missing(list(own), wanted, str(path))
   days = [_day_in(path) for path in paths]
@@ -144,89 +152,58 @@ def open_files(
   known = tuple(sorted(day for day in days if day is not None))
   order = sorted(range(len(paths)), key=lambda i: days[i] or 0)
   steps = tuple((_layers_of(paths[i], every[i][1], wanted),) for i in order)
-  return Stack(grid, tuple(wanted), steps, known or None, decoding)
+  return with_facts(Stack(grid, tuple(wanted), steps, known or None, decoding))
 
 
-def open_items(paths: Sequence[Path], wanted: Sequence[str], decoding: Decoding) -> Stack:
-  """Opens STAC items on disk, one a date, whose assets are GeoTIFFs on disk.
-
-  The bands of an asset are those that its `bands` or `eo:bands` name; an asset without them is a band of its
-  key's name. Assets may have pixels that are twice, three times and so on as large as the smallest ones.
-
-  Args:
-    paths: files with an item, or with a collection of items.
-    wanted: the bands to read.
-    decoding: what the user says of the stored numbers.
+def with_facts(stack: Stack) -> Stack:
+  """A scene with the nodata values that some of its files say; others that hold them are unclear.
 
   Raises:
-    InputError: an item lacks a band, a date or a file, or files differ in their pixels.
+    InputError: a band has a scale factor in some steps and none in others, or other units.
   """
-  found: dict[int, dict[str, tuple[Path, int]]] = {}
-  for path in paths:
-    for item in _items(path):
-      name = f"{path}, item {item.get('id', '?')}"
-      when = (item.get("properties") or {}).get("datetime")
-      if when is None:
-        raise InputError(f"{name} has no datetime in its properties")
-      day = int(dates.to_days([when], name)[0])
-      bands = _assets(item, path.parent)
-      names_lib.missing(list(bands), wanted, name)
-      if day in found:
-        raise InputError(f"{name}: another item has the same date, {dates.to_iso(day)}; mosaic them first")
-      found[day] = bands
-  files = {file for bands in found.values() for file in (bands[band][0] for band in wanted)}
-  grids = {file: caught(str(file), functools.partial(_header, file, None))[0] for file in sorted(files)}
-  if not grids:
-    raise InputError(f"{paths[0]} has no items")
-  finest = max(grids, key=lambda file: grids[file].height)
-  factor = {file: _coarser(file, grid, finest, grids[finest]) for file, grid in grids.items()}
-
-  def step(bands: Mapping[str, tuple[Path, int]]) -> tuple[Layers, ...]:
-    own = dict.fromkeys(bands[band][0] for band in wanted)
-    places = {file: [k for k, band in enumerate(wanted) if bands[band][0] == file] for file in own}
-    of = lambda file: tuple(bands[wanted[k]][1] for k in places[file])
-    return tuple(Layers(str(file), of(file), tuple(at), factor[file]) for file, at in places.items())
-
-  days = tuple(sorted(found))
-  return Stack(grids[finest], tuple(wanted), tuple(step(found[day]) for day in days), days, decoding)
+  nodata, first = set[float | None](), Path(stack.steps[0][0].path).name
+  for band, name in enumerate(stack.bands):
+    facts = [_facts(stack, step, band) for step in stack.steps]
+    nodata |= {own[2] for own in facts}
+    for path, (scaled, unit, _) in zip((step[0].path for step in stack.steps), facts):
+      if scaled != facts[0][0]:
+        raise InputError(
+          f"{path} has {'a' if scaled else 'no'} scale factor for {name}, {first} has "
+          f"{'none' if scaled else 'one'}; --scale and --offset replace those of all files"
+        )
+      if unit != facts[0][1]:
+        raise InputError(
+          f"{path} has {name} in the units {unit or 'none'}, others in {facts[0][1] or 'none'}"
+        )
+  if None not in nodata or stack.decoding.nodata is not None:
+    return stack
+  known = tuple(sorted(value for value in nodata if value is not None and value == value))
+  return dataclasses.replace(stack, decoding=dataclasses.replace(stack.decoding, elsewhere=known))
 
 
-def _items(path: Path) -> list[Mapping[str, Any]]:
-  try:
-    tree = json.loads(path.read_text(encoding="utf-8"))
-    items = tree["features"] if tree.get("type") == "FeatureCollection" else [tree]
-    for item in items:
-      if item["type"] != "Feature" or "assets" not in item:
-        raise KeyError("assets")
-  except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-    raise InputError(f"{path} is no STAC item or collection of items: {error}") from None
-  return items
+def _facts(stack: Stack, step: Sequence[Layers], band: int) -> tuple[bool, str, float | None]:
+  """Whether a band has a scale factor in a step, its units, and its nodata value."""
+  layers = next(layers for layers in step if band in layers.places)
+  at = layers.places.index(band)
+  said = layers.said[at] if layers.said else Said()
+  with _READING:
+    image, i = _opened(layers.path), layers.indexes[at] - 1
+    nodata = said.nodata if image.nodatavals[i] is None else image.nodatavals[i]
+    scaled = not stack.decoding.scaled and (image.scales[i] != 1 or said.scale not in (None, 1))
+    return scaled, image.units[i] or "", nodata
 
 
-def _assets(item: Mapping[str, Any], folder: Path) -> dict[str, tuple[Path, int]]:
-  """The file and the number of each band of an item."""
-  out: dict[str, tuple[Path, int]] = {}
-  for key, asset in item["assets"].items():
-    link = urlparse(str(asset.get("href", "")))
-    if link.scheme not in ("", "file") or not link.path.lower().endswith((".tif", ".tiff")):
-      continue
-    described = asset.get("bands") or asset.get("eo:bands") or [{}]
-    bands = [own.get("name") for own in described]
-    named = bands if len(bands) > 1 and all(bands) else [bands[0] or key]
-    for number, name in enumerate(named, 1):
-      out.setdefault(name, (folder / unquote(link.path), number))
-    if len(named) == 1:
-      out.setdefault(key, (folder / unquote(link.path), 1))
-  return out
-
-
-def _coarser(path: Path, grid: Grid, first: Path, finest: Grid) -> int:
-  """How many times larger the pixels of a file are; InputError if the files cover different ground."""
-  n = max(1, round(finest.height / grid.height))
-  a, b, c, d, e, f = grid.transform
-  fine = (a / n, b / n, c, d / n, e / n, f)
-  _check_same(path, Grid(grid.height * n, grid.width * n, fine, grid.crs), first, finest)
-  return n
+def _decoding(image, layers: Layers, decoding: Decoding) -> Decoding:
+  """What the user says, or else what is said of the layers where their file says nothing."""
+  at = [i - 1 for i in layers.indexes]
+  of = lambda name, none: tuple(none if (v := getattr(s, name)) is None else v for s in layers.said)
+  if decoding.nodata is None and all(image.nodatavals[i] is None for i in at):
+    if any(own.nodata is not None for own in layers.said):
+      decoding = dataclasses.replace(decoding, nodata=of("nodata", math.nan))
+  plain = all(image.scales[i] == 1 and image.offsets[i] == 0 for i in at)
+  if plain and not decoding.scaled and any(own[1:] != (None, None) for own in layers.said):
+    decoding = dataclasses.replace(decoding, scale=of("scale", 1.0), offset=of("offset", 0.0))
+  return decoding
 
 
 def _layers_of(path: Path, names: Mapping[str, int], wanted: Sequence[str]) -> Layers:
@@ -238,8 +215,8 @@ def _day_in(path: Path) -> int | None:
   return dates.in_name(path.parent.name) if day is None else day
 
 
-def _header(path: Path, said: Sequence[str] | None) -> tuple[Grid, dict[str, int]]:
-  """The pixels of a file, and the number of each band by its name."""
+def header(path: Path, said: Sequence[str] | None) -> tuple[Grid, dict[str, int]]:
+  """The pixels of a file, and the number of each band by its name. InputError if it has several images."""
   with _READING:
     image = _opened(str(path))
     if len(image.subdatasets) > 1:
@@ -247,15 +224,15 @@ def _header(path: Path, said: Sequence[str] | None) -> tuple[Grid, dict[str, int
     indexes = rasters.measured(image, len(said) if said else None)
     if said and len(said) != len(indexes):
       raise InputError(f"{path} has {len(indexes)} bands, and {len(said)} are named: {', '.join(said)}")
-    own = [image.descriptions[i - 1] for i in indexes]
-    known = said or (own if all(own) else [f"b{k + 1}" for k in range(len(indexes))])
+    known = said or rasters.band_names(image, indexes) or [f"b{k + 1}" for k in range(len(indexes))]
     if twice := next((name for name in known if list(known).count(name) > 1), None):
       raise InputError(f"{path} has two bands named {twice}")
     crs = image.crs.to_wkt() if image.crs else ""
     return Grid(image.height, image.width, tuple(image.transform)[:6], crs), dict(zip(known, indexes))
 
 
-def _check_same(path: Path, grid: Grid, first: Path, other: Grid) -> None:
+def check_same(path: Path, grid: Grid, first: Path, other: Grid) -> None:
+  """Raises InputError if two files do not have the same pixels."""
   if (grid.height, grid.width) != (other.height, other.width):
     raise InputError(
       f"{path} has {grid.height} x {grid.width} pixels, {first.name} {other.height} x {other.width}; "
@@ -276,6 +253,12 @@ def _same_crs(one: str, other: str) -> bool:
 @functools.lru_cache(maxsize=128)
 def _opened(path: str):
   return module("rasterio", "map").open(path, driver="GTiff")
+
+
+def forget() -> None:
+  """Closes all files."""
+  with _READING:
+    _opened.cache_clear()
 
 
 def caught(path: str, read: Callable[[], T]) -> T:

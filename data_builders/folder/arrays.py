@@ -34,6 +34,7 @@ class Header:
     located: whether the file says where it is.
     scaled: whether the file has a scale factor that is applied.
     nodata: what its files say is nodata, with None where one says nothing.
+    units: of the bands, as the file has them; () if it has none.
   """
 
   shape: tuple[int, ...]
@@ -43,6 +44,7 @@ class Header:
   located: bool = False
   scaled: bool = False
   nodata: frozenset[float | None] = frozenset({None})
+  units: tuple[str, ...] = ()
 
 
 def read_header(files: Sequence[Path], decoding: Decoding) -> Header:
@@ -67,8 +69,11 @@ def read_header(files: Sequence[Path], decoding: Decoding) -> Header:
   located = any(header.located for header in headers)
   if odd := next((path for path, header in zip(files, headers) if header.scaled != first.scaled), None):
     raise InputError(f"{odd} and {files[0].name} differ in whether they have a scale factor")
+  if odd := next((path for path, header in zip(files, headers) if header.units != first.units), None):
+    raise InputError(f"{odd} and {files[0].name} have bands of different units")
   nodata = frozenset().union(*(header.nodata for header in headers))
-  return Header((len(files), *(first.shape or (1,))), dtype, True, first.bands, located, first.scaled, nodata)
+  shape = (len(files), *(first.shape or (1,)))
+  return Header(shape, dtype, True, first.bands, located, first.scaled, nodata, first.units)
 
 
 def read(files: Sequence[Path], decoding: Decoding, *, dated: bool = True):
@@ -101,18 +106,20 @@ def _check_number(path: Path, number: int, values: np.ndarray):
 
 
 def dates_of(files: Sequence[Path]) -> list[int] | None:
-  """The dates in the names of files of which each holds one date; None for a file of a whole sample."""
-  return [day_of(path) for path in files] if isinstance(files, Steps) else None
-
-
-def day_of(path: Path) -> int | None:
-  """The date in the name of a file, or else of its directory."""
-  day = dates.in_name(path.name)
-  return dates.in_name(path.parent.name) if day is None else day
+  """The dates of files of which each holds one date; None for a file of a whole sample."""
+  return list(files.days) if isinstance(files, Steps) else None
 
 
 class Steps(tuple):
-  """The files of a sample of which each holds one date."""
+  """The files of a sample of which each holds one date, and these dates: days since 1970-01-01."""
+
+  days: tuple[int, ...]
+
+  def __new__(cls, files: Sequence[Path], days: Sequence[int]):
+    """A tuple of the files."""
+    self = super().__new__(cls, files)
+    self.days = tuple(days)
+    return self
 
 
 def open_stack(path: Path, decoding: Decoding, stamp: tuple) -> Cube:
@@ -166,9 +173,9 @@ def _header(path: Path, decoding: Decoding) -> Header:
     return _npz_header(path)
   if suffix in (".zarr", ".nc"):
     with _open(path, decoding) as cube:
-      return Header(cube.shape, cube.dtype, cube.dates is not None, cube.bands, scaled=cube.scaled)
-  shape, dtype, bands, located, scaled, nodata = rasters.header(path, decoding)
-  return Header(shape, dtype, bands=bands, located=located, scaled=scaled, nodata=nodata)
+      dated = cube.dates is not None
+      return Header(cube.shape, cube.dtype, dated, cube.bands, scaled=cube.scaled, units=cube.units)
+  return Header(**rasters.header(path, decoding))
 
 
 def _read(path: Path, decoding: Decoding, dated: bool):

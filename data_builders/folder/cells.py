@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import decimal
+import math
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -48,23 +49,51 @@ def read(cells: Sequence, unlabelled, kind: str | None, where: Callable[[int], s
     kind: of the task if it is known: texts among classes are names, among amounts they are numbers.
     where: what messages call a sample.
   """
-  codes = unlabelled if isinstance(unlabelled, list) else [] if unlabelled is None else [unlabelled]
   texts = [cell for cell in cells if isinstance(cell, str)]
   # 0301 is a name, for as a number it would lose its zero; then all others are names too
   names = kind != "regression" and any(re.fullmatch(r"0\d+", text) for text in texts)
-  mixed = kind in ("binary", "multiclass") and any(_number(text) is None for text in texts)
-  plain = {str(code) for code in codes} | {float(code) for code in codes if not isinstance(code, str)}
-  out = []
-  for i, cell in enumerate(cells):
-    value = _value(cell, names or mixed, where, i)
-    out.append(None if _is_code(cell, value, plain) else value)
-  return out
+  mixed = kind in ("binary", "multiclass") and not all(_whole(text) for text in texts)
+  plain = set().union(*map(_same, codes_of(unlabelled)))
+  values = [_value(cell, names or mixed, where, i) for i, cell in enumerate(cells)]
+  return [None if is_code(cell, value, plain) else value for cell, value in zip(cells, values)]
 
 
-def _is_code(cell, value: Cell, codes: set) -> bool:
+def codes_of(unlabelled) -> list:
+  """The codes that mean no label, from what is said of them."""
+  return unlabelled if isinstance(unlabelled, list) else [] if unlabelled is None else [unlabelled]
+
+
+def _same(code) -> set:
+  """A code as text and, if it is one, as a number; 0301 is none."""
+  number = code if not isinstance(code, str) else _number(code) if not re.match(r"0\d", code) else None
+  whole = number is not None and math.isfinite(number) and float(number).is_integer()
+  return (
+    {str(code)}
+    | ({str(int(number))} if whole else set())
+    | ({float(number)} if number is not None else set())
+  )
+
+
+def is_code(cell, value: Cell, codes: set) -> bool:
+  """Whether a cell, as it is and as it was read, is one of these codes."""
   if value is None or isinstance(value, tuple):
     return value is None
-  return cell in codes if isinstance(cell, str) and cell in codes else value in codes
+  return isinstance(cell, str) and cell in codes or value in codes
+
+
+def unseen(columns: Sequence[Sequence], unlabelled) -> list:
+  """The codes that no cell has, nor any list in a cell."""
+  there = set()
+  for cell in (cell for column in columns for cell in column if cell is not None):
+    parts = labels(tuple(cell) if isinstance(cell, list | np.ndarray) else cell)
+    there |= set().union(*map(_same, parts), {str(cell)})
+  return [code for code in codes_of(unlabelled) if not _same(code) & there]
+
+
+def _whole(text: str) -> bool:
+  """Whether a text is a whole number, as 1 or 1.0, or none at all."""
+  number = _number(text)
+  return number is not None and (math.isnan(number) or number.is_integer()) or not text
 
 
 def _number(text: str) -> float | None:
@@ -131,10 +160,25 @@ def vectors(cells: Sequence[Cell], kind: str | None, path: Path) -> int:
   return 0
 
 
-def labels(cell: Cell) -> list[str]:
-  """The labels of one sample."""
+def labels(cell: Cell, unlabelled=None) -> list[str]:
+  """The labels of one sample, without the codes that mean none."""
+  codes = set().union(*map(_same, codes_of(unlabelled)))
   parts = cell if isinstance(cell, tuple) else str(cell).split(SEPARATOR)
-  return [label for part in parts if part is not None and (label := str(part).strip())]
+  every = [label for part in parts if part is not None and (label := str(part).strip())]
+  return [label for label in every if label not in codes]
+
+
+def check_decimals(cells: Sequence, path: Path) -> None:
+  """Refuses texts such as 1.1 and 1.10, which are one number and may be two codes."""
+  texts: dict[float, str] = {}
+  for cell in cells:
+    if isinstance(cell, str) and re.fullmatch(r"\d+\.\d+", cell):
+      other = texts.setdefault(float(cell), cell)
+      if other != cell:
+        raise InputError(
+          f"{path}: {min(other, cell)!r} and {max(other, cell)!r} are one number, or two codes; say which in "
+          'dataset.json: {"task": {"kind": ...}}, regression or multiclass'
+        )
 
 
 def check_texts(cells: Sequence[Cell], path: Path, where: Callable[[int], str]) -> None:

@@ -14,6 +14,7 @@ from colearn_jax.datasets.folder.optional import module
 from colearn_jax import dates as dates_lib
 from colearn_jax.types import InputError
 
+UNNAMED = ("values", "__xarray_dataarray_variable__")  # a variable whose name says nothing of its band
 VALUES, DATES, IDS = "values", "dates", ("id", "ids")  # names of arrays in Zarr groups, NetCDF and .npz files
 
 
@@ -35,6 +36,7 @@ class Cube:
     dates: the days of the steps, `[T]`, read when it is called; None where there are none.
     ids: of the rows of a stack, read when it is called; None where there are none.
     scaled: whether there is a scale factor that is applied.
+    units: of the variables, as the file has them; () if it has none.
     close: releases the file.
   """
 
@@ -45,6 +47,7 @@ class Cube:
   dates: Callable | None = None
   ids: Callable | None = None
   scaled: bool = False
+  units: tuple[str, ...] = ()
   close: Callable = lambda: None
   roles: tuple[str, ...] = ()
   place: Callable = lambda: ("", None)
@@ -179,9 +182,10 @@ def _labelled(path: Path, opened, stack: bool, decoding: Decoding, wanted: Seque
     join = lambda arrays: np.stack(arrays, axis=-1) if widen else arrays[0]
     return decoding.hide(join(values), join(stored))
 
-  bands = tuple(map(str, names)) if len(names) > 1 or names[0] in wanted else None
-  if band is not None and band in decoded.coords and decoded[band].dtype.kind in "UTOS":
-    bands = tuple(map(str, _texts(decoded[band].to_numpy()).tolist()))
+  bands = tuple(map(str, names)) if len(names) > 1 or widen and names[0] not in UNNAMED else None
+  if band is not None and band in decoded.coords:
+    bands = _labels(decoded[band].to_numpy())
+  units = tuple(str(opened[name].attrs.get("units", "")) for name in names)
   ids = next((name for name in (*IDS, sample) if name in decoded.variables), None) if stack else None
   return Cube(
     shape=shape,
@@ -189,14 +193,37 @@ def _labelled(path: Path, opened, stack: bool, decoding: Decoding, wanted: Seque
     take=take,
     bands=bands,
     scaled=not decoding.scaled and any(own.get("scale_factor", 1) != 1 for own in facts.values()),
+    units=units if any(units) else (),
     close=opened.close,
     roles=tuple(role[dim] for dim in inner) + (("band",) if widen and band is None else ()) if known else (),
     others=tuple(name for name, own in decoded.variables.items() if stack and own.dims == (sample,)),
-    other=lambda name: _texts(decoded[name].to_numpy()),
+    other=lambda name: _beside(path, decoded[name]),
     place=lambda: _place(opened.isel(turn), names, {role[dim]: dim for dim in inner}),
     dates=_steps(path, decoded, next((dim for dim in inner if role[dim] == "time"), None)),
     ids=None if ids is None else lambda: [str(v) for v in _texts(decoded[ids].to_numpy()).tolist()],
   )
+
+
+def _beside(path: Path, array) -> np.ndarray:
+  """What stands beside the values of each sample; times as days, NaT where there is none."""
+  values, units = _texts(array.to_numpy()), str({**array.encoding, **array.attrs}.get("units", ""))
+  if values.dtype.kind not in "iuf" or " since " not in units:
+    return values
+  known = np.isfinite(values) if values.dtype.kind == "f" else values != np.iinfo(values.dtype).min
+  days = np.full(values.shape, np.datetime64("NaT", "D"))
+  calendar = {**array.encoding, **array.attrs}.get("calendar")
+  days[known] = dates_lib.to_days(values[known], str(path), units, calendar).astype("datetime64[D]")
+  return days
+
+
+def _labels(labels: np.ndarray) -> tuple[str, ...] | None:
+  """The names of bands from their coordinate, None where it only counts them."""
+  labels = _texts(labels)
+  if labels.dtype.kind in "iuf":
+    if any(np.array_equal(labels, np.arange(first, first + len(labels))) for first in (0, 1)):
+      return None
+    return tuple(f"{label:g}" for label in labels.tolist())
+  return tuple(map(str, labels.tolist())) if labels.dtype.kind in "UTOS" else None
 
 
 def _place(opened, names: Sequence[str], dims: dict) -> tuple[str, tuple[float, ...] | None]:

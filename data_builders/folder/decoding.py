@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-CODES = (-9999, -99999)  # what usually means that nothing is known, in numbers of any type
+# What usually means that nothing is known, in numbers of any type.
+CODES = (-999, -999.9, -9999, -9999.9, -99999, -999999)
+HIGH_CODES = (9999, 99999, 999999)  # in numbers of any type where all others are much smaller
+FEW = 4  # values of a band: with fewer, all bands are looked at together
+HUGE = 1e19  # 1e20 in climate models, 3.4e38 as the greatest float32
 
 
 class UnclearError(Exception):
@@ -24,6 +28,7 @@ class Decoding:
     offset: of all bands or of each.
     bands: how many bands are named, None if none.
     elsewhere: the nodata values of other files of the view; a file that has one without saying so is unclear.
+    masked: whether a mask says what is hidden; high numbers under it need no explanation.
   """
 
   nodata: float | tuple[float, ...] | None = None
@@ -31,13 +36,15 @@ class Decoding:
   offset: float | tuple[float, ...] | None = None
   bands: int | None = None
   elsewhere: tuple[float, ...] = ()
+  masked: bool = False
 
   @classmethod
   def of(cls, described: Mapping[str, object]) -> Decoding:
     """From what is said of a view."""
     plain = lambda value: tuple(map(float, value)) if isinstance(value, list) else value
     given = {key: plain(described.get(key)) for key in ("nodata", "scale", "offset")}
-    return cls(**given, bands=len(described["bands"]) if described.get("bands") else None)
+    bands = len(described["bands"]) if described.get("bands") else None
+    return cls(**given, bands=bands, masked="mask" in described)
 
   @property
   def scaled(self) -> bool:
@@ -56,7 +63,7 @@ class Decoding:
       UnclearError: a number looks like nodata, and neither the file nor the user says what it is.
     """
     if self.nodata is None:
-      _check(values, stored)
+      _check(values, stored, () if self.masked else HIGH_CODES)
     if self.nodata is None or self.nodata == ():
       return values
     # in the file's own precision, for 3.4e38 is not the same number in float32 and float64
@@ -71,22 +78,38 @@ class Decoding:
     return (values * np.asarray(scale, float) + np.asarray(offset, float)).astype(np.float32)
 
 
-def _check(values: np.ndarray, stored: np.ndarray) -> None:
-  """Raises UnclearError for a code such as -9999 that is far from all other numbers."""
-  seen = stored[np.isfinite(values)] if values.dtype.kind == "f" else stored
-  if not seen.size or seen.dtype.kind not in "iuf":
+def _check(values: np.ndarray, stored: np.ndarray, high: Sequence[float]) -> None:
+  """Raises UnclearError for a code such as -9999 that is far from all other numbers of its band."""
+  if stored.dtype.kind not in "iuf":
     return
-  least, most = seen.min().item(), seen.max().item()
-  highest = seen.dtype.kind == "u" and seen.dtype.itemsize > 1 and most == np.iinfo(seen.dtype).max
-  lowest = seen.dtype.kind == "i" and seen.dtype.itemsize > 1 and least == np.iinfo(seen.dtype).min
-  if least in CODES or lowest or least < -1e30:
-    code, others = least, seen[seen != least]
-    odd = not others.size or others.min() > least / 2
-  else:
-    code, others = most, seen[seen != most] if highest else seen[:0]
-    odd = most > 1e30 or highest and (not others.size or others.max() < most / 2)
-  if odd:
-    raise UnclearError(
-      f"holds {code:.6g}: a value, or nodata? Say so in dataset.json, for the view: "
-      f'{{"nodata": {code:.17g}}}, or {{"nodata": []}} if it is a value'
-    )
+  there = np.isfinite(values) if values.dtype.kind == "f" else np.ones(values.shape, bool)
+  several = stored.ndim > 1 and stored.size >= FEW * stored.shape[-1]
+  bands = [stored[..., k][there[..., k]] for k in range(stored.shape[-1])] if several else []
+  # A band of one number alone, say at a place without values, is looked at together with the others.
+  for seen in (stored[there], *(band for band in bands if band.size and band.min() < band.max())):
+    if seen.size and (code := _code(seen, high)) is not None:
+      raise UnclearError(
+        f"holds {code:.6g}: a value, or nodata? Say so in dataset.json, for the view: "
+        f'{{"nodata": {code:.17g}}}, or {{"nodata": []}} if it is a value'
+      )
+
+
+def _code(seen: np.ndarray, high: Sequence[float]) -> float | None:
+  """The number among these that looks like nodata, if there is one."""
+  least, most, dtype = seen.min(), seen.max(), seen.dtype
+  whole = dtype.kind in "iu" and dtype.itemsize > 1
+  is_one = lambda number, codes: any(
+    number == np.float64(code).astype(dtype, casting="unsafe") for code in codes
+  )
+  lowest = dtype.kind == "i" and whole and least == np.iinfo(dtype).min
+  if least < 0 and (is_one(least, CODES) or lowest or least < -HUGE):
+    others = seen[seen != least]
+    return least.item() if not others.size or others.min() > least / 2 else None
+  if most > HUGE:
+    return most.item()
+  highest = whole and most == np.iinfo(dtype).max
+  if highest or is_one(most, high):
+    others = seen[seen != most]
+    far = others.max() < most / 2 if others.size else highest
+    return most.item() if far else None
+  return None

@@ -89,6 +89,8 @@ def read_description(folder: Path) -> dict[str, dict]:
   check(out["task"], TASK, "the task")
   for name, described in out["views"].items():
     check(described, VIEW, f"view {name}")
+    if described.get("mask") == name:
+      raise InputError(f"{path}: the mask of view {name} is the view itself, not another one")
     for key in ("nodata", "scale", "offset", "units"):
       given, bands, what = (
         described.get(key),

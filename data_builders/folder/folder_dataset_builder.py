@@ -174,10 +174,11 @@ class Builder(ArrayRecords, FileReaderBuilder):
   """A directory of samples that are described by a table and seen by any number of sensors."""
 
   pkg_dir_path, code_path = here(__file__)
-  VERSION = tfds.core.Version("2.0.0")
+  VERSION = tfds.core.Version("2.1.0")
   RELEASE_NOTES = {
     "1.0.0": "Initial release.",
     "2.0.0": "Scale factors, masks, dates and targets are read in more conventions.",
+    "2.1.0": "More dates, codes, units and names are read or refused.",
   }
   MANUAL_DOWNLOAD_INSTRUCTIONS = f"Your own data: {HOW_TO_GIVE_IT}."
 

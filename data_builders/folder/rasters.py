@@ -34,8 +34,8 @@ def _bands(image, count: int | None) -> tuple[list[int], int | None]:
   return [i for i in image.indexes if i != alpha[0]], alpha[0]
 
 
-def header(path: Path, decoding: Decoding):
-  """Shape, dtype and band names of an image; whether its place is known, and it is scaled; its nodata.
+def header(path: Path, decoding: Decoding) -> dict:
+  """What `arrays.Header` says of an image.
 
   Raises:
     InputError: it has several images, or complex numbers.
@@ -48,11 +48,27 @@ def header(path: Path, decoding: Decoding):
     dtype = np.result_type(*(image.dtypes[i - 1] for i in indexes))
     if _hides(image, indexes, alpha) or not decoding.scaled and _scaled(image, indexes):
       dtype = np.result_type(dtype, np.float32)
-    names = tuple(image.descriptions[i - 1] for i in indexes)
-    shape = (image.height, image.width, len(indexes))
-    scaled = not decoding.scaled and any(image.scales[i - 1] != 1 for i in indexes)
-    nodata = frozenset(image.nodatavals[i - 1] for i in indexes)
-    return shape, dtype, names if all(names) else None, image.crs is not None, scaled, nodata
+    return {
+      "shape": (image.height, image.width, len(indexes)),
+      "dtype": dtype,
+      "bands": band_names(image, indexes),
+      "located": image.crs is not None,
+      "scaled": not decoding.scaled and any(image.scales[i - 1] != 1 for i in indexes),
+      "nodata": frozenset(image.nodatavals[i - 1] for i in indexes),
+      "units": band_units(image, indexes),
+    }
+
+
+def band_names(image, indexes: list[int]) -> tuple[str, ...] | None:
+  """The names of bands of an open image; None where they lack one, or have all the same (rioxarray)."""
+  names = tuple(image.descriptions[i - 1] for i in indexes)
+  return names if all(names) and (len(names) == 1 or len(set(names)) > 1) else None
+
+
+def band_units(image, indexes: list[int]) -> tuple[str, ...]:
+  """The units of bands of an open image; () if it has none."""
+  units = tuple(image.units[i - 1] or "" for i in indexes)
+  return units if any(units) else ()
 
 
 def _hides(image, indexes: list[int], alpha: int | None) -> bool:

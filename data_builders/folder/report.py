@@ -38,6 +38,8 @@ def report(
   lines += [f"left out {sample}: {why}" for sample, why in surveyed.wrong.items()]
   if folder.table.split:
     lines.append("column split: protocol.split=official uses it (configs/folder.py:official); folds do not")
+  if folder.table.unseen:
+    lines.append(f"unlabelled: no target is {', '.join(folder.table.unseen)}")
   if folder.table.unused:
     lines.append(f"columns that are not used: {', '.join(folder.table.unused)}")
   return lines

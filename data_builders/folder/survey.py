@@ -146,7 +146,8 @@ def survey(
   if not headers:
     raise InputError(f"view {found.name}: none of its files can be read: {next(iter(wrong.values()))}")
   said = "dates" in described
-  trait = {s: (_kept(h.shape), h.bands, h.dated and not said, h.scaled) for s, h in headers.items()}
+  units = {s: () if "units" in described else h.units for s, h in headers.items()}
+  trait = {s: (_kept(h.shape), h.bands, h.dated and not said, h.scaled, units[s]) for s, h in headers.items()}
   (most, _), *_ = collections.Counter(trait.values()).most_common(1)
   shapes = {}
   for sample, header in headers.items():
@@ -175,6 +176,9 @@ def _difference(path: Path, header: arrays.Header, own: tuple, most: tuple) -> s
     return f"{path} names the bands {there}, not {others} as most do"
   if own[2] != most[2]:
     return f"{path} has {'' if header.dated else 'no '}dates, others have {'none' * header.dated}"
+  if own[3] == most[3]:
+    there, others = (", ".join(names) or "none" for names in (own[4], most[4]))
+    return f"{path} has the units {there}, others {others}; units in dataset.json, if all are alike"
   has, others = ("a", "none") if header.scaled else ("no", "one")
   return f"{path} has {has} scale factor, others have {others}; scale in dataset.json replaces all of them"
 
@@ -189,6 +193,8 @@ def _survey_stack(found: ViewFiles, ids: Sequence[str], decoding: Decoding, desc
     raise InputError(f"{found.path} has shape {cube.shape}; samples and the shape of each are wanted")
   own = cube.ids() if cube.ids is not None else None
   count, rows = cube.shape[0], tuple(range(len(ids)))
+  if own is not None and count == len(ids) and set(own) & set(ids) and set(own) != set(ids):
+    _check_counted(found.path, own, ids)
   # Numbers from 0 are the positions that xarray gives to an axis without labels.
   if own is not None and (own != [str(i) for i in range(count)] or set(own) & set(ids)):
     position = {views.nfc(name): row for row, name in enumerate(own)}
@@ -203,6 +209,20 @@ def _survey_stack(found: ViewFiles, ids: Sequence[str], decoding: Decoding, desc
   if cube.dates is not None and "dates" not in described:
     described = {**described, "dates": cube.dates()}
   return _view(found, header, decoding, described, masks), rows
+
+
+def _check_counted(path: Path, own: Sequence[str], ids: Sequence[str]) -> None:
+  """Refuses numbers that count the rows of a stack where the ids of the table count from another number."""
+  for numbers in (own, ids):
+    if not all(name.isdecimal() for name in numbers):
+      return
+    whole = sorted(map(int, numbers))
+    if whole != list(range(whole[0], whole[0] + len(whole))):
+      return
+  raise InputError(
+    f"{path} numbers its samples from {min(map(int, own))}, the table from {min(map(int, ids))}: are they "
+    "the same ones? Give both the same ids"
+  )
 
 
 def _kept(shape: tuple[int, ...]) -> tuple[int | None, ...]:
@@ -264,6 +284,9 @@ def _view(found: ViewFiles, header: arrays.Header, decoding: Decoding, described
         f"dataset.json has {len(days)} dates of view {found.name}, its files have shape {pattern(shape)}"
       )
     common, dated = tuple(days.tolist()), True
+  if "steps" in described and (dated or len(shape) not in (2, 4)):
+    what = "its steps have dates" if dated else f"a sample has shape {pattern(shape)}, no series"
+    raise InputError(f"{where}: steps says what the steps of a series without dates are, but {what}")
   numbered = not dated and (shape[0] is None or masks and len(shape) in (2, 4))
   return View(
     name=found.name,

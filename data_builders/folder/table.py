@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from colearn_jax.datasets.folder import rows
-from colearn_jax.datasets.folder.cells import spelling
+from colearn_jax.datasets.folder.cells import spelling, unseen
 from colearn_jax.datasets.folder.rows import ENGINE_ID
 from colearn_jax.datasets.folder.targets import encode
 from colearn_jax.datasets.folder.views import Files
@@ -59,9 +59,10 @@ class Table:
     groups: the names of the groups.
     unused: the columns that mean nothing here.
     split: whether the table says which part a sample belongs to.
-    date: whether it has a column of dates.
-    coordinates: whether it has columns of latitudes and longitudes.
+    date: whether the date of any sample is known.
+    coordinates: whether the latitude and longitude of any sample are known.
     amounts: least and greatest target of each output of a regression, by its name.
+    unseen: codes of `unlabelled` that no target has.
   """
 
   path: Path
@@ -73,6 +74,7 @@ class Table:
   date: bool
   coordinates: bool
   amounts: Mapping[str, tuple[float, float]]
+  unseen: tuple[str, ...]
 
 
 def find_table(folder: Path) -> Path:
@@ -141,9 +143,10 @@ def read_table(path: Path, described: Mapping[str, object]) -> Table:
     groups=tuple(name.removeprefix("group_") for name in groups),
     unused=tuple(name for name in header if name not in used),
     split="split" in header,
-    date=bool(dated),
-    coordinates=bool(placed),
+    date=any(days),
+    coordinates=any(not math.isnan(place[0]) for place in places),
     amounts=_amounts(task, encoded),
+    unseen=tuple(map(str, unseen([column[name] for name in targets], described.get("unlabelled")))),
   )
 
 
@@ -194,18 +197,30 @@ def _coordinates(column: Mapping[str, Sequence], path: Path, where: Callable) ->
   names = [names[0] for names in named]
   for i, cells in enumerate(zip(*(column[name] for name in names))):
     place = [_degrees(cell, name, where, i) for cell, name in zip(cells, names)]
+    out.append(tuple(place))
+  check_places(out, names, where)
+  return out, names
+
+
+def check_places(places: Sequence[tuple[float, float]], names: Sequence[str], where: Callable) -> None:
+  """Raises InputError for places that cannot be, or are half known.
+
+  Args:
+    places: latitude and longitude of each sample, NaN where unknown.
+    names: of the two columns.
+    where: what messages call the sample of a number.
+  """
+  for i, place in enumerate(places):
     if math.isnan(place[0]) != math.isnan(place[1]):
       raise InputError(f"{where(i)}: one of {names[0]} and {names[1]} is empty")
     for value, name, most in zip(place, names, (90, 180)):
       if abs(value) > most:
         raise InputError(f"{where(i)}: its {name} {value:g} is outside of -{most} to {most} degrees")
-    out.append(tuple(place))
-  if (0, 0) in out and any(max(map(abs, place)) > 1 for place in out):
+  if (0, 0) in places and any(max(map(abs, place)) > 1 for place in places):
     raise InputError(
-      f"{where(out.index((0, 0)))}: its {' and '.join(names)} are 0, in the sea and far from others; leave "
-      "both empty if they are unknown"
+      f"{where(places.index((0, 0)))}: its {' and '.join(names)} are 0, in the sea and far from others; "
+      "leave both empty if they are unknown"
     )
-  return out, names
 
 
 def _degrees(cell, name: str, where: Callable, i: int) -> float:

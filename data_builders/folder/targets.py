@@ -6,6 +6,7 @@ Where targets can be read in two ways the build stops and says how to decide, in
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -47,6 +48,8 @@ def encode(
   names = [name.removeprefix("target_") for name in columns]
   if isinstance(given, dict) and kind is None:  # only classes have codes
     kind = "binary" if len(set(given.values())) == 2 else "multiclass"
+  if kind is None and len(columns) == 1:
+    cells_lib.check_decimals(next(iter(columns.values())), path)
   values = [cells_lib.read(cells, described.get("unlabelled"), kind, where) for cells in columns.values()]
   vectors = len(columns) == 1 and cells_lib.vectors(values[0], kind, path)
   if vectors:
@@ -62,7 +65,7 @@ def encode(
   elif isinstance(given, dict):
     raise InputError(f"{path}: outputs that name codes are for classes, not for a {kind} task")
   elif kind == "multilabel" and not vectors and list(columns) == ["target"]:
-    outputs, stored = _labels(values[0], given, path, where)
+    outputs, stored = _labels(values[0], given, described, path, where)
   else:
     if given and len(given) != len(names):
       raise InputError(f"{path} has {len(names)} target columns, {len(given)} outputs are named")
@@ -103,7 +106,7 @@ def _kind(names, rows, path: Path, where: Where, described) -> str:
   if len(names) > 1:
     if all(texts):
       raise InputError(f"{path}: the columns {', '.join(names)} have to hold numbers")
-    return "multilabel" if set(cells) <= {0, 1} else "regression"
+    return _of_columns(set(cells), path, say)
   different = len(set(cells))
   if all(texts):
     if any(isinstance(cell, tuple) or SEPARATOR in cell for cell in cells):
@@ -123,6 +126,24 @@ def _kind(names, rows, path: Path, where: Where, described) -> str:
       f"if they are meant so, {say}"
     )
   return "binary" if different == 2 else "multiclass"
+
+
+def _of_columns(numbers: set[Cell], path: Path, say: str) -> str:
+  """What kind of task several columns of such numbers are of."""
+  if numbers <= {0, 1}:
+    return "multilabel"
+  if not all(isinstance(number, int) for number in numbers):
+    return "regression"
+  more = sorted(numbers - {0, 1})
+  if len(more) == 1 and more[0] in SENTINELS:
+    raise InputError(
+      f"{path}: the targets are 0, 1 and {more[0]}, which may mean that a label is not known; leave all "
+      f"targets of such a sample empty, or {say}"
+    )
+  raise InputError(
+    f"{path}: several columns of whole numbers such as {more[0]} may be amounts, or classes, of which a task "
+    f"has one column; {say}"
+  )
 
 
 def _classes(kind, cells, given, path: Path, where: Where) -> tuple[Sequence[str], list[int]]:
@@ -203,9 +224,20 @@ def _order(cell: Cell) -> tuple:
   return (1, 0, cell) if isinstance(cell, str) else (0, cell, "")
 
 
-def _labels(cells, given, path: Path, where: Where) -> tuple[Sequence[str], list[tuple[float, ...]]]:
+def _labels(
+  cells, given, described: Mapping, path: Path, where: Where
+) -> tuple[Sequence[str], list[tuple[float, ...]]]:
   """The labels in their order, and which of them each sample has; NaN where nothing is known."""
-  lists = [None if cell is None else cells_lib.labels(cell) for cell in cells]
+  own = [None if cell is None else cells_lib.labels(cell) for cell in cells]
+  lists = [None if cell is None else cells_lib.labels(cell, described.get("unlabelled")) for cell in cells]
+  lists = [None if some and not left else left for some, left in zip(own, lists)]  # codes alone: not known
+  every = [label for labels in lists for label in labels or ()]
+  if given is None:
+    cells_lib.check_names(every, path, False)
+  if "unlabelled" not in described:
+    cells_lib.check_texts([labels[0] if labels else None for labels in lists], path, where)
+    cells_lib.check_texts(every, path, lambda i: f"{path}, label {i + 1}")
+    _check_codes([int(label) if re.fullmatch(r"-?\d+", label) else label for label in every], path)
   codes = lambda label: (0, int(label), label) if label.isdecimal() else (1, 0, label)
   outputs = given or sorted({label for labels in lists if labels for label in labels}, key=codes)
   if not outputs:

@@ -20,7 +20,8 @@ BESIDE = (".msk", ".aux.xml", ".ovr")  # what GDAL writes beside an image
 _DATED = re.compile(r"(?P<sample>.+?)[-_. ](?P<date>\d{4}[-_.]?\d{2}[-_.]?\d{2}(?:T\d{4,6}Z?)?)")
 
 Entries = tuple[tuple[str, int, str], ...]
-Files = tuple[str, ...] | int | None  # names in a view's directory, the row of a stack, or no file
+# Names in a view's directory, with their days where each holds one date; the row of a stack; or no file.
+Files = tuple[str, ...] | tuple[tuple[str, int], ...] | int | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,9 +145,9 @@ def _find_files(
       if (other := whole.get(sample)) is not None:
         raise InputError(f"view {name}, sample {sample}: it has two files, {other} and {actual}")
       whole[sample] = actual
-    elif known and (owner := _of_date(sample, number)) is not None:
+    elif known and (of_date := _of_date(sample, number)) is not None:
+      owner, day = of_date
       days = steps.setdefault(owner, {})
-      day = arrays.day_of(Path(actual))
       if (other := days.get(day)) is not None:
         raise InputError(
           f"view {name}, sample {owner}: {other} and {actual} are of one date; one file has all bands"
@@ -170,7 +171,7 @@ def _find_files(
       f"({min(steps[one].values())}); all samples have to have the one or the other"
     )
   of = lambda sample: (
-    (whole[sample],) if sample in whole else tuple(own for _, own in sorted(steps[sample].items()))
+    (whole[sample],) if sample in whole else tuple((own, day) for day, own in sorted(steps[sample].items()))
   )
   files = tuple(of(sample) if sample in whole or sample in steps else None for sample in ids)
   return ViewFiles(
@@ -178,19 +179,23 @@ def _find_files(
   )
 
 
-def _of_date(name: str, number: Mapping[str, int]) -> str | None:
-  """The sample of a file that holds one date, None if it is no such.
+def _of_date(name: str, number: Mapping[str, int]) -> tuple[str, int] | None:
+  """The sample of a file that holds one date, and its day; None if it is no such.
 
-  Such names are field1/2023-05-01, field1/2023-05-01/response and field1_20230501.
+  Such names are field1/2023-05-01, field1/2023-05-01/response and field1_20230501. Names of samples may have
+  dates of their own.
   """
   parent, _, last = name.rpartition("/")
   above, _, folder = parent.rpartition("/")
-  if parent in number and dates.in_name(last) is not None:
-    return parent
-  if above in number and dates.in_name(folder) is not None:
-    return above
+  if parent in number and (day := dates.in_name(last)) is not None:
+    return parent, day
+  if above in number and (day := dates.in_name(folder)) is not None:
+    inner = dates.in_name(last)
+    return above, day if inner is None else inner
   match = _DATED.fullmatch(name)
-  return match["sample"] if match and match["sample"] in number and dates.in_name(last) is not None else None
+  if match and match["sample"] in number and (day := dates.in_name(match["date"])) is not None:
+    return match["sample"], day
+  return None
 
 
 def _check_strangers(view: str, strangers: Sequence[str], number: Mapping[str, int], found) -> None:
@@ -229,5 +234,6 @@ def paths(view: ViewFiles, files: Files) -> tuple[Path, ...]:
   """The paths of a sample's files, `arrays.Steps` where each holds one date; () if it has none."""
   if view.stack:
     return () if files is None else (view.path,)
-  every = (view.path / name for name in files or ())
-  return arrays.Steps(every) if view.series else tuple(every)
+  if view.series:
+    return arrays.Steps([view.path / name for name, _ in files or ()], [day for _, day in files or ()])
+  return tuple(view.path / name for name in files or ())

@@ -1,39 +1,15 @@
-"""A small model of series, and its samples in every format that can be predicted."""
+"""Samples of a small model of series, in every format that can be predicted."""
 
-import csv
 import functools
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from colearn_jax.deploy.export import save_model
-from colearn_jax.deploy.model import Model
-from colearn_jax.types import Modality, Task
+from tests.cases.exported import BANDS, DAYS, write_csv
 
-BANDS, DAYS = ("red", "nir"), ("2023-05-01", "2023-05-13", "2023-06-02")
-CLASSES = Task("multiclass", ("crop", "tree, old", "water"))
-COLUMNS = ("date_sin", "date_cos", "place_x", "place_y", "place_z", "elevation")
 IDS = [f"field {k}" for k in range(11)]
-
-
-def function(weights, x, *given):
-  there = ~jnp.isnan(x).all(tuple(range(1, x.ndim)))
-  y = jnp.where(jnp.isnan(x), 0.0, x).reshape(x.shape[0], -1) @ weights["kernel"]
-  y = sum((jnp.where(jnp.isnan(c), 0.0, c) @ weights["context"] for c in given), y)
-  y = jax.nn.softmax(y) if y.shape[-1] == 3 else y
-  return jnp.where(there[:, None], y, jnp.nan)
-
-
-def make_model(path, shape, task=CLASSES, names=(), runs=2, **about):
-  rng = np.random.default_rng(3)
-  draw = lambda n: rng.normal(size=(n, len(task.outputs))).astype(np.float32)
-  one = lambda: {"kernel": draw(int(np.prod(shape))), "context": draw(len(names))}
-  weights = {f"seed10_fold{k}": one() for k in range(runs)}
-  return save_model(Model(function, weights, Modality("S2", ("S2",), shape, BANDS), task, names, about), path)
 
 
 @functools.cache
@@ -42,12 +18,6 @@ def values(*shape):
   x = np.random.default_rng(0).normal(size=(11, *shape)).astype(np.float32)
   x[2] = x[3, ..., :1] = np.nan
   return x
-
-
-def write_csv(path, columns):
-  with open(path, "w", newline="", encoding="utf-8") as file:
-    csv.writer(file).writerows([list(columns), *zip(*columns.values())])
-  return path
 
 
 def steps_of(names):
