@@ -126,6 +126,7 @@ def test_a_shard_of_an_earlier_version_without_counts_is_written_again(tmp_path,
   assert made(there, tmp_path / "data")["counts"]["x"]["a"]["values"] == 12
 
 
+@pytest.mark.long
 def test_generated_data_sets_count_too(tmp_path):
   info = tfds.builder_from_directory(build.build("synthetic", tmp_path)).info
   counts = info.metadata["counts"]

@@ -111,6 +111,7 @@ def test_a_short_soak_is_flat(tmp_path):
     assert max(values) <= most * min(values), (name, values)
 
 
+@pytest.mark.long
 def test_changes_of_a_program_are_valid_and_of_code_alone(tmp_path):
   from benchmarks import mutants, mutations
 

@@ -212,7 +212,7 @@ def test_a_run_without_epochs_keeps_the_closed_form_and_predicts_with_it(lfmc, t
       "model.encoder.metric_rounds: 1 .* 0; more only with train.ridge",
     ),
     ("method=mdico", {}, "method: 'mdico' .* a method of: distill, individual"),
-    ("", {"loss.huber": 1.0}, "loss.huber: 1.0 .* 0; train.ridge=0.25 solves linear heads in closed form"),
+    ("", {"loss.huber": 1.0}, "loss.huber: 1.0 .* 0; train.ridge=0.5 solves linear heads in closed form"),
     ("", {"model.head_layers": (8,)}, r"model.head_layers: \(8,\)"),
     ("", {"model.standardised": False}, "model.standardised"),
     ("", {"model.emb_dim": 32}, "without a projection model.emb_dim has to be 16"),

@@ -472,6 +472,7 @@ def test_a_sensor_from_a_work_directory(workdir, tmp_path, capsys):
   np.testing.assert_allclose(predict_bare(tmp_path / "out", x, tmp_path), exported.predict(x), atol=1e-6)
 
 
+@pytest.mark.long
 def test_a_context_is_an_input_of_the_exported_model(tmp_path):
   run = tmp_path / "checkpoints" / RUNS[0]
   method, architecture, predictions = finished_run(run, "mdico", "gru", columns=2)

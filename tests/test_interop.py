@@ -162,6 +162,7 @@ def test_one_backbone_goes_out_as_two_that_are_equal():
     state_dict.fill(back, params | {key: params[key] + 1})
 
 
+@pytest.mark.long
 def test_a_model_without_heads_goes_back_with_zeros():
   """The released program builds every head; so that it can load ours, they are there."""
   spec, params = read("mdico_regression_paper")
@@ -389,6 +390,7 @@ def test_settings_that_contradict_each_other(name, change, message):
     check.compare(case)
 
 
+@pytest.mark.long
 def test_what_no_number_depends_on_is_named():
   reasons = check.left_out(Case(GOLDEN / "ltae.json"))
   assert reasons == {KEY_BIAS: "adds a constant to all scores of a query, which the softmax cancels"}

@@ -88,6 +88,7 @@ def test_a_modality_alone_needs_nothing_of_another():
   assert paths(small) == {path for path in paths(whole) if "radar" in path}
 
 
+@pytest.mark.long
 def test_every_head_reads_the_features_that_it_is_named_after():
   inputs = sample()
   outputs = run(inputs)
@@ -208,6 +209,7 @@ def test_a_modality_that_nobody_has_leaves_the_mean():
   assert terms["main/thermal"] == 0.0 and terms["contrastive/radar__thermal"] == 0.0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["multiclass", "regression", "multilabel"])
 def test_samples_without_a_label_count_in_the_contrastive_and_modality_terms_alone(kind):
   """Against the task's terms of the labelled samples by themselves; gradients too."""
@@ -323,6 +325,7 @@ def test_learned_weights_begin_as_the_given_ones():
   assert not make(names=("radar",), weighting="uncertainty", only="radar").weighting
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("variant", ["paper", "released"])
 def test_without_unused_features_all_are_specific(variant):
   out = run(sample(), unused_features=False, variant=variant)

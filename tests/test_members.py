@@ -64,6 +64,7 @@ def test_each_member_learns_the_task(kind):
 WITH_MEMBERS = [name for name, method in methods.METHODS.items() if method.allows_members]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "encoder"), [*((name, "mlp") for name in WITH_MEMBERS), ("mdico", "table")])
 def test_methods_with_members(name, encoder):
   method = make(name)

@@ -151,6 +151,7 @@ def test_outputs_have_a_row_for_each_sample_and_predictions_are_float32(name):
     assert {(leaf.shape, leaf.dtype.name) for leaf in jax.tree.leaves(predicted)} == {((B, 3), "float32")}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", [*methods.METHODS, *VARIANTS])
 def test_every_term_but_the_first_can_be_switched_off(name):
   """With what it alone needs of the model; nothing is computed here."""

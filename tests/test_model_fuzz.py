@@ -124,6 +124,7 @@ def checkpoints_of_the_released_program(there, setting, value, changed, statisti
   return good
 
 
+@pytest.mark.long
 @FEW
 @pytest.mark.parametrize(
   ("check", "drawn"),

@@ -121,6 +121,7 @@ KINDS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("sensor", ["A", "P_Q"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_predictions_agree(written, loaded, sensor, kind):

@@ -110,6 +110,7 @@ def finished(lfmc, tmp_path_factory):
   return workdir
 
 
+@pytest.mark.long
 def test_a_frozen_backbone_keeps_the_values_of_its_file(finished):
   params = models.restore(finished / "checkpoints/seed10_fold0")["params"]
   assert set(params["common"]["S1"]) == {"linear", "norm"}
@@ -122,6 +123,7 @@ def test_a_frozen_backbone_keeps_the_values_of_its_file(finished):
   assert np.abs(first["embed"]["S2_RGB"]["kernel"] - other["embed"]["S2_RGB"]["kernel"]).max() > 0
 
 
+@pytest.mark.long
 def test_the_file_and_its_digest_are_kept(finished):
   kept = read_json(finished / "weights.json")
   assert list(kept) == ["S1"] and len(kept["S1"]["sha256"]) == 64
@@ -129,6 +131,7 @@ def test_the_file_and_its_digest_are_kept(finished):
   assert load_model(finished, "S1").about["weights"] == kept["S1"]
 
 
+@pytest.mark.long
 def test_one_sensor_predicts_alike_from_the_run_and_from_its_export(lfmc, finished, tmp_path):
   dataset = open_dataset(f"{lfmc['data.data_dir']}/lfmc/2.1.0")
   modality = dataset.modality("S1", months=True)

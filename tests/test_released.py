@@ -312,6 +312,7 @@ def test_a_checkpoint_predicts_what_the_released_program_did(name, tmp_path, cap
   assert stats == json.loads((tmp_path / "stats.json").read_text())
 
 
+@pytest.mark.long
 def test_folds_share_a_work_directory(tmp_path):
   name = "mdico_regression_released"
   workdir, inputs, outputs, *_ = imported(tmp_path, name, wrap=False)

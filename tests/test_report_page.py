@@ -131,11 +131,20 @@ def test_chosen_settings_of_a_cell(tmp_path):
 
 
 def test_chosen_settings_of_each_run(tmp_path):
-  tried = [{"values": {"a": k}, "score": k / 10, "runs": {}} for k in range(3)]
-  content = {"metric": "r2", "per": "run", "candidates": tried, "chosen": {"x": 1, "y": 1, "z": 2}}
+  run = lambda k: {"S1": k / 10, "S2": None if k == 1 else k / 5}
+  tried = [{"values": {"a": k}, "score": k / 10, "runs": {n: run(k) for n in "xyz"}} for k in range(2)]
+  tried.append({"values": {"a": 2}, "score": None, "error": "diverged"})
+  of = lambda s1, s2: {"S1": s1, "S2": s2}
+  content = {"metric": "r2", "per": "run", "candidates": tried}
+  content["chosen"] = {"x": of(1, 0), "y": of(1, 0), "z": of(0, 0)}
   (table,) = chosen.tables(cell_with(tmp_path, content))
-  assert [row[2] for row in rows(table)[0]] == ["0 of 3 runs", "2 of 3 runs", "1 of 3 runs"]
-  assert rows(table)[1] == [False, True, True]
+  assert table.header == ("settings", "S1", "S2")
+  assert rows(table)[0] == [
+    ["a=0", "0.000 (1 of 3 runs)", "0.000 (3 of 3 runs)"],
+    ["a=1", "0.100 (2 of 3 runs)", "- (0 of 3 runs)"],
+    ["a=2", "failed: diverged", "failed: diverged"],
+  ]
+  assert rows(table)[1] == [True, True, False]
 
 
 def test_chosen_settings_of_trees(tmp_path):

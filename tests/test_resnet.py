@@ -240,6 +240,7 @@ def test_a_depth_that_there_is_not():
     nnx.eval_shape(lambda: encoders.make_encoder({"model_type": "resnet"}, (4, 8), 8, rngs=nnx.Rngs(0)))
 
 
+@pytest.mark.long
 def test_both_encoders_of_a_sensor_begin_with_the_weights(tiny, tmp_path):
   """And nothing else does; they are given to the program, not written into it."""
   file, shapes = (

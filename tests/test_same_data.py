@@ -186,6 +186,7 @@ def left(workdir):
   return {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file() and p.name != ".lock"}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("change, message", CHANGES.values(), ids=CHANGES)
 def test_other_data_are_refused(restored, change, message):
   before = {name: left(restored / name) for name in ("finished", "stopped")}
@@ -197,6 +198,7 @@ def test_other_data_are_refused(restored, change, message):
     assert left(restored / name) == before[name]
 
 
+@pytest.mark.long
 def test_a_part_by_itself_is_part_of_the_data(restored):
   """A split column moves no value, but training reads other rows."""
   rows = list(csv.DictReader((restored / "own/samples.csv").read_text().splitlines()))
@@ -205,6 +207,7 @@ def test_a_part_by_itself_is_part_of_the_data(restored):
     run(settings(restored), restored / "finished")
 
 
+@pytest.mark.long
 def test_another_version_of_the_builder_is_refused(begun, monkeypatch):
   monkeypatch.setattr(Builder, "VERSION", tfds.core.Version("9.0.0"))
   monkeypatch.setattr(Builder, "RELEASE_NOTES", {"9.0.0": "Reads values otherwise."})
@@ -212,6 +215,7 @@ def test_another_version_of_the_builder_is_refused(begun, monkeypatch):
     run(settings(begun), begun / "finished")
 
 
+@pytest.mark.long
 def test_the_same_samples_elsewhere_are_the_same(begun, tmp_path):
   """A copy has other paths and times, and is built again; a table may have more columns.
 
@@ -226,6 +230,7 @@ def test_the_same_samples_elsewhere_are_the_same(begun, tmp_path):
     assert run(settings(tmp_path), tmp_path / name).scores == want
 
 
+@pytest.mark.long
 def test_models_of_unknown_samples_or_settings_are_refused(begun, tmp_path):
   for place, name in ((".", "dataset.json"), ("individual", "dataset.json"), (".", "config.json")):
     workdir = tmp_path / "copy" / place
@@ -236,6 +241,7 @@ def test_models_of_unknown_samples_or_settings_are_refused(begun, tmp_path):
     shutil.rmtree(tmp_path / "copy")
 
 
+@pytest.mark.long
 def test_imported_models_are_of_the_same_bands(begun, tmp_path):
   shutil.copytree(begun / "finished", tmp_path / "copy")
   described = read_json(tmp_path / "copy/dataset.json")
@@ -249,6 +255,7 @@ def test_imported_models_are_of_the_same_bands(begun, tmp_path):
     run(settings(begun), tmp_path / "copy")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("place", ["individual", "teachers/fusion"])
 def test_the_baseline_and_teachers_are_of_the_same_data(restored, tmp_path, monkeypatch, place):
   """Told before anything is trained."""
@@ -281,6 +288,7 @@ def test_records_may_hold_their_features_in_any_order():
   assert not np.array_equal(readers._digest(one), readers._digest(message("ab")))
 
 
+@pytest.mark.long
 def test_a_data_set_that_changes_while_it_is_streamed_ends_the_run(begun, tmp_path, monkeypatch):
   """Nothing of a mixed run is kept. Other times of the same files do not end it."""
   write(tmp_path / "own")

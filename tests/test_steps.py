@@ -110,6 +110,7 @@ def through_the_stream(r, state, whole, order, rows):
   return epoch_lib.only(streaming._end(r, stack, trained, seen)[1])
 
 
+@pytest.mark.long
 def test_padding_changes_no_term():
   state, _ = epochs(0)
   whole = jax.tree.map(jnp.asarray, table())
@@ -150,6 +151,7 @@ def test_an_epoch_sees_every_row_once_in_a_new_order():
   assert (first != second).any()
 
 
+@pytest.mark.long
 def test_early_stopping_and_a_finished_state_stays():
   state, _ = epochs(0)
   stop = jax.jit(functools.partial(end_epoch, recipe(patience=2)))
@@ -436,6 +438,7 @@ def test_the_last_epoch_is_kept_where_that_is_asked_for_and_patience_0_never_sto
   jax.tree.map(np.testing.assert_array_equal, state.best.params, state.params)
 
 
+@pytest.mark.long
 def test_the_contrastive_term_alone_is_minimised_by_both_common_encoders():
   """It falls, moves every kernel that leads to the shared features, and no other parameter."""
   adam = constant_rate(optax.scale_by_adam(), 0.01)

@@ -59,6 +59,7 @@ def loaded(workdir):
   return arrays, repr((model.modality, model.task, model.context, model.about["configuration"]))
 
 
+@pytest.mark.long
 def test_every_checkpoint_has_a_manifest_before_it_has_its_name(finished):
   for model in (finished / "checkpoints").iterdir():
     (step,) = (path for path in model.iterdir() if path.is_dir())
@@ -100,6 +101,7 @@ def test_a_damaged_file_of_a_finished_run_is_refused_or_makes_no_difference(fini
   assert outcomes["refused"] >= 20 * (2 + flips) * 0.7
 
 
+@pytest.mark.long
 def test_a_damaged_model_is_said_and_trained_anew(finished, where, tmp_path, capsys):
   copy = tmp_path / "copy"
   shutil.copytree(finished, copy)

@@ -101,6 +101,7 @@ def trained(monkeypatch):
   return names
 
 
+@pytest.mark.long
 def test_every_arm_leaves_a_work_directory(finished, capsys):
   shown = read_json(finished / "study.json")
   assert [cell["name"] for cell in shown["cells"]] == ["plain/bands", "site"]
@@ -125,6 +126,7 @@ def test_every_arm_leaves_a_work_directory(finished, capsys):
   assert folds.scored_parts(finished / "site/own") != folds.scored_parts(finished / "plain/bands/own")
 
 
+@pytest.mark.long
 def test_other_test_parts_are_found(finished, tmp_path):
   for name, source in (("one", "site/own"), ("two", "plain/bands/own")):
     (tmp_path / name).mkdir()
@@ -135,6 +137,7 @@ def test_other_test_parts_are_found(finished, tmp_path):
     folds.check(tmp_path, ["one", "two"])
 
 
+@pytest.mark.long
 def test_finished_arms_are_skipped(finished, tiny, monkeypatch, capsys):
   names = trained(monkeypatch)
   start(tiny, "finished")
@@ -144,6 +147,7 @@ def test_finished_arms_are_skipped(finished, tiny, monkeypatch, capsys):
   assert "Plain: r2" in text.out and "Context" in text.out
 
 
+@pytest.mark.long
 def test_trees_continue_after_the_last_run(finished, tiny, monkeypatch, tmp_path):
   from colearn_jax.studies import trees
 
@@ -196,6 +200,7 @@ def test_only_some_arms_and_a_failure_among_them(tiny, monkeypatch, capsys):
   assert not (tiny[0] / "failing/site/trees/error.txt").exists()
 
 
+@pytest.mark.long
 def test_another_plan_is_refused(finished, tiny, monkeypatch):
   names = trained(monkeypatch)
   place, (config, *given) = tiny
@@ -209,6 +214,7 @@ def test_another_plan_is_refused(finished, tiny, monkeypatch):
   assert not names and read_json(finished / "study.json")["digest"] == digest
 
 
+@pytest.mark.long
 def test_the_plan_is_listed(finished, tiny, capsys):
   study.main(parse(*tiny[1], f"--workdir={finished}", "--list", "--only=site/*"))
   lines = capsys.readouterr().out.splitlines()
@@ -219,6 +225,7 @@ def test_the_plan_is_listed(finished, tiny, capsys):
   ]
 
 
+@pytest.mark.long
 def test_a_setting_is_chosen_on_the_validation_part_of_candidates(finished):
   place = finished / "plain/bands/chosen"
   chosen = read_json(place / "chosen.json")
@@ -266,6 +273,7 @@ def test_changed_test_targets_change_no_choice(finished, tiny, monkeypatch):
   assert one["runs"]["seed10_fold1"] != two["runs"]["seed10_fold1"]
 
 
+@pytest.mark.long
 def test_nested_choice_predicts_with_the_model_of_each_run(finished, tiny):
   place = finished / "plain/bands/nested"
   chosen = read_json(place / "chosen.json")

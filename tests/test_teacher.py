@@ -97,6 +97,7 @@ def test_a_teacher_sees_no_target_of_its_sample_and_nothing_outside_of_the_train
   assert not np.array_equal(teacher(own, train, seed=2), got)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("learner", LEARNERS)
 def test_groups_of_a_teacher_are_not_divided(learner):
   groups = np.repeat(np.arange(8), 5)
@@ -153,6 +154,7 @@ def test_folds_of_a_teacher_keep_every_rule_of_the_protocol_for_all_pairs(case):
 # What learners do.
 
 
+@pytest.mark.long
 def test_a_teacher_is_the_mean_of_its_learners():
   own, train = samples("regression"), np.arange(N)
   each = [teacher(own, train, learners=(name,)) for name in LEARNERS]

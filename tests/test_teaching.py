@@ -130,6 +130,7 @@ def test_the_teacher_reads_what_is_named(lfmc, monkeypatch):
   assert seen[1].keys() == {*NAMES, "present"}
 
 
+@pytest.mark.long
 def test_a_student_predicts_without_what_only_its_teacher_reads(lfmc, tmp_path):
   more = {"loss.main": 0.0, "train.replicas": True, "loss.learners": "trees"}
   more |= {"loss.ablations": {"both": {"main": 1.0}, "alone": {"main": 1.0, "distillation": 0.0}}}

@@ -310,6 +310,7 @@ def _(primals, tangents):
   return x, jnp.where(hit, jnp.nan, 1.0) * tangents[0]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
   ("placement", "poison", "said"),
   [
@@ -349,6 +350,7 @@ def test_steps_that_are_not_finite_are_skipped_and_counted(where, tmp_path, monk
   assert skipped == [1.0, 1.0, 0.0] and all(np.isfinite(line["train/objective"]) for line in lines)
 
 
+@pytest.mark.long
 def test_steps_that_are_all_skipped_end_the_training(where, tmp_path, monkeypatch):
   poisoned(monkeypatch, range(3))
   with pytest.raises(InputError, match="diverged: its train objective is nan in epoch 1"):

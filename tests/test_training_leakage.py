@@ -92,6 +92,7 @@ def same(one, other):
   return all(np.array_equal(a, b, equal_nan=True) for a, b in pairs)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_held_out_samples_change_nothing_by_a_single_bit(where, protocol):
   """Parameters, statistics, normalisation, constants of the target, early stopping, the kept model."""
@@ -106,6 +107,7 @@ def test_held_out_samples_change_nothing_by_a_single_bit(where, protocol):
     assert same(whole.params, stopped.params) and not same(whole.stop, stopped.stop)
 
 
+@pytest.mark.long
 def test_official_splits_and_class_weights_know_nothing_of_held_out_samples(tmp_path):
   """Classes of unequal size, whose weights are of the training part; the test part has other classes."""
   rng, there = np.random.default_rng(0), tmp_path / "fields"
@@ -164,6 +166,7 @@ def test_calibration_at_export_knows_nothing_of_the_test_part(where, tmp_path, m
   assert whole != fitted("validation")  # the test would notice
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("placement", ["device", "stream"])
 def test_a_training_part_smaller_than_a_batch_is_padded_without_influence(where, placement):
   """A batch of just its size, and one with half as many rows of padding, give the same parameters."""

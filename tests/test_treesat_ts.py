@@ -112,6 +112,7 @@ def results_of(workdir, modality, name):
   return [float(v) for k, v in row.items() if k.startswith("probability")]
 
 
+@pytest.mark.long
 def test_processes_read_what_threads_read(folders, one_device):
   path = build.build("treesat_ts", folders["data.data_dir"], manual_dir=folders["data.manual_dir"])
   dataset = open_dataset(path, fixed_length.Settings("month", masked_above={"cloud": 50}))

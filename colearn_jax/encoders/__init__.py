@@ -358,11 +358,10 @@ def make_backbone(
   for name, value in settings.items():
     if "drop" in name and not 0 <= value < 1:
       raise InputError(f"encoder {model_type}: {name}={value!r} is not allowed; a number >= 0 and < 1")
-    default = own[name]
-    if type(default) is int and not (
-      isinstance(value, numbers.Integral) and value >= (least := min(1, default))
-    ):
-      raise InputError(f"encoder {model_type}: {name}={value!r} is not allowed; an integer >= {least}")
+    if type(own[name]) is int:
+      least = min(1, own[name])  # type: ignore[type-var]  # an integer
+      if not (isinstance(value, numbers.Integral) and value >= least):
+        raise InputError(f"encoder {model_type}: {name}={value!r} is not allowed; an integer >= {least}")
   backbone = ENCODERS[model_type]
   if context and backbone.context_joins == "inputs":
     shape = (math.prod(shape) + context,)

