@@ -54,7 +54,8 @@ def make(name, shape=None, width=4, context=0, dtype=jnp.float32, dropout=0.0, *
   module, rng = nnx.eval_shape(build), np.random.default_rng(0)
   for path, variable in nnx.iter_graph(module):
     if isinstance(variable, nnx.Variable):
-      value = rng.normal(size=variable.shape) * 0.4 + (path[-1] in ("scale", "var"))
+      spread = 0.05 if path[-1] == "metric" else 0.4  # by which distances of the kernel are near 1
+      value = rng.normal(size=variable.shape) * spread + (path[-1] in ("scale", "var"))
       variable.set_value(jnp.asarray(np.abs(value) if path[-1] == "var" else value, variable.dtype))
   return module
 
