@@ -331,7 +331,7 @@ SCHEMA: dict[str, Setting] = {
     False, SWITCH, "Trains all folds, seeds and ablations at the same time, as one vectorised program."
   ),
   "train.workers": Setting(
-    0,
+    1,
     integer(0, "a number of processes"),
     "Number of processes of one core each that train folds, seeds, ablations and the baseline side by side "
     "on a CPU. 1: one training after another, with all cores. 0: the number of cores, if there are as many "

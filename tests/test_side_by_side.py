@@ -43,7 +43,7 @@ def chosen(training, monkeypatch, runs=2, cores=2, devices=1, **changes):
   monkeypatch.setattr("jax.device_count", lambda: devices)
   config = training.config.copy_and_resolve_references()
   with config.unlocked():
-    for key, value in changes.items():
+    for key, value in ({"train__workers": 0} | changes).items():
       group, name = key.split("__")
       config[group][name] = value
   return side_by_side.number([dataclasses.replace(training, config=config)], runs)

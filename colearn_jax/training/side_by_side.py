@@ -1,7 +1,8 @@
 """Trains independent runs at the same time on a CPU, in processes of one core each.
 
-A step of a small model gains little from a second core. Two runs on a core each are therefore faster than one
-after another on both. A worker writes what `run.fit` writes: log lines, checkpoints and the finished model.
+A step of a small model gains little from a second core, so two long trainings on a core each take less time
+than one after another on both. Each process has to start and to compile, which short trainings do not make up
+for. A worker writes what `run.fit` writes: log lines, checkpoints and the finished model.
 """
 
 from __future__ import annotations
