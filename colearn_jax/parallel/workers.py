@@ -7,6 +7,7 @@ prints goes to the standard error output.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -142,11 +143,9 @@ class Workers:
 
   def _send(self, worker: _Worker, job: Job) -> None:
     assert worker.process.stdin is not None
-    try:
+    with contextlib.suppress(BrokenPipeError):  # a process that ended is told by its answers
       worker.process.stdin.write(json.dumps(job).encode() + b"\n")
       worker.process.stdin.flush()
-    except BrokenPipeError:
-      pass  # it ended, which its answers tell
 
   def _end(self, slot: int, selector: selectors.BaseSelector) -> None:
     worker = self._running.pop(slot)
