@@ -87,3 +87,12 @@ def test_wrong_settings():
   assert make(8)(jnp.zeros((1, 3, 2))).shape == (1, 8)
   with pytest.raises(InputError, match="8 features, so without a projection model.emb_dim has to be 8"):
     make(4)
+
+
+def test_no_rounds_are_allowed_and_fewer_are_not():
+  make = lambda rounds: encoders.make_backbone(
+    {"model_type": "kernel", "landmarks": 4, "metric_rounds": rounds}, (3, 2), rngs=nnx.Rngs(0)
+  )
+  assert make(0).rounds == 0
+  with pytest.raises(InputError, match="encoder kernel: metric_rounds=-1 is not allowed; an integer >= 0"):
+    make(-1)
