@@ -61,7 +61,14 @@ def _check_ridge(config: ConfigDict, known: Mapping[str, Setting]) -> None:
   train, model = config.train, config.model
   if model.members > 1 and not model.projection:
     refuse("model.projection", False, f"True with model.members={model.members}")
+  if train.group_effect and not (train.group_effect_of or config.protocol.group_by):
+    allowed = "0 without protocol.group_by or train.group_effect_of"
+    refuse("train.group_effect", train.group_effect, allowed)
+  if train.group_effect_of and not train.group_effect:
+    refuse("train.group_effect_of", train.group_effect_of, "empty without train.group_effect")
   if not train.ridge:
+    if train.group_effect:
+      refuse("train.group_effect", train.group_effect, "0; more only with train.ridge")
     if not train.max_epochs:
       refuse("train.max_epochs", 0, "an integer >= 1; 0 only with train.ridge")
     encoders = {"encoder": model.encoder} | {f"encoders.{m}": own for m, own in model.encoders.items()}

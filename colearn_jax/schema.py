@@ -343,6 +343,15 @@ SCHEMA: dict[str, Setting] = {
     "Ridge of linear heads that begin at the minimum of the objective over all training samples: variance of "
     "the noise, in units of the prior variance of the function. 0: heads begin at random values.",
   ),
+  "train.group_effect": Setting(
+    0.0,
+    _NOT_NEGATIVE,
+    "Variance of a random intercept of each group of training samples in the closed form of train.ridge, in "
+    "units of the variance of the noise. 0: the errors of a group are independent.",
+  ),
+  "train.group_effect_of": Setting(
+    "", TEXT, "The groups of train.group_effect, named as in protocol.group_by. Empty: protocol.group_by."
+  ),
   "train.max_epochs": Setting(
     200,
     integer(0),

@@ -12,10 +12,13 @@ What differs from `lfmc`, and why:
 - Method `distill`: a teacher of trees reads both sensors, the date, the place and the static layers, and
   predicts each site from the others. The students learn its predictions beside the measurements, with three
   times their weight. Each of them reads one sensor alone.
+- `individual`, the same recipe without a teacher, gives each site a random intercept (`train.group_effect`),
+  which is left out of the model: else the model learns what is peculiar to the training sites. The teacher's
+  predictions have no such part, for each site is predicted from the others.
 - Nothing is chosen by held-out samples, so no validation part is held out: all sites outside of the fold
   train.
 
-Words: `individual` is the same recipe without a teacher, so without the other sensors. `date` reads the day
+Words: `individual` is without the teacher, so without the other sensors. `date` reads the day
 of the year beside the sensor, `everything` also the place and the static layers. Folds are by site. `year`
 holds out years, with three months around them; `plain` holds out single samples, and then measures how well a
 site is recognised (docs/guides/training.md).
@@ -50,7 +53,7 @@ CLOSED_FORM = {
 
 def get_config(words: str = "") -> ConfigDict:
   """The configuration; `preset` describes the words."""
-  return preset(
+  config = preset(
     words,
     CLOSED_FORM
     | {"data.name": "lfmc", "data.modalities": ("S1_S1Ind", "S2_S2Ind"), "protocol.group_by": "site"},
@@ -73,3 +76,6 @@ def get_config(words: str = "") -> ConfigDict:
     plain={"protocol.group_by": "", "train.ridge": 0.1},
     year=lfmc.YEAR,
   )
+  if config.method == "individual" and config.protocol.group_by == "site":
+    config.train.group_effect = 0.05
+  return config

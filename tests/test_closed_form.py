@@ -42,7 +42,10 @@ def given():
 CLASSES = {"binary": 2, "multiclass": 3, "multilabel": 2}
 
 
-def begun(method, features, ridge=0.3, kind="regression", **settings):
+GROUPS = np.where(np.isin(np.arange(N), TRAIN), np.arange(N) ** 2 % 5, -1).astype(np.int32)
+
+
+def begun(method, features, ridge=0.3, kind="regression", effect=0.0, **settings):
   """A recipe, its state before and after `begin`, and all that it reads."""
   encoder = {"model_type": "kernel", "landmarks": features, "layer_sizes": (), "dropout": 0.0} | settings
   own = architecture(
@@ -53,7 +56,7 @@ def begun(method, features, ridge=0.3, kind="regression", **settings):
     task=Task(kind, ("x", "y", "z")[: CLASSES.get(kind, 2)]),
   )
   own = dataclasses.replace(own, encoders=dict.fromkeys(SHAPES, encoder))
-  r = dataclasses.replace(recipe(1), network=Network(method, own), ridge=ridge)
+  r = dataclasses.replace(recipe(1), network=Network(method, own), ridge=ridge, group_effect=effect)
   rows, teacher = given()
   task = {"mean": np.array([1.0, 5.0], np.float32), "std": np.array([2.0, 1.5], np.float32)}
   if kind != "regression":
@@ -64,6 +67,7 @@ def begun(method, features, ridge=0.3, kind="regression", **settings):
     task = {"class_weights": np.arange(1.0, 1.0 + CLASSES[kind], dtype=np.float32)}
   weights = {term: np.float32(getattr(method, term)) for term in method.terms}
   values = VALUES | {"task": task, "weights": weights, "arrays": {"teacher": teacher}}
+  values |= {"groups": GROUPS} if effect else {}
   state = jax.jit(functools.partial(init, r))(jax.random.key(3), values)
   order = batched(TRAIN, BATCH)
   params, stats = jax.jit(functools.partial(closed_form.begin, r))(state, rows, order)
@@ -77,11 +81,15 @@ def features_of(r, state, rows):
   return r.method.head_inputs(model, batch.inputs, batch.present), batch, values
 
 
+@pytest.mark.parametrize("effect", [0.0, 0.4])
 @pytest.mark.parametrize("features", [FEW, MANY])
 @pytest.mark.parametrize("method", [Individual(), DISTILL], ids=["individual", "distill"])
-def test_heads_are_ridge_regressions_on_target_and_teacher(method, features):
-  """By normal equations in float64, with the weights of every row from the definition of the loss."""
-  r, _, state, rows = begun(method, features)
+def test_heads_are_ridge_regressions_on_target_and_teacher(method, features, effect):
+  """By normal equations in float64, with the weights of every row from the definition of the loss.
+
+  With an effect of groups, each group has a column of its own, which the head does not keep.
+  """
+  r, _, state, rows = begun(method, features, effect=effect)
   inputs, batch, values = features_of(r, state, rows)
   target, labelled = np.asarray(batch.target, np.float64), np.asarray(batch.labelled, np.float64)
   teacher = np.asarray(values.arrays["teacher"], np.float64)[TRAIN]
@@ -100,8 +108,12 @@ def test_heads_are_ridge_regressions_on_target_and_teacher(method, features):
       goal = measured * target[:, column] + taught * np.nan_to_num(teacher[:, column])
       goal = (np.divide(goal, weight, out=np.zeros_like(goal), where=used) - mean[column]) / std[column]
       design = np.concatenate([z, np.ones((len(z), 1))], 1)
-      penalty = np.diag([strength] * z.shape[1] + [0.0])
-      want = np.linalg.solve(design.T * weight @ design + penalty, design.T * weight @ goal)
+      one_hot = np.eye(5)[GROUPS[TRAIN]] if effect else np.zeros((len(z), 0))
+      of_group = [weight[used].mean() / effect] * 5 if effect else []
+      columns = np.concatenate([design, one_hot], 1)
+      penalty = np.diag([strength] * z.shape[1] + [0.0] + of_group)
+      want = np.linalg.solve(columns.T * weight @ columns + penalty, columns.T * weight @ goal)
+      want = want[: design.shape[1]]
       head = state.params["heads"][m]["out"]
       got = np.append(np.asarray(head["kernel"])[:, column], head["bias"][column])
       np.testing.assert_allclose(design @ got, design @ want, atol=2e-3)
@@ -216,6 +228,10 @@ def test_a_run_without_epochs_keeps_the_closed_form_and_predicts_with_it(lfmc, t
     ("", {"model.head_layers": (8,)}, r"model.head_layers: \(8,\)"),
     ("", {"model.standardised": False}, "model.standardised"),
     ("", {"model.emb_dim": 32}, "without a projection model.emb_dim has to be 16"),
+    ("", {"train.ridge": 0.0, "train.max_epochs": 1, "train.group_effect": 0.1}, "only with train.ridge"),
+    ("plain", {"train.group_effect": 0.1}, "train.group_effect: 0.1 .* 0 without protocol.group_by or"),
+    ("", {"train.group_effect_of": "site"}, "group_effect_of: 'site' .* empty without train.group_effect"),
+    ("", {"train.group_effect": 0.1, "train.group_effect_of": "plot"}, "there is no group 'plot', have"),
     ("", {"model.members": 2}, "model.projection: False .* True with model.members=2"),
     ("", {"data.placement": "stream"}, "data.placement=device"),
   ],

@@ -17,6 +17,7 @@ from colearn_jax.datasets.lfmc.dummy import write_dummy
 
 from colearn_jax import report, schema, study
 from colearn_jax.evaluation.results import Results
+from colearn_jax.methods import METHODS
 from colearn_jax.parallel import sharding
 from colearn_jax.parallel.workers import Answer
 from colearn_jax.plan import Arm, Cell, Choice, Comparison, Study
@@ -439,14 +440,30 @@ def checked(wrong):
 
 
 def test_plans_of_the_package_are_allowed(tmp_path):
-  assert {"ablations", "bloom", "lfmc", "sharedness", "synthetic"} <= set(plans.presets())
-  for name in (*sorted(set(plans.presets()) - {"pretrained"}), "ablations:lfmc"):
+  assert {"ablations", "bloom", "lfmc", "methods", "sharedness", "synthetic"} <= set(plans.presets())
+  others = ("ablations:lfmc", "methods:lfmc,1", "methods:bloom")
+  for name in (*sorted(set(plans.presets()) - {"pretrained"}), *others):
     shown = plans.claim(plans.load(name), {}, tmp_path / name)
     assert shown["cells"] and shown["comparisons"]
   with pytest.raises(InputError, match="words are missing: pretrained:DATA,WEIGHTS"):
     plans.load("pretrained")
   with pytest.raises(InputError, match="'wheat' is not allowed; one of: synthetic, lfmc"):
     plans.load("ablations:wheat")
+  with pytest.raises(InputError, match="'lfmc,9' is not allowed; one of synthetic, lfmc, bloom, then a"):
+    plans.load("methods:lfmc,9")
+
+
+def test_the_study_of_methods_has_every_method_and_alignment():
+  """Each method stands in some arm, and no two arms are the same."""
+  (cell,) = plans.load("methods").cells
+  configs = [plans.configuration(cell, arm, {}) for arm in cell.arms if arm.kind == "network"]
+  assert {config.method for config in configs} == set(METHODS)
+  aligned = {(c.loss.alignment, c.loss.negatives) for c in configs if c.method == "mdico"}
+  assert {one for one, _ in aligned} == {"ntxent", "mmd", "coral", "grl"}
+  assert ("ntxent", "cross") in aligned
+  assert len({str(dict(schema.flat(config))) for config in configs}) == len(configs)
+  lfmc = plans.load("methods:lfmc").cells[0]
+  assert {arm.name for arm in cell.arms} - {arm.name for arm in lfmc.arms} == {"dkd"}
 
 
 def test_ablations_change_one_thing_each(tmp_path):

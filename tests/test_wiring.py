@@ -237,6 +237,11 @@ def balance(training):
   return np.asarray(training.values.get("balance", ())).tolist()
 
 
+def groups(training):
+  """The group of each sample that has an effect of its own."""
+  return np.asarray(training.values.get("groups", ())).tolist()
+
+
 def ablated(training):
   """The weights of loss terms in every run."""
   return [(r.name, training.samples._values(r)["weights"]) for r in training.runs]
@@ -330,6 +335,7 @@ class Key(NamedTuple):
 STREAM = {"data.placement": "stream"}
 VIEWS = ("S1", "S1Ind", "S2", "S2Ind")
 TAUGHT = {"loss.distillation": 1.0, "loss.trees": 2}
+GROUPED = {"train.ridge": 0.5, "train.group_effect": 0.1, "protocol.group_by": "site"}
 FIXED = dict.fromkeys(VIEWS, {"offset": 1.0, "scale": 2.0})
 WIRING = {
   "method": Key("individual", lambda t: type(t.recipe.method)),
@@ -419,6 +425,8 @@ WIRING = {
   "train.replicas": Key(True, lambda t: [r.name for r in t.stack]),
   "train.workers": Key(2, field("processes")),
   "train.ridge": Key(0.5, field("recipe.ridge")),
+  "train.group_effect": Key(0.2, field("recipe.group_effect"), GROUPED),
+  "train.group_effect_of": Key("year", groups, GROUPED),
   "train.max_epochs": Key(7, lambda t: (ends(t), saved(t)), {"train.patience": 0}),
   "train.learning_rate": Key(0.1, rates),
   "train.mixup": Key(0.2, program),

@@ -88,6 +88,7 @@ def features(
   places: np.ndarray | None,
   block_km: float,
   seed: int,
+  key: str = "protocol.group_by",
 ) -> dict[str, np.ndarray]:
   """The groups of all samples by feature, `[N]` str each, in the order of `group_by`.
 
@@ -98,6 +99,7 @@ def features(
     places: `[N 2]`, latitude and longitude in degrees; None if the data set has none.
     block_km: side of the cells of `block`; 0: the data set's own group of that name.
     seed: shifts the grid of blocks.
+    key: the configuration key of `group_by`, for messages.
 
   Raises:
     InputError: there is no such feature, or a sample lacks the date or the place that it needs.
@@ -105,14 +107,14 @@ def features(
   out = {}
   for name in names(group_by):
     if name == BLOCK and block_km and places is not None:
-      out[name] = blocks(known(places, "coordinates", "protocol.group_by=block"), block_km, seed)
+      out[name] = blocks(known(places, "coordinates", f"{key}=block"), block_km, seed)
     elif name in own:
       out[name] = own[name]
     elif name in CALENDAR and dates is not None:
-      out[name] = CALENDAR[name](known(dates, "date", f"protocol.group_by={name}"))
+      out[name] = CALENDAR[name](known(dates, "date", f"{key}={name}"))
     else:
       have = available(tuple(own), dated=dates is not None, located=places is not None, block_km=block_km)
-      raise InputError(f"protocol.group_by: there is no group {name!r}, have: {', '.join(have) or 'none'}")
+      raise InputError(f"{key}: there is no group {name!r}, have: {', '.join(have) or 'none'}")
   return out
 
 
@@ -129,11 +131,31 @@ def balance(groups: Mapping[str, np.ndarray], rows: np.ndarray, power: float) ->
   Returns:
     `[N]` float32, with the mean 1 over `rows`. 1 for rows of other groups.
   """
-  codes = np.stack([np.unique(of, return_inverse=True)[1].reshape(-1) for of in groups.values()], axis=1)
-  code = np.unique(codes, axis=0, return_inverse=True)[1].reshape(-1)
+  code = _combined(groups)
   count = np.bincount(code[rows], minlength=code.max() + 1)[code].astype(np.float64)
   weight = np.maximum(count, 1.0) ** -power
   return np.where(count > 0, weight / weight[rows].mean(), 1.0).astype(np.float32)
+
+
+def codes(groups: Mapping[str, np.ndarray], rows: np.ndarray) -> np.ndarray:
+  """The group of each row of a training part as a number from 0 on.
+
+  Args:
+    groups: see `balance`.
+    rows: the rows that get a number.
+
+  Returns:
+    `[N]` int32, less than the number of `rows`; -1 for all other rows.
+  """
+  out = np.full(len(next(iter(groups.values()))), -1, np.int32)
+  out[rows] = np.unique(_combined(groups)[rows], return_inverse=True)[1].reshape(-1)
+  return out
+
+
+def _combined(groups: Mapping[str, np.ndarray]) -> np.ndarray:
+  """The combination of several features as a number."""
+  each = np.stack([np.unique(of, return_inverse=True)[1].reshape(-1) for of in groups.values()], axis=1)
+  return np.unique(each, axis=0, return_inverse=True)[1].reshape(-1)
 
 
 def known(values: np.ndarray | None, what: str, key: str) -> np.ndarray:

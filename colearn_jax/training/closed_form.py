@@ -137,6 +137,9 @@ def solve(recipe: Recipe, state: TrainState, table: Tree, rows: jax.Array) -> Tr
   is the posterior mean of a Gaussian process with the kernel φ_i·φ_j / mean |φ|² and noise of variance
   `ridge` (Rasmussen & Williams 2006, equations 2.8 to 2.12), and a free constant.
 
+  With `recipe.group_effect` γ, the outputs of training rows have a random intercept a_gc for each group g
+  beside them, with the penalty mean r_c · a_gc² / (2 γ). The intercepts are left out afterwards.
+
   Args:
     recipe: see `begin`.
     state: see `begin`, with fitted encoders.
@@ -168,10 +171,12 @@ def solve(recipe: Recipe, state: TrainState, table: Tree, rows: jax.Array) -> Tr
   if task.one_class:
     bound = 0.5 * classes**2 / (classes - 1)
     curvature = {m: bound * r[:, :1] for m, r in curvature.items()}
-  systems = {
-    m: jax.vmap(functools.partial(_system, z, ridge=recipe.ridge), in_axes=1)(curvature[m])
-    for m, z in inputs.items()
-  }
+  groups = None
+  if recipe.group_effect:
+    flat = rows.reshape(-1)
+    groups = jnp.where(flat < 0, rows.size, state.values["groups"][flat])
+  system_of = functools.partial(_system, groups=groups, ridge=recipe.ridge, effect=recipe.group_effect)
+  systems = {m: jax.vmap(functools.partial(system_of, z), in_axes=1)(curvature[m]) for m, z in inputs.items()}
 
   def sweep(_: int, heads: dict[str, Tree]) -> dict[str, Tree]:
     outputs = {m: jnp.matmul(z, heads[m]["kernel"], precision=EXACT) for m, z in inputs.items()}
@@ -198,35 +203,64 @@ class System:
   """The least squares of one output in `solve`, factorised: for `_minimum`.
 
   Attributes:
-    x: weighted features around their mean, `[N D]`.
+    x: weighted features without group means and without their part along `ones`, `[N D]`.
     factor: Cholesky factor of their products plus the ridge: `[N N]` or `[D D]`, whichever is smaller.
-    share: weight of each row, `[N]`, with sum 1.
-    middle: weighted mean of the features, `[D]`.
+    root: root of the weight of each row, `[N]`; the weights have the sum 1.
+    ones: the same without group means, `[N]`.
+    middle: coefficients of the features along `ones`, `[D]`.
+    effects: what `_without_groups` needs.
   """
 
   x: jax.Array
   factor: jax.Array
-  share: jax.Array
+  root: jax.Array
+  ones: jax.Array
   middle: jax.Array
+  effects: tuple[jax.Array, jax.Array] | None
 
 
-def _system(z: jax.Array, curvature: jax.Array, *, ridge: float) -> System:
-  """The system of features φ `[N D]` and r `[N]`, see `solve`."""
+def _system(
+  z: jax.Array, curvature: jax.Array, *, groups: jax.Array | None, ridge: float, effect: float
+) -> System:
+  """The system of features φ `[N D]` and r `[N]`, see `solve`; `groups` `[N]`, N for padding."""
   known = curvature > 0
   share = curvature / jnp.maximum(curvature.sum(), jnp.finfo(z.dtype).tiny)
-  middle = share @ z
-  x = jnp.sqrt(share)[:, None] * (z - middle[None])
+  number, root = jnp.maximum(known.sum(), 1), jnp.sqrt(share)
+  effects = None
+  if groups is not None:
+    of_group = jax.ops.segment_sum(share, groups, len(groups) + 1)  # 0 for padding and absent samples
+    part = 1.0 - 1.0 / jnp.sqrt(1.0 + number * effect * of_group)
+    effects = groups, jnp.where(of_group > 0, part / jnp.where(of_group > 0, of_group, 1.0), 0.0)
+  ones = _without_groups(root[:, None], root, effects)[:, 0]
+  x = _without_groups(root[:, None] * z, root, effects)
+  middle = ones @ x / jnp.maximum(ones @ ones, jnp.finfo(z.dtype).tiny)
+  x -= ones[:, None] * middle[None]
   squares = jnp.where(known[:, None], jnp.square(z), 0.0).sum()
-  penalty = ridge * squares / jnp.square(jnp.maximum(known.sum(), 1))  # λ / Σ r
+  penalty = ridge * squares / jnp.square(number)  # λ / Σ r
   gram = jnp.matmul(x, x.T, precision=EXACT) if _dual(x) else jnp.matmul(x.T, x, precision=EXACT)
   factor = jnp.linalg.cholesky(gram + penalty * jnp.eye(len(gram), dtype=z.dtype))
-  return System(x, factor, share, middle)
+  return System(x, factor, root, ones, middle, effects)
+
+
+def _without_groups(x: jax.Array, root: jax.Array, effects: tuple[jax.Array, jax.Array] | None) -> jax.Array:
+  """Weighted values `[N D]` less a part of their group's mean: 1 - 1 / √(1 + γ n) for n rows alike.
+
+  Their squares are the least of (x - root · a_g)² plus the penalty over the random intercepts a_g (Wooldridge
+  2010, Econometric Analysis of Cross Section and Panel Data, section 10.4: quasi-demeaning).
+  """
+  if effects is None:
+    return x
+  groups, part = effects
+  sums = jax.ops.segment_sum(root[:, None] * x, groups, len(groups) + 1)
+  return x - root[:, None] * (part[:, None] * sums)[groups]
 
 
 def _minimum(system: System, u: jax.Array) -> tuple[jax.Array, jax.Array]:
   """The minimum in `solve` for u `[N]`: w `[D]` and b."""
-  x, level = system.x, system.share @ u
-  y, factor = jnp.sqrt(system.share) * (u - level), (system.factor, True)
+  x, factor = system.x, (system.factor, True)
+  y = _without_groups((system.root * u)[:, None], system.root, system.effects)[:, 0]
+  level = system.ones @ y / jnp.maximum(system.ones @ system.ones, jnp.finfo(x.dtype).tiny)
+  y -= level * system.ones
   w = x.T @ cho_solve(factor, y) if _dual(x) else cho_solve(factor, x.T @ y)
   return w, level - system.middle @ w
 

@@ -35,6 +35,7 @@ class SamplesOf:
     weights: returns the loss weights of a run.
     arrays: returns the arrays of a run, see `Method.arrays`.
     balance: returns the weight of each sample in a run, `[N]`; None for no weights.
+    groups: returns the group of each sample in a run, see `grouping.codes`; None if no group has an effect.
     normalisation: normalisation of the inputs.
   """
 
@@ -48,12 +49,13 @@ class SamplesOf:
     weights: Weights,
     arrays: Arrays,
     balance: Callable[[Run], np.ndarray] | None = None,
+    groups: Callable[[Run], np.ndarray] | None = None,
     normalisation: statistics.Normalisation,
   ):
     self.recipe, self.modalities, self.index = recipe, tuple(modalities), index
     self._labels, self._class_weights = labels(index), class_weights
     self._weights, self._arrays, self._normalisation = weights, arrays, normalisation
-    self._balance = balance
+    self._balance, self._groups = balance, groups
     self._whole = sharding.whole(recipe.mesh)
     self._init: Callable | None = None
     self._placed: Any = None  # placement of a stack of states on the devices
@@ -167,6 +169,7 @@ class SamplesOf:
       "weights": {term: np.float32(weight) for term, weight in self._weights(run).items()},
       "arrays": dict(self._arrays(run)),
       **({} if self._balance is None else {"balance": self._balance(run)}),
+      **({} if self._groups is None else {"groups": self._groups(run)}),
       "steps_per_epoch": np.float32(-(-len(run.train) // self.recipe.batch_size)),
     }
 

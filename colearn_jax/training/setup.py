@@ -64,6 +64,19 @@ def _mention_once(line: str) -> None:
   print(line, file=sys.stderr)
 
 
+def make_groups(config: ConfigDict, index: Index, seed: int, key: str) -> dict[str, np.ndarray]:
+  """The groups of all samples that a key names, by feature, see `grouping.features`."""
+  return grouping.features(
+    functools.reduce(getattr, key.split("."), config),
+    index.groups,
+    dates=index.dates,
+    places=index.places,
+    block_km=config.protocol.block_km,
+    seed=seed,
+    key=key,
+  )
+
+
 def make_apart(config: ConfigDict, index: Index, seed: int) -> Apart:
   """The rules that keep the parts of a seed's runs apart.
 
@@ -72,9 +85,7 @@ def make_apart(config: ConfigDict, index: Index, seed: int) -> Apart:
   """
   own, dates, places = config.protocol, index.dates, index.places
   return Apart(
-    groups=grouping.features(
-      own.group_by, index.groups, dates=dates, places=places, block_km=own.block_km, seed=seed
-    ),
+    groups=make_groups(config, index, seed, "protocol.group_by"),
     purge=own.purge,
     dates=grouping.known(dates, "date", "protocol.purge") if own.purge else None,
     buffer_km=own.buffer_km,
@@ -171,6 +182,7 @@ def make_recipe(
     min_delta=train.min_delta,
     keep_last=train.keep == "last",
     ridge=train.ridge,
+    group_effect=train.group_effect,
     nonfinite=train.nonfinite,
     project_conflicts=train.gradients == "pcgrad",
     mesh=sharding.make_mesh(config.mesh.to_dict(), size // parts),
@@ -229,6 +241,10 @@ def make_samples(
     rows = run.train[index.labelled[run.train]]
     return grouping.balance(apart(run.seed).groups, rows, config.loss.group_balance)
 
+  def groups(run: Run) -> np.ndarray:
+    key = "train.group_effect_of" if config.train.group_effect_of else "protocol.group_by"
+    return grouping.codes(make_groups(config, index, run.seed, key), run.train)
+
   settings = recipe.network.architecture.encoders
   own = {m.name: encoders.normalisation(settings[m.name], m) for m in modalities if m.name in settings}
   options = {
@@ -236,6 +252,7 @@ def make_samples(
     "weights": lambda run: {term: weights(config, run.ablation)[term] for term in wanted},
     "arrays": make_arrays(config, recipe.method, dataset, index, table, apart),
     "balance": balance if config.loss.group_balance else None,
+    "groups": groups if config.train.group_effect else None,
     "normalisation": make_normalisation(
       config.data.normalisation,
       config.data.fixed.to_dict(),

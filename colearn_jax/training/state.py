@@ -42,6 +42,7 @@ class Recipe:
     keep_last: whether to keep the model of the last epoch instead of the best epoch.
     mesh: the mesh of devices, see `parallel.sharding`.
     ridge: of heads that begin in closed form, see `closed_form.solve`; 0 for random heads.
+    group_effect: variance of the random intercepts of `values["groups"]` there, in units of the noise.
     nonfinite: what a step does whose loss or gradients are not finite. `skip`: it is left out; `stop`:
       nothing is changed from that step on, and `faults` tells where it was; `epoch`: steps are not looked at.
     project_conflicts: whether gradients of loss terms are combined as in `conflicts.projected_sum`.
@@ -62,6 +63,7 @@ class Recipe:
   min_delta: float = 0.0
   keep_last: bool = False
   ridge: float = 0.0
+  group_effect: float = 0.0
   nonfinite: str = "epoch"
   project_conflicts: bool = False
 
@@ -122,7 +124,8 @@ class TrainState:
     key: random key of the run, see `nn.random`.
     values: arrays that differ between runs but not between steps: `inputs`, each sensor's `offset` and
       `scale`; `task`, constants of the task's loss; `weights` of the loss terms; `arrays`, see
-      `Method.arrays`; `steps_per_epoch`; with `loss.group_balance` also `balance`, weights `[N]` of samples.
+      `Method.arrays`; `steps_per_epoch`; with `loss.group_balance` also `balance`, weights `[N]` of samples;
+      with `train.group_effect` also `groups`, see `grouping.codes`.
     stop: early stopping.
     best: the kept model.
     faults: the first step that was not finite.
