@@ -274,13 +274,14 @@ def _check_encoder(config: ConfigDict, modality: Modality, context: Sequence[str
   from flax import nnx
 
   from colearn_jax.methods.configured import make_architecture
+  from colearn_jax.nn import random
   from colearn_jax.weights import pretrained
 
   others = [Modality(CONTEXT, (), (len(context),), tuple(context))] if context else []
   task = Task("regression", ("any",))  # the encoder does not depend on it
   try:
     architecture = make_architecture(config, task, [modality, *others])
-    net = nnx.eval_shape(lambda: architecture.encoder(modality.name, rngs=nnx.Rngs(0))).backbone
+    net = nnx.eval_shape(lambda: architecture.encoder(modality.name, rngs=random.Keys())).backbone
     if not begun:
       pretrained.load(architecture.encoders[modality.name], net)
   except InputError as error:

@@ -24,6 +24,7 @@ from colearn_jax.methods.architecture import Architecture
 from colearn_jax.methods.base import Method
 from colearn_jax.methods.configured import make_architecture, make_method
 from colearn_jax.methods.predict import predict
+from colearn_jax.nn import random
 from colearn_jax.nn.quantiles import QUANTILES
 from colearn_jax.storage import models
 from colearn_jax.storage.files import jsonable, read_json
@@ -106,7 +107,7 @@ def one_sensor(
     The function for `Model`, whose weights have the names that `flat` returns; and the part of a finished
     model that it needs, `{"params", "stats", "values"}`, with shapes and dtypes as leaves.
   """
-  build = lambda: method.build(architecture, only=sensor, rngs=nnx.Rngs(0))
+  build = lambda: method.build(architecture, only=sensor, rngs=random.Keys())
   graphdef, *arrays = nnx.split(nnx.eval_shape(build), nnx.Param, nnx.BatchStat)
   params, stats = map(nnx.to_pure_dict, arrays)
   names = [CONTEXT, sensor] if architecture.context else [sensor]

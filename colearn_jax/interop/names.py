@@ -19,6 +19,7 @@ from colearn_jax.interop.state_dict import fill, state_dict
 from colearn_jax.methods import disentangled
 from colearn_jax.methods.architecture import Architecture
 from colearn_jax.methods.mdico import MDiCo
+from colearn_jax.nn import random
 from colearn_jax.types import InputError, Task
 
 __all__ = [
@@ -200,10 +201,10 @@ def load_encoder(
     settings["use_norm"] = norm(spec["wrap"])
     width = _get(spec["wrap"], "latent_dims")
     module = nnx.eval_shape(
-      lambda: encoders.make_encoder(settings, shape, width, rngs=nnx.Rngs(0), dtype=dtype)
+      lambda: encoders.make_encoder(settings, shape, width, rngs=random.Keys(), dtype=dtype)
     )
   else:
-    module = nnx.eval_shape(lambda: encoders.make_backbone(settings, shape, rngs=nnx.Rngs(0), dtype=dtype))
+    module = nnx.eval_shape(lambda: encoders.make_backbone(settings, shape, rngs=random.Keys(), dtype=dtype))
   fill(module, params)
   return module
 
@@ -283,6 +284,6 @@ def load_mdico(
   """
   method = dataclasses.replace(make_method(spec, variant=variant), auxiliary=1.0, discriminative=1.0)
   architecture = make_architecture(spec, dtype=dtype)
-  model = nnx.eval_shape(lambda: method.build(architecture, rngs=nnx.Rngs(0)))
+  model = nnx.eval_shape(lambda: method.build(architecture, rngs=random.Keys()))
   fill(model, params)
   return model

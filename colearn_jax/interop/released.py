@@ -29,6 +29,7 @@ from colearn_jax.evaluation.results import Results, Scores
 from colearn_jax.interop.state_dict import UNUSED_HEAD, fill, state_dict
 from colearn_jax.interop.yaml_settings import Released, config_text, make_config, read_yaml
 from colearn_jax.methods.configured import make_network
+from colearn_jax.nn import random
 from colearn_jax.storage import models
 from colearn_jax.storage.files import read_json, replacing, write_json
 from colearn_jax.types import Description, InputError, Modality, Task, join_views, resolve_views
@@ -223,7 +224,7 @@ def import_checkpoint(
   inputs = read_statistics(statistics, modalities)
 
   network = make_network(config, task, modalities)
-  model = nnx.eval_shape(lambda: network.method.build(network.architecture, rngs=nnx.Rngs(0)))
+  model = nnx.eval_shape(lambda: network.method.build(network.architecture, rngs=random.Keys()))
   fill(model, tensors)
   _, *arrays = nnx.split(model, nnx.Param, nnx.BatchStat)
   params, stats = map(nnx.to_pure_dict, arrays)

@@ -18,7 +18,7 @@ from colearn_jax.encoders import convtran, ltae, mlp, recurrent, tempcnn, transf
 from colearn_jax.encoders.encoder import Projection
 from colearn_jax.methods import disentangled
 from colearn_jax.methods.architecture import Head
-from colearn_jax.nn import convolution, layers
+from colearn_jax.nn import convolution, layers, random
 from colearn_jax.types import InputError
 
 
@@ -262,7 +262,7 @@ def _zero_head(m: disentangled.Model, outputs: int) -> Head:
   """A head of zeros. The released program always has this head; our model was built without it."""
   half = m.shared[m.sensors[0]].linear.bias.shape[0]
   hidden = [linear.bias.shape[0] for linear in m.heads[m.sensors[0]].hidden]
-  head = nnx.eval_shape(lambda: Head(half, outputs, hidden, rngs=nnx.Rngs(0)))
+  head = nnx.eval_shape(lambda: Head(half, outputs, hidden, rngs=random.Keys()))
   for entry in _head(head):
     entry.value.set_value(np.zeros(entry.value.shape, entry.value.dtype))
   return head

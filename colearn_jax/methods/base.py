@@ -20,6 +20,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from colearn_jax.methods.architecture import Architecture
+from colearn_jax.nn import random
 from colearn_jax.objectives.task import PLAIN, LossOptions, task_loss
 from colearn_jax.types import Task
 
@@ -242,7 +243,7 @@ class Network:
   @functools.cached_property
   def graphdef(self) -> nnx.GraphDef:
     """The structure of the model, without arrays."""
-    return nnx.graphdef(nnx.eval_shape(lambda: self.method.build(self.architecture, rngs=nnx.Rngs(0))))
+    return nnx.graphdef(nnx.eval_shape(lambda: self.method.build(self.architecture, rngs=random.Keys())))
 
   def model(self, params: dict, stats: dict) -> nnx.Module:
     """The model with these parameters and batch statistics."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import zlib
 from types import ModuleType
 
@@ -17,6 +18,7 @@ Array = jax.Array | np.ndarray
 STREAMS = ("init", "landmarks", "order", "augment", "mixup", "dropout", "sensors", "method", "conflicts")
 
 
+@functools.partial(jax.jit, static_argnums=1, inline=True)  # traced once for each shape
 def hashed_bits(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
   """32 random bits for each position of an array: a hash of the position's number and the key.
 
@@ -53,6 +55,25 @@ def stream(key: jax.Array, name: str, number: jax.Array | int | None = None) -> 
     raise ValueError(f"unknown random stream {name!r}, have: {', '.join(STREAMS)}")
   key = jax.random.fold_in(key, zlib.crc32(name.encode()))
   return key if number is None else jax.random.fold_in(key, number)
+
+
+class Keys:
+  """Keys of the stream `params`, the same as those of `nnx.Rngs(params=key)`.
+
+  The counter is a number of Python. That of `nnx.Rngs` is an array, which takes most of the time in which a
+  model is traced.
+
+  Args:
+    key: of the stream; by default that of seed 0, for models whose values are replaced or not computed.
+  """
+
+  def __init__(self, key: jax.Array | None = None):
+    self._key, self._drawn = jax.random.key(0) if key is None else key, 0
+
+  def params(self) -> jax.Array:
+    """The next key."""
+    self._drawn += 1
+    return jax.random.fold_in(self._key, jnp.uint32(self._drawn - 1))
 
 
 def run_key(seed: jax.Array | int, fold: jax.Array | int) -> jax.Array:

@@ -87,7 +87,7 @@ class SamplesOf:
       key = random.run_key(seed, fold)
       return init(self.recipe, key, values, frozen=frozen, pretrained=pretrained)
 
-    one = jax.vmap(begin, in_axes=(0, 0, 0, 0, None))
+    one = jax.jit(jax.vmap(begin, in_axes=(0, 0, 0, 0, None)))  # so that it is traced once
     stack = lambda trees: jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
     arguments = (
       np.array([run.seed for run in runs], np.uint32),

@@ -25,6 +25,7 @@ from colearn_jax.datasets import build
 from colearn_jax.methods.architecture import Architecture
 from colearn_jax.methods.base import Network
 from colearn_jax.methods.configured import ablations, encoder_settings, make_method, make_network, weights
+from colearn_jax.nn import random
 from colearn_jax.objectives.task import LossOptions
 from colearn_jax.parallel import processes, sharding
 from colearn_jax.training import closed_form
@@ -206,7 +207,9 @@ def load_pretrained(network: Network) -> Tree:
   """Reads the pretrained variables of encoders with the argument `weights`, for `state.init`."""
   sensors = network.architecture
   out: Tree = {"params": {}, "stats": {}}
-  model = nnx.eval_shape(lambda: network.method.build(sensors, rngs=nnx.Rngs(0)))
+  if not any(settings.get("weights") for settings in sensors.encoders.values()):
+    return out
+  model = nnx.eval_shape(lambda: network.method.build(sensors, rngs=random.Keys()))
   params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
   for sensor in sensors.sensors:
     net = nnx.eval_shape(functools.partial(_backbone, sensors, sensor))
@@ -218,7 +221,7 @@ def load_pretrained(network: Network) -> Tree:
 
 
 def _backbone(architecture: Architecture, sensor: str) -> nnx.Module:
-  return architecture.encoder(sensor, rngs=nnx.Rngs(0)).backbone
+  return architecture.encoder(sensor, rngs=random.Keys()).backbone
 
 
 def table_fits(config: ConfigDict, dataset: Dataset, modalities: Sequence[Modality], copies: int = 1) -> bool:
