@@ -14,14 +14,15 @@ What differs from `lfmc`, and why:
   times their weight. Each of them reads one sensor alone.
 - `individual`, the same recipe without a teacher, gives each site a random intercept (`train.group_effect`),
   which is left out of the model: else the model learns what is peculiar to the training sites. The teacher's
-  predictions have no such part, for each site is predicted from the others.
+  predictions have no such part, for each site is predicted from the others. Nor does an intercept change
+  anything where the place is known.
 - Nothing is chosen by held-out samples, so no validation part is held out: all sites outside of the fold
   train.
 
-Words: `individual` is without the teacher, so without the other sensors. `date` reads the day
-of the year beside the sensor, `everything` also the place and the static layers. Folds are by site. `year`
-holds out years, with three months around them; `plain` holds out single samples, and then measures how well a
-site is recognised (docs/guides/training.md).
+Words: `individual` is without the teacher, so without the other sensors. `date` reads the day of the year
+beside the sensor, `everything` also the place and the static layers. Folds are by site. `year` holds out
+years, with three months around them; `plain` holds out single samples, and then measures how well a site is
+recognised (docs/guides/training.md).
 """
 
 from __future__ import annotations
@@ -76,6 +77,7 @@ def get_config(words: str = "") -> ConfigDict:
     plain={"protocol.group_by": "", "train.ridge": 0.1},
     year=lfmc.YEAR,
   )
-  if config.method == "individual" and config.protocol.group_by == "site":
-    config.train.group_effect = 0.05
+  placed = "location" in config.data.context
+  if config.method == "individual" and config.protocol.group_by == "site" and not placed:
+    config.train.group_effect, config.train.group_effect_of = 0.05, "site"
   return config
