@@ -6,14 +6,15 @@
 WEIGHTS is Presto's file, default_model.pt. DIR is that of the studies lfmc and bloom. Folds of LFMC are by
 site. Each data set has three cells: bands; also the month; also the place. With the month, all arms read the
 date, and Presto the months of the steps too. All arms hold out a validation part of the training samples for
-early stopping. There are 5 folds and one seed.
+early stopping, or to choose the ridge of heads in closed form by. There are 5 folds and one seed.
+`--only='*/trees*','*/solved*'` leaves out what is trained in epochs, which takes hours on a CPU.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from colearn_jax.plan import Arm, Cell, Comparison, Study, Trees
+from colearn_jax.plan import Arm, Cell, Choice, Comparison, Study, Trees
 from colearn_jax.types import InputError
 
 GRID = {"extra_trees": {"n_estimators": (100,), "min_samples_leaf": (2, 10)}}
@@ -49,6 +50,25 @@ TUNED = {
   "train.layer_decay": 0.75,
 }
 ONE = {"loss.backbones": "one"}
+# A frozen encoder with linear heads in closed form.
+SOLVED = {
+  "model.standardised": True,
+  "model.projection": False,
+  "model.emb_dim": 128,  # Presto's
+  "train.max_epochs": 0,
+  "train.patience": 0,
+  "train.keep": "last",
+  "train.batch_size": 128,
+}
+RIDGE = Choice({"train.ridge": (0.01, 0.1, 1.0)}, per="run")
+# A teacher that reads all sensors, the date and the place.
+TAUGHT = {
+  "loss.distillation": 3.0,
+  "loss.learners": ("trees",),
+  "loss.teacher_context": ("date", "location"),
+  "loss.trees": 100,
+  "loss.tree_leaf": 4,
+}
 
 
 def arms(weights: str, months: bool) -> tuple[Arm, ...]:
@@ -65,6 +85,20 @@ def arms(weights: str, months: bool) -> tuple[Arm, ...]:
     Arm("trees_embedding", "Trees on embedding", "trees", "", words, presto, trees=read("embedding")),
     Arm("trees_both", "Trees on both", "trees", "", words, presto, trees=read("bands", "embedding")),
     Arm("tempcnn", "TempCNN alone", words="individual", values=BUDGET),
+    Arm(
+      "solved",
+      "Presto frozen, closed form",
+      words=f"individual,{words}",
+      values=presto | SOLVED,
+      choose=RIDGE,
+    ),
+    Arm(
+      "solved_taught",
+      "Presto frozen, closed form, co-learned",
+      words=f"method=distill,{words}",
+      values=presto | SOLVED | TAUGHT,
+      choose=RIDGE,
+    ),
     Arm("frozen", "Presto frozen, alone", words=f"individual,{words}", values=presto | BUDGET | FROZEN),
     Arm("tuned", "Presto tuned, alone", words=f"individual,{words}", values=presto | BUDGET | TUNED),
     Arm("tuned_mdico", "Presto tuned, MDiCo", words=words, values=presto | BUDGET | TUNED | ONE),
@@ -83,7 +117,13 @@ def get_study(words: str = "") -> Study:
     for name, (title, config, own) in DATA[data].items()
     for known, (what, more) in KNOWN.items()
   )
-  pairs = (("tuned_mdico", "tuned"), ("tuned_mdico", "tempcnn"), ("tuned_mdico", "trees"))
+  pairs = (
+    ("solved_taught", "solved"),
+    ("solved_taught", "trees"),
+    ("tuned_mdico", "tuned"),
+    ("tuned_mdico", "tempcnn"),
+    ("tuned_mdico", "trees"),
+  )
   compared = [Comparison(cell.name, one, other) for cell in cells for one, other in pairs]
   compared += [Comparison(cell.name, "trees_both", "trees") for cell in cells]
   return Study(f"pretrained_{data}", cells, tuple(compared))
