@@ -147,6 +147,10 @@ def test_weights_of_groups_by_hand():
   np.testing.assert_array_equal(grouping.balance({"site": site}, rows, 0.0), 1.0)
   half = grouping.balance({"site": site}, rows, 0.5)
   np.testing.assert_allclose(half[4] / half[0], 2.0, rtol=1e-6)
+  numbers = grouping.codes({"site": site}, rows)
+  assert numbers.dtype == np.int32 and set(numbers[rows]) == set(range(len(set(site[rows]))))
+  assert all((numbers[i] == numbers[j]) == (site[i] == site[j]) for i in rows for j in rows)
+  assert (np.delete(numbers, rows) == -1).all()
   both = grouping.balance({"site": site, "year": np.array(list("xxxyxxxx"))}, rows, 1.0)
   np.testing.assert_allclose(both[4] / both[[0, 3]], [3.0, 1.0], rtol=1e-6)
 

@@ -60,6 +60,15 @@ def agreeing(a, b):
 BIT_ERROR = SIGMAS * 0.5 / (32 * N) ** 0.5  # of a share of the bits of N numbers
 
 
+def test_keys_are_those_of_nnx():
+  for ours, theirs in (
+    (random.Keys(jax.random.key(5)), nnx.Rngs(params=jax.random.key(5))),
+    (random.Keys(), nnx.Rngs(0)),
+  ):
+    for _ in range(3):
+      assert jax.random.key_data(ours.params()).tolist() == jax.random.key_data(theirs.params()).tolist()
+
+
 def test_hashed_bits_are_fair_and_independent_of_their_neighbours():
   bits = np.asarray(random.hashed_bits(jax.random.key(7), (N // 256, 256)))
   each = (bits.reshape(-1, 1) >> np.arange(32, dtype=np.uint32)) & 1
