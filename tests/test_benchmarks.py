@@ -1,7 +1,11 @@
 """The benchmarks can be imported, and what they share runs; their figures are not looked at."""
 
 import importlib
+import os
 import pkgutil
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -138,11 +142,61 @@ def test_changes_of_a_program_are_valid_and_of_code_alone(tmp_path):
     assert any(new in text for text in changed), new
   assert all('raise ValueError(f"{x} < 2" + "no")' in text and "1 < 2." in text for text in changed)
 
-  every = mutants.every(list(mutants.TESTS))
+  by_area = {area: mutants.every(area) for area in mutants.AREAS}
+  every = [change for own in by_area.values() for change in own]
   assert len(every) > 2000 and {change.path for change in every} > {"colearn_jax/objectives/task.py"}
-  for area, patterns in mutants.TESTS.items():
-    for name, tests in patterns.items():
-      assert name == "*" or (mutants.ROOT / f"colearn_jax/{area}/{name}.py").is_file(), name
-      assert all((mutants.ROOT / f"tests/{test}.py").is_file() for test in tests.split())
+  for patterns in mutants.AREAS.values():
+    for pattern in patterns.split():
+      assert list((mutants.ROOT / "colearn_jax").glob(f"{pattern}.py")), pattern
+  assert all((mutants.ROOT / f"tests/test_{name}.py").is_file() for name in mutants.TESTS)
   keys = {change.key for change in every}
   assert set(mutants.equivalent.REASONS) <= keys, "an equivalent change is none any more"
+  some = mutants.drawn(by_area, 100, 3)
+  assert some == mutants.drawn(by_area, 100, 3) != mutants.drawn(by_area, 100, 4)
+  assert abs(len(set(some)) - 100) < len(by_area) and {c.path for c in some} & {
+    c.path for c in by_area["layers"]
+  }
+
+
+TESTED = """
+import functools
+import pytest
+from covered.code import twice
+
+@pytest.fixture(scope="module")
+def given():
+  return twice(2)
+
+def test_one(given):
+  assert given == 4
+
+def test_other(given):
+  pass
+
+def test_third():
+  pass
+"""
+
+
+def test_the_tests_that_run_a_line_are_known(tmp_path):
+  """What a fixture of a module runs counts for all its tests; lines outside of functions for the file's."""
+  (tmp_path / "covered").mkdir()
+  (tmp_path / "covered/code.py").write_text("ONE = 1\n\n\ndef twice(x):\n  return x * (\n    ONE + 1\n  )\n")
+  (tmp_path / "test_code.py").write_text(TESTED)
+  script = (
+    "import pytest, sys; from pathlib import Path; from benchmarks import covering\n"
+    "sys.path.insert(0, '.')\n"
+    "watched = covering.Watched(Path('covered').absolute(), Path('map.json'))\n"
+    "pytest.main(['-q', '-p', 'no:cacheprovider', 'test_code.py'], plugins=[watched])"
+  )
+  env = os.environ | {"PYTHONPATH": str(Path(benchmarks.__path__[0]).parent)}
+  subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True, capture_output=True, env=env)
+  from benchmarks import covering
+
+  found = covering.Map.read([tmp_path / "map.json"])
+  every = {f"test_code.py::test_{name}" for name in ("one", "other", "third")}
+  assert found.seconds.keys() == every
+  assert set(found.of("covered/code.py", 6, 5)) == set(found.of("covered/code.py", 7, 5)) == every
+  assert set(found.of("covered/code.py", 1, 0)) == every and found.of("covered/code.py", 12, 12) == []
+  assert covering.within(list("abc"), {"a": 1.0, "b": 2.0, "c": 3.0}, 3.5) == ["a", "b"]
+  assert covering.within(["a"], {"a": 9.0}, 3.5) == ["a"]
