@@ -11,8 +11,8 @@ after an interruption. An outcome is kept until the change has other tests.
 first, until one fails. A time limit counts as a failure. First come the default tests for every change, then
 those with the marker `long` for the survivors.
 
-A process that has imported the libraries is forked for each change, which saves their import. mutmut 3 keeps
-all mutants in one process and chooses them at run time: code that JAX has traced would not change.
+A process that has imported everything is forked for each change, see `forked.py`. mutmut 3 keeps all mutants
+in one process and chooses them at run time: code that JAX has traced would not change.
 """
 
 from __future__ import annotations
@@ -23,20 +23,18 @@ import contextlib
 import dataclasses
 import fnmatch
 import hashlib
-import importlib
 import json
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import covering, equivalent
+from benchmarks.forked import NO_TESTS, Change, load, run_tests
 from benchmarks.mutations import Mutation, mutations
 
 ROOT = Path(__file__).parents[1]
@@ -58,12 +56,7 @@ TESTS = (
   " steps training training_leakage"
 ).split()
 MARKED = ("not slow and not long", "long and not slow")
-NO_TESTS = 5  # pytest's status
 SECONDS = 90.0  # of tests for one change
-IMPORTED = (
-  "jax flax.nnx optax grain tensorflow_datasets orbax.checkpoint chex sklearn.metrics sklearn.model_selection"
-  " scipy.special scipy.stats pytest ml_collections tensorboardX pyarrow absl.flags"
-).split()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,52 +99,6 @@ def copy(to: Path) -> None:
       shutil.copy2(ROOT / name, to / name)
 
 
-class _Cached:
-  """A plugin of pytest that keeps every compiled program: most are the same with most changes."""
-
-  def pytest_sessionstart(self) -> None:
-    import jax
-
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-
-
-def run_tests(
-  place: Path, tests: Sequence[str], marked: str, limit: float, map_to: Path | None = None
-) -> int | None:
-  """Runs tests in a forked process in a folder; the exit status of pytest, None after so many seconds.
-
-  With `map_to` it also writes which lines they run, see `covering.Watched`.
-  """
-  child = os.fork()
-  if not child:
-    os.setpgid(0, 0)
-    os.chdir(place)
-    sys.path[:] = [str(place), *(p for p in sys.path if p not in ("", str(ROOT)))]
-    os.dup2(os.open(place / "said.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
-    os.dup2(1, 2)
-    import pytest
-
-    plugins = [_Cached(), *([covering.Watched(place / "colearn_jax", map_to)] if map_to else [])]
-    for name in [
-      name for name in sys.modules if name.split(".")[0] in ("benchmarks", "colearn_jax", "tests")
-    ]:
-      del sys.modules[name]
-    arguments = ["-x", "-q", "-n", "0", "-p", "no:cacheprovider", "-m", marked, "--no-header", "--tb=line"]
-    status = 3
-    with contextlib.suppress(BaseException):
-      status = int(pytest.main([*arguments, *tests], plugins=plugins))
-    os._exit(status)
-  ends = time.monotonic() + limit
-  while time.monotonic() < ends:
-    done, status = os.waitpid(child, os.WNOHANG)
-    if done:
-      return os.waitstatus_to_exitcode(status)
-    time.sleep(0.02)
-  os.killpg(child, signal.SIGKILL)
-  os.waitpid(child, 0)
-  return None
-
-
 def map_of(place: Path, keep: Path, marked: str) -> covering.Map:
   """Which tests of a marker run which lines. What `keep` has of the same files is not run again."""
   source = [file for part in ("colearn_jax", "configs") for file in sorted((place / part).rglob("*.py"))]
@@ -162,7 +109,7 @@ def map_of(place: Path, keep: Path, marked: str) -> covering.Map:
     maps.append(keep / f"map_{name}_{marked.replace(' ', '_')}_{at}.json")
     if not maps[-1].exists():
       began = time.monotonic()
-      status = run_tests(place, [file], marked, 3600, maps[-1])
+      status = run_tests(place, [file], marked, 3600, map_to=maps[-1])
       if status not in (0, NO_TESTS):
         maps[-1].unlink(missing_ok=True)
         sys.exit(f"{file}: status {status} without a change\n{(place / 'said.txt').read_text()}")
@@ -203,9 +150,10 @@ class Judge:
     """The first five tests alone, which need few files, then the others."""
     file = self._place / change.path
     text = file.read_bytes()
+    applied = Change(file, text, change.applied(text))
     took = sum(self._found.seconds[test] for test in tests)
     try:
-      file.write_bytes(change.applied(text))
+      file.write_bytes(applied.new)  # for processes that a test starts
       parts = filter(None, (tests[:5], tests[5:]))
       return all(run_tests(self._place, part, self._marked, 60 + 6 * took) == 0 for part in parts)
     finally:
@@ -262,18 +210,17 @@ def main() -> None:
   if given.list:
     print("\n".join(map(shown, chosen)))
     return
-  for name in IMPORTED:
-    importlib.import_module(name)
   with tempfile.TemporaryDirectory() as scratch:
-    place, keep = Path(scratch) / "copy", given.keep or Path(scratch)
+    place, keep = Path(scratch).resolve() / "copy", (given.keep or Path(scratch)).resolve()
     (keep / "programs").mkdir(parents=True, exist_ok=True)
     os.environ |= {"COLEARN_JAX_TEST_CACHE": str(keep / "programs"), "PYTHONDONTWRITEBYTECODE": "1"}
     copy(place)
     subprocess.run([sys.executable, "-m", "compileall", "-q", place], check=True)
+    load(place, [f"tests/test_{name}.py" for name in TESTS])
     outcomes: dict[Mutation, Outcome] = {}
     with contextlib.suppress(KeyboardInterrupt):  # reports what is known by then
       for marked in MARKED[: 1 + given.long]:
-        found = map_of(place, keep.absolute(), marked)
+        found = map_of(place, keep, marked)
         judge = Judge(place, found, marked, keep / "outcomes.jsonl")
         todo = [c for c in chosen if c not in outcomes or outcomes[c].said == "survived"]
         for number, change in enumerate(todo, 1):
