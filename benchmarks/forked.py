@@ -54,6 +54,10 @@ def load(place: Path, files: Sequence[str]) -> None:
   status = pytest.main([*ARGUMENTS, "--collect-only", "-m", "not slow", *files])
   for number, stream in enumerate(said, 1):
     os.dup2(stream, number)
+  from jax._src import xla_bridge
+
+  if xla_bridge.backends_are_initialized():  # its threads do not survive a fork
+    sys.exit("a test file uses JAX when it is imported")
   if status:
     sys.exit((place / "loaded.txt").read_text())
 

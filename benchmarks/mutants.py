@@ -31,11 +31,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import covering, equivalent
 from benchmarks.forked import NO_TESTS, Change, load, run_tests
-from benchmarks.mutations import Mutation, mutations
+from benchmarks.mutations import Mutation, mutations, valid
 
 ROOT = Path(__file__).parents[1]
 # The files of the package that are changed.
@@ -50,11 +51,15 @@ AREAS = {
   "metrics": "evaluation/evaluate evaluation/metrics",
 }
 # The files of tests that may notice.
-TESTS = (
-  "alignment augment by_band closed_form conflicts context data data_labels distillation evaluate"
-  " fixed_budget losses members metrics mixup nn nonfinite normalisation protocols reversal scale statistics"
-  " steps training training_leakage"
-).split()
+TESTS = {
+  "objectives": "losses alignment distillation reversal scale",
+  "steps": "steps closed_form conflicts mixup fixed_budget training nonfinite training_leakage",
+  "statistics": "statistics normalisation context data_labels training_leakage",
+  "protocols": "protocols data_labels mixup fixed_budget",
+  "layers": "nn by_band members reversal normalisation steps",
+  "feeds": "data augment data_labels steps closed_form training training_leakage",
+  "metrics": "metrics evaluate",
+}
 MARKED = ("not slow and not long", "long and not slow")
 SECONDS = 90.0  # of tests for one change
 
@@ -87,7 +92,7 @@ def drawn(changes: dict[str, list[Mutation]], sample: int, seed: int) -> list[Mu
   parts = {area: round(sample * len(own) / total) if sample else len(own) for area, own in changes.items()}
   found = [change for area, own in changes.items() for change in rng.sample(own, min(parts[area], len(own)))]
   rng.shuffle(found)
-  return found
+  return [change for change in found if valid(ROOT, change)]
 
 
 def copy(to: Path) -> None:
@@ -99,14 +104,13 @@ def copy(to: Path) -> None:
       shutil.copy2(ROOT / name, to / name)
 
 
-def map_of(place: Path, keep: Path, marked: str) -> covering.Map:
-  """Which tests of a marker run which lines. What `keep` has of the same files is not run again."""
+def map_of(place: Path, tests: Sequence[str], marked: str, keep: Path) -> covering.Map:
+  """Which of these tests run which lines. What `keep` has of the same files is not run again."""
   source = [file for part in ("colearn_jax", "configs") for file in sorted((place / part).rglob("*.py"))]
   maps = []
-  for name in TESTS:
-    file = f"tests/test_{name}.py"
+  for file in tests:
     at = covering.digest([*source, place / file])
-    maps.append(keep / f"map_{name}_{marked.replace(' ', '_')}_{at}.json")
+    maps.append(keep / f"map_{Path(file).stem}_{marked.replace(' ', '_')}_{at}.json")
     if not maps[-1].exists():
       began = time.monotonic()
       status = run_tests(place, [file], marked, 3600, map_to=maps[-1])
@@ -207,6 +211,7 @@ def main() -> None:
   changes = {area: every(area) for area in given.only.split(",")}
   print(", ".join(f"{area} {len(own)}" for area, own in changes.items()) + " changes", flush=True)
   chosen = drawn(changes, given.sample, given.seed)
+  tests = sorted({f"tests/test_{name}.py" for area in changes for name in TESTS[area].split()})
   if given.list:
     print("\n".join(map(shown, chosen)))
     return
@@ -215,12 +220,11 @@ def main() -> None:
     (keep / "programs").mkdir(parents=True, exist_ok=True)
     os.environ |= {"COLEARN_JAX_TEST_CACHE": str(keep / "programs"), "PYTHONDONTWRITEBYTECODE": "1"}
     copy(place)
-    subprocess.run([sys.executable, "-m", "compileall", "-q", place], check=True)
-    load(place, [f"tests/test_{name}.py" for name in TESTS])
+    load(place, tests)
     outcomes: dict[Mutation, Outcome] = {}
     with contextlib.suppress(KeyboardInterrupt):  # reports what is known by then
       for marked in MARKED[: 1 + given.long]:
-        found = map_of(place, keep, marked)
+        found = map_of(place, tests, marked, keep)
         judge = Judge(place, found, marked, keep / "outcomes.jsonl")
         todo = [c for c in chosen if c not in outcomes or outcomes[c].said == "survived"]
         for number, change in enumerate(todo, 1):

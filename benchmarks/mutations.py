@@ -101,7 +101,7 @@ class Mutation:
 
 
 def mutations(root: Path, path: str) -> list[Mutation]:
-  """All changes of a file that give a valid program, in the order of their positions."""
+  """All changes of a file, in the order of their positions. See `valid`: a few give no program."""
   text = (root / path).read_bytes()
   lines = text.splitlines(keepends=True)
   begins = [0]
@@ -116,14 +116,15 @@ def mutations(root: Path, path: str) -> list[Mutation]:
     for start, end, new in _changes(node, text, at):
       line = lines[node.lineno - 1].decode().strip()
       change = Mutation(path, node.lineno, body, start, end, new, line)
-      if text[start:end] != new.encode() and _valid(change.applied(text)):
+      if text[start:end] != new.encode():
         found.add(change)
   return sorted(found, key=lambda change: (change.start, change.end, change.new))
 
 
-def _valid(text: bytes) -> bool:
+def valid(root: Path, change: Mutation) -> bool:
+  """Whether a change gives a program."""
   try:
-    ast.parse(text)
+    ast.parse(change.applied((root / change.path).read_bytes()))
   except SyntaxError:
     return False
   return True

@@ -148,7 +148,9 @@ def test_changes_of_a_program_are_valid_and_of_code_alone(tmp_path):
   for patterns in mutants.AREAS.values():
     for pattern in patterns.split():
       assert list((mutants.ROOT / "colearn_jax").glob(f"{pattern}.py")), pattern
-  assert all((mutants.ROOT / f"tests/test_{name}.py").is_file() for name in mutants.TESTS)
+  assert mutants.TESTS.keys() == mutants.AREAS.keys()
+  for name in " ".join(mutants.TESTS.values()).split():
+    assert (mutants.ROOT / f"tests/test_{name}.py").is_file(), name
   keys = {change.key for change in every}
   assert set(mutants.equivalent.REASONS) <= keys, "an equivalent change is none any more"
   some = mutants.drawn(by_area, 100, 3)
