@@ -159,7 +159,8 @@ class Judge:
     try:
       file.write_bytes(applied.new)  # for processes that a test starts
       parts = filter(None, (tests[:5], tests[5:]))
-      return all(run_tests(self._place, part, self._marked, 60 + 6 * took) == 0 for part in parts)
+      limit = 60 + 6 * took
+      return all(run_tests(self._place, part, self._marked, limit, applied) == 0 for part in parts)
     finally:
       file.write_bytes(text)
 
