@@ -1,6 +1,7 @@
 """The benchmarks can be imported, and what they share runs; their figures are not looked at."""
 
 import importlib
+import json
 import os
 import pkgutil
 import subprocess
@@ -160,10 +161,21 @@ def test_changes_of_a_program_are_valid_and_of_code_alone(tmp_path):
   }
 
 
+CODE = """ONE = 1
+
+
+def twice(x):
+  return x * (
+    ONE + 1
+  )
+
+
+def untested(x):
+  return -x
+"""
 TESTED = """
-import functools
 import pytest
-from covered.code import twice
+from colearn_jax.code import twice, untested
 
 @pytest.fixture(scope="module")
 def given():
@@ -176,29 +188,43 @@ def test_other(given):
   pass
 
 def test_third():
-  pass
+  untested(0)
+"""
+SCRIPT = """
+import json
+from pathlib import Path
+from benchmarks import covering, forked, mutants, mutations
+place = mutants.ROOT = Path.cwd()
+forked.load(place, ["test_code.py"])
+forked.run_tests(place, ["test_code.py"], "not slow", 60, map_to=place / "map.json")
+found = covering.Map.read([place / "map.json"])
+judge = mutants.Judge(place, found, "not slow", place / "log.jsonl")
+every = mutations.mutations(place, "colearn_jax/code.py")
+print(json.dumps([judge(change).said for change in every]))
 """
 
 
-def test_the_tests_that_run_a_line_are_known(tmp_path):
+@pytest.mark.long
+def test_changes_are_noticed_by_the_tests_that_run_them(tmp_path):
   """What a fixture of a module runs counts for all its tests; lines outside of functions for the file's."""
-  (tmp_path / "covered").mkdir()
-  (tmp_path / "covered/code.py").write_text("ONE = 1\n\n\ndef twice(x):\n  return x * (\n    ONE + 1\n  )\n")
-  (tmp_path / "test_code.py").write_text(TESTED)
-  script = (
-    "import pytest, sys; from pathlib import Path; from benchmarks import covering\n"
-    "sys.path.insert(0, '.')\n"
-    "watched = covering.Watched(Path('covered').absolute(), Path('map.json'))\n"
-    "pytest.main(['-q', '-p', 'no:cacheprovider', 'test_code.py'], plugins=[watched])"
-  )
-  env = os.environ | {"PYTHONPATH": str(Path(benchmarks.__path__[0]).parent)}
-  subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True, capture_output=True, env=env)
   from benchmarks import covering
 
+  (tmp_path / "colearn_jax").mkdir()  # takes the place of the package
+  (tmp_path / "colearn_jax/__init__.py").touch()
+  (tmp_path / "colearn_jax/code.py").write_text(CODE)
+  (tmp_path / "test_code.py").write_text(TESTED)
+  env = os.environ | {"PYTHONPATH": str(Path(benchmarks.__path__[0]).parent)}
+  said = subprocess.run(
+    [sys.executable, "-c", SCRIPT], cwd=tmp_path, check=True, capture_output=True, env=env, text=True
+  ).stdout
+  # ONE, the product, the sum and its 1; then a function of which no test looks at the result.
+  assert json.loads(said.splitlines()[-1]) == ["noticed"] * 4 + ["survived"]
+  assert (tmp_path / "colearn_jax/code.py").read_text() == CODE
   found = covering.Map.read([tmp_path / "map.json"])
   every = {f"test_code.py::test_{name}" for name in ("one", "other", "third")}
   assert found.seconds.keys() == every
-  assert set(found.of("covered/code.py", 6, 5)) == set(found.of("covered/code.py", 7, 5)) == every
-  assert set(found.of("covered/code.py", 1, 0)) == every and found.of("covered/code.py", 12, 12) == []
+  assert set(found.of("colearn_jax/code.py", 6, 5)) == every
+  assert found.of("colearn_jax/code.py", 11, 11) == ["test_code.py::test_third"]
+  assert set(found.of("colearn_jax/code.py", 1, 0)) == every and found.of("colearn_jax/code.py", 20, 20) == []
   assert covering.within(list("abc"), {"a": 1.0, "b": 2.0, "c": 3.0}, 3.5) == ["a", "b"]
   assert covering.within(["a"], {"a": 9.0}, 3.5) == ["a"]
