@@ -15,6 +15,11 @@ REASONS: dict[tuple[str, str, str], str] = {
     "2",
   ): "one more count of 0 at the end, which no code refers to",
   (
+    "colearn_jax/data/stream.py",
+    "if workers:",
+    "not (workers)",
+  ): "processes read what threads read; no processes are asked for where there are to be none",
+  (
     "colearn_jax/evaluation/metrics.py",
     '"mae": float(sk.mean_absolute_error(y, p)),',
     "p, y",
