@@ -29,4 +29,14 @@ REASONS: dict[tuple[str, str, str], str] = {
     "for name, a in zip(task.outputs, precision, strict=True):",
     "False",
   ): "there is one precision for each output, by the shape of the target",
+  (
+    "colearn_jax/nn/layers.py",
+    "return x.astype(jnp.promote_types(x.dtype, jnp.float32))",
+    "jnp.float32, x.dtype",
+  ): SYMMETRIC,
+  (
+    "colearn_jax/nn/layers.py",
+    "kept = hashed_bits(rngs.dropout(), x.shape) < jnp.uint32(keep * 2**32)",
+    "<=",
+  ): "one of 2^32 values is kept more often",
 }
