@@ -15,6 +15,11 @@ REASONS: dict[tuple[str, str, str], str] = {
     "2",
   ): "one more count of 0 at the end, which no code refers to",
   (
+    "colearn_jax/data/stream.py",
+    "if workers:",
+    "not (workers)",
+  ): "processes read what threads read; no processes are asked for where there are to be none",
+  (
     "colearn_jax/evaluation/metrics.py",
     '"mae": float(sk.mean_absolute_error(y, p)),',
     "p, y",
@@ -24,4 +29,14 @@ REASONS: dict[tuple[str, str, str], str] = {
     "for name, a in zip(task.outputs, precision, strict=True):",
     "False",
   ): "there is one precision for each output, by the shape of the target",
+  (
+    "colearn_jax/nn/layers.py",
+    "return x.astype(jnp.promote_types(x.dtype, jnp.float32))",
+    "jnp.float32, x.dtype",
+  ): SYMMETRIC,
+  (
+    "colearn_jax/nn/layers.py",
+    "kept = hashed_bits(rngs.dropout(), x.shape) < jnp.uint32(keep * 2**32)",
+    "<=",
+  ): "one of 2^32 values is kept more often",
 }

@@ -1,16 +1,18 @@
 """Makes small wrong changes of the program, one at a time, and runs the tests that should notice.
 
-    python -m benchmarks.mutants --sample=200 --seed=0
+    python -m benchmarks.mutants --sample=200 --seed=0 --keep=DIR
 
-Prints every change with its outcome, then those that no test noticed (survivors) and the share noticed. The
-same arguments give the same changes. `--only=objectives` takes one area, `--list` runs nothing.
+Prints every change with its outcome, then those that no test noticed (survivors) and the share noticed by
+area. The same arguments give the same changes; a sample has of each area a share like its size. `--list` runs
+nothing. In DIR stay the map of which tests run which lines and the outcomes, so that the same command goes on
+after an interruption. An outcome is kept until the change has other tests.
 
-`mutations.py` says what is changed; `TESTS` below which tests should notice. First their default tests run
-with every change, then those with the marker `long` with the survivors. Ctrl-C ends with a report of what was
-tried.
+`mutations.py` says what is changed, `covering.py` which tests run the changed line: they run, the fastest
+first, until one fails. A time limit counts as a failure. First come the default tests for every change, then
+those with the marker `long` for the survivors.
 
-A process that has imported the libraries is forked for each change, which saves their import. mutmut 3 keeps
-all mutants in one process and chooses them at run time: code that JAX has traced would not change.
+A process that has imported everything is forked for each change, see `forked.py`. mutmut 3 keeps all mutants
+in one process and chooses them at run time: code that JAX has traced would not change.
 """
 
 from __future__ import annotations
@@ -20,66 +22,46 @@ import collections
 import contextlib
 import dataclasses
 import fnmatch
-import importlib
+import hashlib
+import json
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import equivalent
-from benchmarks.mutations import Mutation, files, mutations
+from benchmarks import covering, equivalent
+from benchmarks.forked import NO_TESTS, Change, load, run_tests
+from benchmarks.mutations import Mutation, mutations, valid
 
 ROOT = Path(__file__).parents[1]
-# The files of each area, and the tests that should notice. The first pattern that fits a file counts.
-TESTS = {
-  "objectives": {
-    "alignment": "test_alignment",
-    "distillation": "test_distillation",
-    "orthogonality": "test_reversal",
-    "ring": "test_scale",
-    "*": "test_losses",
-  },
-  "training": {
-    "closed_form": "test_closed_form",
-    "conflicts": "test_conflicts",
-    "mixup": "test_mixup",
-    "optimizer": "test_steps",
-    "step": "test_training test_steps",
-    "epoch": "test_steps test_fixed_budget",
-    "state": "test_steps",
-    "on_device": "test_training test_closed_form",
-    "streaming": "test_steps test_training",
-    "samples": "test_data_labels test_training",
-  },
-  "data": {
-    "apart": "test_protocols",
-    "augment": "test_augment",
-    "context": "test_context",
-    "grouping": "test_protocols test_mixup",
-    "labels": "test_data_labels",
-    "moments": "test_statistics",
-    "splits": "test_protocols test_data_labels",
-    "statistics": "test_statistics test_normalisation test_context",
-    "stream": "test_data test_steps",
-  },
-  "nn": {
-    "attention": "test_by_band",
-    "members": "test_members",
-    "reversal": "test_reversal",
-    "quantiles": "test_normalisation",
-    "*": "test_nn",
-  },
-  "evaluation": {"evaluate": "test_evaluate", "metrics": "test_metrics test_evaluate"},
+# The files of the package that are changed.
+AREAS = {
+  "objectives": "objectives/*",
+  "steps": "training/step training/epoch training/state training/optimizer training/conflicts training/mixup"
+  " training/closed_form",
+  "statistics": "data/statistics data/moments data/context data/labels",
+  "protocols": "data/splits data/apart data/grouping",
+  "layers": "nn/*",
+  "feeds": "data/stream data/augment training/samples training/on_device training/streaming",
+  "metrics": "evaluation/evaluate evaluation/metrics",
 }
-IMPORTED = (
-  "jax flax.nnx optax grain tensorflow_datasets orbax.checkpoint chex sklearn.metrics sklearn.model_selection"
-  " scipy.special scipy.stats pytest ml_collections tensorboardX pyarrow absl.flags"
-).split()
+# The files of tests that may notice.
+TESTS = {
+  "objectives": "losses alignment distillation reversal scale",
+  "steps": "steps closed_form conflicts mixup fixed_budget training nonfinite training_leakage",
+  "statistics": "statistics normalisation context data_labels training_leakage",
+  "protocols": "protocols data_labels mixup fixed_budget",
+  "layers": "nn by_band members reversal normalisation steps",
+  "feeds": "data augment data_labels steps closed_form training training_leakage",
+  "metrics": "metrics evaluate",
+}
+MARKED = ("not slow and not long", "long and not slow")
+SECONDS = 90.0  # of tests for one change
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,19 +73,26 @@ class Outcome:
   seconds: float = 0.0
 
 
-def tests_of(path: str) -> list[str]:
-  """The test files that should notice a change of a file; none if it is not looked at."""
-  area, name = Path(path).parts[-2:]
-  for pattern, tests in TESTS[area].items():
-    if fnmatch.fnmatch(name, f"{pattern}.py"):
-      return [f"tests/{test}.py" for test in tests.split()]
-  return []
+def files(area: str) -> list[str]:
+  """The files of an area, relative to the repository."""
+  patterns = [f"{pattern}.py" for pattern in AREAS[area].split()]
+  found = sorted((ROOT / "colearn_jax").glob("*/*.py"))
+  fits = lambda path: any(fnmatch.fnmatch("/".join(path.parts[-2:]), pattern) for pattern in patterns)
+  return [path.relative_to(ROOT).as_posix() for path in found if fits(path) and path.name != "__init__.py"]
 
 
-def every(areas: list[str]) -> list[Mutation]:
-  """All changes of the files of these areas."""
-  paths = [path for area in areas for path in files(ROOT, f"colearn_jax/{area}") if tests_of(path)]
-  return [change for path in paths for change in mutations(ROOT, path)]
+def every(area: str) -> list[Mutation]:
+  """All changes of an area."""
+  return [change for path in files(area) for change in mutations(ROOT, path)]
+
+
+def drawn(changes: dict[str, list[Mutation]], sample: int, seed: int) -> list[Mutation]:
+  """So many changes, of each area a share like its size, in random order; 0 for all."""
+  total, rng = sum(map(len, changes.values())), random.Random(seed)
+  parts = {area: round(sample * len(own) / total) if sample else len(own) for area, own in changes.items()}
+  found = [change for area, own in changes.items() for change in rng.sample(own, min(parts[area], len(own)))]
+  rng.shuffle(found)
+  return [change for change in found if valid(ROOT, change)]
 
 
 def copy(to: Path) -> None:
@@ -115,85 +104,63 @@ def copy(to: Path) -> None:
       shutil.copy2(ROOT / name, to / name)
 
 
-class _Cached:
-  """A plugin of pytest that keeps every compiled program: most are the same with most changes."""
-
-  def pytest_sessionstart(self) -> None:
-    import jax
-
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-
-
-def run_tests(place: Path, tests: list[str], marked: str, limit: float) -> int | None:
-  """Runs tests in a forked process in a folder; the exit status of pytest, None after so many seconds."""
-  child = os.fork()
-  if not child:
-    os.setpgid(0, 0)
-    os.chdir(place)
-    sys.path[:] = [str(place), *(p for p in sys.path if p not in ("", str(ROOT)))]
-    for name in [
-      name for name in sys.modules if name.split(".")[0] in ("benchmarks", "colearn_jax", "tests")
-    ]:
-      del sys.modules[name]
-    os.dup2(os.open(place / "said.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
-    os.dup2(1, 2)
-    import pytest
-
-    arguments = ["-x", "-q", "-n", "0", "-p", "no:cacheprovider", "-m", marked, "--no-header", "--tb=line"]
-    status = 3
-    with contextlib.suppress(BaseException):
-      status = int(pytest.main([*arguments, *tests], plugins=[_Cached()]))
-    os._exit(status)
-  ends = time.monotonic() + limit
-  while time.monotonic() < ends:
-    done, status = os.waitpid(child, os.WNOHANG)
-    if done:
-      return os.waitstatus_to_exitcode(status)
-    time.sleep(0.05)
-  os.killpg(child, signal.SIGKILL)
-  os.waitpid(child, 0)
-  return None
-
-
-MARKED = ("not slow and not long", "long and not slow")
-NO_TESTS = 5  # pytest's status
+def map_of(place: Path, tests: Sequence[str], marked: str, keep: Path) -> covering.Map:
+  """Which of these tests run which lines. What `keep` has of the same files is not run again."""
+  source = [file for part in ("colearn_jax", "configs") for file in sorted((place / part).rglob("*.py"))]
+  maps = []
+  for file in tests:
+    at = covering.digest([*source, place / file])
+    maps.append(keep / f"map_{Path(file).stem}_{marked.replace(' ', '_')}_{at}.json")
+    if not maps[-1].exists():
+      began = time.monotonic()
+      status = run_tests(place, [file], marked, 3600, map_to=maps[-1])
+      if status not in (0, NO_TESTS):
+        maps[-1].unlink(missing_ok=True)
+        sys.exit(f"{file}: status {status} without a change\n{(place / 'said.txt').read_text()}")
+      print(f"{file}, {marked}: {time.monotonic() - began:.0f} s as the program is", flush=True)
+  return covering.Map.read(maps)
 
 
 class Judge:
-  """Runs the tests of changes in `place`, a copy of the repository."""
+  """Runs the tests of a marker in `place`, a copy of the repository, with one change after another.
 
-  def __init__(self, place: Path):
-    self._place = place
-    self._took: dict[tuple[str, str], float] = {}
+  `log` holds what was found before.
+  """
 
-  def _seconds(self, tests: str, marked: str) -> float:
-    """Seconds of a test file as the program is, when it is first needed; 0 without such tests."""
-    if (key := (tests, marked)) not in self._took:
-      began = time.monotonic()
-      status = run_tests(self._place, [tests], marked, 3600)
-      if status not in (0, NO_TESTS):
-        said = (self._place / "said.txt").read_text()
-        sys.exit(f"{tests}, {marked}: status {status} without a change\n{said}")
-      self._took[key] = time.monotonic() - began if status == 0 else 0.0
-      print(f"{tests}, {marked}: {self._took[key]:.0f} s as the program is", flush=True)
-    return self._took[key]
+  def __init__(self, place: Path, found: covering.Map, marked: str, log: Path):
+    self._place, self._found, self._marked, self._log = place, found, marked, log
+    lines = log.read_text().splitlines() if log.exists() else []
+    self._known = {line["change"]: line for line in map(json.loads, lines)}
 
-  def __call__(self, change: Mutation, marked: str) -> Outcome:
-    """Runs the tests of a marker with a change until some fail; a time limit counts as a failure."""
+  def __call__(self, change: Mutation) -> Outcome:
+    """What the tests say of a change."""
     if change.key in equivalent.REASONS:
       return Outcome(change, "equivalent")
+    tests = covering.within(
+      self._found.of(change.path, change.line, change.body), self._found.seconds, SECONDS
+    )
+    name = hashlib.sha256(repr((change.key, change.start, tests)).encode()).hexdigest()
+    if name in self._known:
+      return Outcome(change, self._known[name]["said"], self._known[name]["seconds"])
     began = time.monotonic()
-    for tests in tests_of(change.path):
-      if (took := self._seconds(tests, marked)) and not self._passes(change, tests, marked, 60 + 6 * took):
-        return Outcome(change, "noticed", time.monotonic() - began)
-    return Outcome(change, "survived", time.monotonic() - began)
+    said = "survived" if self._passes(change, tests) else "noticed"
+    outcome = Outcome(change, said, round(time.monotonic() - began, 1))
+    with open(self._log, "a") as file:
+      line = {"change": name, "said": said, "seconds": outcome.seconds, "tests": len(tests)}
+      file.write(json.dumps(line | {"what": shown(change)}) + "\n")
+    return outcome
 
-  def _passes(self, change: Mutation, tests: str, marked: str, limit: float) -> bool:
+  def _passes(self, change: Mutation, tests: list[str]) -> bool:
+    """The first five tests alone, which need few files, then the others."""
     file = self._place / change.path
     text = file.read_bytes()
+    applied = Change(file, text, change.applied(text))
+    took = sum(self._found.seconds[test] for test in tests)
     try:
-      file.write_bytes(change.applied(text))
-      return run_tests(self._place, [tests], marked, limit) == 0
+      file.write_bytes(applied.new)  # for processes that a test starts
+      parts = filter(None, (tests[:5], tests[5:]))
+      limit = 60 + 6 * took
+      return all(run_tests(self._place, part, self._marked, limit, applied) == 0 for part in parts)
     finally:
       file.write_bytes(text)
 
@@ -204,9 +171,10 @@ def report(outcomes: list[Outcome]) -> str:
   for outcome in outcomes:
     if outcome.said == "survived":
       lines.append(shown(outcome.mutation))
-  areas: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
+  areas: dict[str, collections.Counter] = {area: collections.Counter() for area in (*AREAS, "all")}
+  of = {path: area for area in AREAS for path in files(area)}
   for outcome in outcomes:
-    for name in (Path(outcome.mutation.path).parts[-2], "all"):
+    for name in (of[outcome.mutation.path], "all"):
       areas[name][outcome.said] += 1
   lines += [
     "",
@@ -232,33 +200,36 @@ def main() -> None:
   parser = argparse.ArgumentParser(prog="python -m benchmarks.mutants", description=__doc__.split("\n")[0])
   parser.add_argument("--sample", type=int, default=0, help="number of changes; 0 for all")
   parser.add_argument("--seed", type=int, default=0)
-  parser.add_argument("--only", default=",".join(TESTS), help="areas, with commas")
-  parser.add_argument("--files", default="", help="only files whose paths contain one of these, with commas")
+  parser.add_argument("--only", default=",".join(AREAS), help="areas, with commas")
+  parser.add_argument(
+    "--keep", type=Path, help="folder of the map and the outcomes; default: a temporary one"
+  )
   parser.add_argument("--long", action=argparse.BooleanOptionalAction, default=True, help="tests marked long")
   parser.add_argument("--list", action="store_true", help="only lists the changes")
   given = parser.parse_args()
-  if unknown := [area for area in given.only.split(",") if area not in TESTS]:
-    parser.error(f"--only={','.join(unknown)} is not allowed; of: {', '.join(TESTS)}")
-  names = given.files.split(",")
-  chosen = [c for c in every(given.only.split(",")) if any(name in c.path for name in names)]
-  print(f"{len(chosen)} changes", flush=True)
-  if given.sample:
-    chosen = random.Random(given.seed).sample(chosen, min(given.sample, len(chosen)))
+  if unknown := [area for area in given.only.split(",") if area not in AREAS]:
+    parser.error(f"--only={','.join(unknown)} is not allowed; of: {', '.join(AREAS)}")
+  changes = {area: every(area) for area in given.only.split(",")}
+  print(", ".join(f"{area} {len(own)}" for area, own in changes.items()) + " changes", flush=True)
+  chosen = drawn(changes, given.sample, given.seed)
+  tests = sorted({f"tests/test_{name}.py" for area in changes for name in TESTS[area].split()})
   if given.list:
     print("\n".join(map(shown, chosen)))
     return
-  for name in IMPORTED:
-    importlib.import_module(name)
-  with tempfile.TemporaryDirectory() as place, tempfile.TemporaryDirectory() as cache:
-    os.environ |= {"COLEARN_JAX_TEST_CACHE": cache, "PYTHONDONTWRITEBYTECODE": "1"}
-    copy(Path(place))
-    subprocess.run([sys.executable, "-m", "compileall", "-q", place], check=True)
-    judge, outcomes = Judge(Path(place)), {}
+  with tempfile.TemporaryDirectory() as scratch:
+    place, keep = Path(scratch).resolve() / "copy", (given.keep or Path(scratch)).resolve()
+    (keep / "programs").mkdir(parents=True, exist_ok=True)
+    os.environ |= {"COLEARN_JAX_TEST_CACHE": str(keep / "programs"), "PYTHONDONTWRITEBYTECODE": "1"}
+    copy(place)
+    load(place, tests)
+    outcomes: dict[Mutation, Outcome] = {}
     with contextlib.suppress(KeyboardInterrupt):  # reports what is known by then
       for marked in MARKED[: 1 + given.long]:
+        found = map_of(place, tests, marked, keep)
+        judge = Judge(place, found, marked, keep / "outcomes.jsonl")
         todo = [c for c in chosen if c not in outcomes or outcomes[c].said == "survived"]
         for number, change in enumerate(todo, 1):
-          last = outcomes[change] = judge(change, marked)
+          last = outcomes[change] = judge(change)
           said = f"{marked}: {number}/{len(todo)} {last.said}, {last.seconds:.0f} s"
           print(f"{said}: {shown(change)}", flush=True)
   print(report(list(outcomes.values())))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -66,7 +65,7 @@ CALLED = {
   "repeat": "tile",
   "sorted": "list",
 }
-SYMMETRIC = {"maximum", "minimum", "max", "min", "zip", "isinstance", "getattr", "hasattr", "einsum"}
+SYMMETRIC = set("maximum minimum max min zip isinstance getattr hasattr einsum swapaxes".split())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +75,7 @@ class Mutation:
   Attributes:
     path: of the file, relative to the repository.
     line: from 1.
+    body: the first line of the innermost function around it, without its head; 0 outside of functions.
     start: position of the first byte that is replaced.
     end: position after the last one.
     new: what is written there.
@@ -84,6 +84,7 @@ class Mutation:
 
   path: str
   line: int
+  body: int
   start: int
   end: int
   new: str
@@ -100,26 +101,30 @@ class Mutation:
 
 
 def mutations(root: Path, path: str) -> list[Mutation]:
-  """All changes of a file that give a valid program, in the order of their positions."""
+  """All changes of a file, in the order of their positions. See `valid`: a few give no program."""
   text = (root / path).read_bytes()
   lines = text.splitlines(keepends=True)
   begins = [0]
   for line in lines:
     begins.append(begins[-1] + len(line))
   at = lambda row, column: begins[row - 1] + column
-  found = set()
-  for node in _looked_at(ast.parse(text)):
+  found, tree = set(), ast.parse(text)
+  defined = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
+  bodies = [(n.body[0].lineno, n.end_lineno) for n in defined]
+  for node in _looked_at(tree):
+    body = max((first for first, last in bodies if first <= node.lineno <= last), default=0)
     for start, end, new in _changes(node, text, at):
       line = lines[node.lineno - 1].decode().strip()
-      change = Mutation(path, node.lineno, start, end, new, line)
-      if text[start:end] != new.encode() and _valid(change.applied(text)):
+      change = Mutation(path, node.lineno, body, start, end, new, line)
+      if text[start:end] != new.encode():
         found.add(change)
   return sorted(found, key=lambda change: (change.start, change.end, change.new))
 
 
-def _valid(text: bytes) -> bool:
+def valid(root: Path, change: Mutation) -> bool:
+  """Whether a change gives a program."""
   try:
-    ast.parse(text)
+    ast.parse(change.applied((root / change.path).read_bytes()))
   except SyntaxError:
     return False
   return True
@@ -226,9 +231,3 @@ def _text(node: ast.AST) -> bool:
 
 def _not_run(test: ast.AST) -> bool:
   return isinstance(test, ast.Name) and test.id == "TYPE_CHECKING"
-
-
-def files(root: Path, folder: str) -> list[str]:
-  """The Python files in a folder, relative to the repository."""
-  found = sorted((root / folder).glob("*.py"))
-  return [os.fspath(path.relative_to(root)) for path in found if path.name != "__init__.py"]

@@ -6,7 +6,8 @@
 The first prints the resident memory, the file descriptors, the threads and the median time of a step of every
 minute, and what they grow by in an hour (the slope of a line through all minutes but the first two, in which
 programs are compiled and caches are filled). The second builds a data set of so many samples with small
-bands, opens, indexes and splits it and trains one step, each with its time and the peak of memory until then.
+bands, opens, indexes and splits it and trains one step, each with its time, that of all processors, and the
+peak of memory until then.
 """
 
 from __future__ import annotations
@@ -193,16 +194,21 @@ def slopes(seen: list[dict[str, float]]) -> dict[str, float]:
   return out
 
 
-def steps_of_a_million(root: Path, samples: int) -> Iterator[tuple[str, float, float]]:
-  """What is done, its seconds, and the peak of memory until then in MiB, that of a worker included."""
-  peak = lambda: max(
-    resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-  )
+def used() -> tuple[float, float]:
+  """Processor seconds so far, and the peak of memory in MiB; those of ended processes included."""
+  own, ended = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+  seconds = sum(one.ru_utime + one.ru_stime for one in (own, ended))
+  return seconds, max(own.ru_maxrss, ended.ru_maxrss) / 1024
+
+
+def steps_of_a_million(root: Path, samples: int) -> Iterator[tuple[str, float, float, float]]:
+  """What is done, its seconds, its processor seconds, and the peak of memory until then, see `used`."""
 
   def timed(name, call):
-    began = time.monotonic()
+    began, before = time.monotonic(), used()[0]
     found = call()
-    return found, (name, time.monotonic() - began, peak())
+    after, peak = used()
+    return found, (name, time.monotonic() - began, after - before, peak)
 
   path, row = timed("build", lambda: build(root, samples))
   yield row
@@ -253,9 +259,11 @@ def main() -> None:
   with tempfile.TemporaryDirectory() as place:
     root = given.dir or Path(place)
     if given.million:
-      print(f"{usable_cores()} cores\n| | seconds | peak, MiB |\n|---|---|---|")
-      for name, seconds, mib in steps_of_a_million(root, given.samples or 1_000_000):
-        print(f"| {name} | {seconds:.1f} | {mib:.0f} |", flush=True)
+      print(
+        f"{usable_cores()} cores\n| | seconds | of processors | peak, MiB |\n|---|---|---|---|", flush=True
+      )
+      for name, seconds, processors, mib in steps_of_a_million(root, given.samples or 1_000_000):
+        print(f"| {name} | {seconds:.1f} | {processors:.1f} | {mib:.0f} |", flush=True)
       return
     found = slopes(soak(build(root, given.samples or 4096), given.minutes))
     print("growth in an hour: " + ", ".join(f"{name} {share:+.1f} %" for name, share in found.items()))

@@ -93,6 +93,7 @@ class Counter:
   def __init__(self) -> None:
     self._found: dict[str, Found] = {}
     self._waiting: dict[str, list[np.ndarray]] = {}
+    self._size: dict[str, int] = {}  # of what waits
 
   def add(self, example: Mapping) -> None:
     """Counts a sample, and makes NaN of its infinities: what is missing is NaN in every data set."""
@@ -100,14 +101,15 @@ class Counter:
     for view, x in example["views"].items():
       if not there.get(view, True) or x.dtype.kind == "f" and np.isnan(x).all():
         continue
-      waiting = self._waiting.setdefault(view, [])
-      waiting.append(x)
-      if sum(one.size for one in waiting) > PIECE:
+      self._waiting.setdefault(view, []).append(x)
+      self._size[view] = self._size.get(view, 0) + x.size
+      if self._size[view] > PIECE:
         self._look(view)
       if x.dtype.kind == "f" and np.isinf(x).any():
         example["views"][view] = np.where(np.isinf(x), np.array(np.nan, x.dtype), x)
 
   def _look(self, view: str) -> None:
+    self._size[view] = 0
     if waiting := self._waiting.pop(view, []):
       own = Found.of(waiting)
       self._found[view] = self._found[view] | own if view in self._found else own

@@ -11,6 +11,7 @@ os.environ.setdefault(
 )
 
 import jax
+import pytest
 from absl import flags
 
 # Eight simulated devices, so that every test runs sharded code. This must come before JAX is initialised.
@@ -26,3 +27,21 @@ if "COLEARN_JAX_TEST_CACHE" not in os.environ:
 jax.config.update("jax_compilation_cache_dir", os.environ["COLEARN_JAX_TEST_CACHE"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 flags.FLAGS.mark_as_parsed()  # grain reads its flags
+
+
+@pytest.fixture(scope="module")
+def alone():
+  """The tests of a module use one device, which is faster; those that need it ask by `usefixtures`."""
+  from small_runs import one_device
+
+  with pytest.MonkeyPatch.context() as patch:
+    one_device(patch)
+    yield
+
+
+@pytest.fixture(scope="module")
+def where(request, tmp_path_factory):
+  """The keys of a small file in LFMC's layout, of `ROWS` rows of the module, and where it is prepared."""
+  from small_runs import sources
+
+  return sources(tmp_path_factory.mktemp("data"), getattr(request.module, "ROWS", 72))

@@ -9,7 +9,6 @@ import pytest
 from colearn_jax.data.augment import Augment, make_augment
 from colearn_jax.parallel import sharding
 
-KEY = jax.random.key(3)
 B = 64
 
 
@@ -21,9 +20,9 @@ def inputs(seed=0):
   return {"aerial": image, "tile": tile, "series": rng.normal(size=(B, 5, 3)).astype(np.float32)}
 
 
-def apply(augment, given, key=KEY):
+def apply(augment, given, key=None):
   constants = {m: {"scale": jnp.arange(1.0, x.shape[-1] + 1)} for m, x in given.items()}
-  return jax.device_get(jax.jit(augment)(key, given, constants))
+  return jax.device_get(jax.jit(augment)(jax.random.key(3) if key is None else key, given, constants))
 
 
 def symmetries(x):

@@ -1,7 +1,12 @@
 """The benchmarks can be imported, and what they share runs; their figures are not looked at."""
 
 import importlib
+import json
+import os
 import pkgutil
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -138,11 +143,88 @@ def test_changes_of_a_program_are_valid_and_of_code_alone(tmp_path):
     assert any(new in text for text in changed), new
   assert all('raise ValueError(f"{x} < 2" + "no")' in text and "1 < 2." in text for text in changed)
 
-  every = mutants.every(list(mutants.TESTS))
+  by_area = {area: mutants.every(area) for area in mutants.AREAS}
+  every = [change for own in by_area.values() for change in own]
   assert len(every) > 2000 and {change.path for change in every} > {"colearn_jax/objectives/task.py"}
-  for area, patterns in mutants.TESTS.items():
-    for name, tests in patterns.items():
-      assert name == "*" or (mutants.ROOT / f"colearn_jax/{area}/{name}.py").is_file(), name
-      assert all((mutants.ROOT / f"tests/{test}.py").is_file() for test in tests.split())
+  for patterns in mutants.AREAS.values():
+    for pattern in patterns.split():
+      assert list((mutants.ROOT / "colearn_jax").glob(f"{pattern}.py")), pattern
+  assert mutants.TESTS.keys() == mutants.AREAS.keys()
+  for name in " ".join(mutants.TESTS.values()).split():
+    assert (mutants.ROOT / f"tests/test_{name}.py").is_file(), name
   keys = {change.key for change in every}
   assert set(mutants.equivalent.REASONS) <= keys, "an equivalent change is none any more"
+  some = mutants.drawn(by_area, 100, 3)
+  assert some == mutants.drawn(by_area, 100, 3) != mutants.drawn(by_area, 100, 4)
+  assert abs(len(set(some)) - 100) < len(by_area) and {c.path for c in some} & {
+    c.path for c in by_area["layers"]
+  }
+
+
+CODE = """ONE = 1
+
+
+def twice(x):
+  return x * (
+    ONE + 1
+  )
+
+
+def untested(x):
+  return -x
+"""
+TESTED = """
+import pytest
+from colearn_jax.code import twice, untested
+
+@pytest.fixture(scope="module")
+def given():
+  return twice(2)
+
+def test_one(given):
+  assert given == 4
+
+def test_other(given):
+  pass
+
+def test_third():
+  untested(0)
+"""
+SCRIPT = """
+import json
+from pathlib import Path
+from benchmarks import covering, forked, mutants, mutations
+place = mutants.ROOT = Path.cwd()
+forked.load(place, ["test_code.py"])
+forked.run_tests(place, ["test_code.py"], "not slow", 60, map_to=place / "map.json")
+found = covering.Map.read([place / "map.json"])
+judge = mutants.Judge(place, found, "not slow", place / "log.jsonl")
+every = mutations.mutations(place, "colearn_jax/code.py")
+print(json.dumps([judge(change).said for change in every]))
+"""
+
+
+@pytest.mark.long
+def test_changes_are_noticed_by_the_tests_that_run_them(tmp_path):
+  """What a fixture of a module runs counts for all its tests; lines outside of functions for the file's."""
+  from benchmarks import covering
+
+  (tmp_path / "colearn_jax").mkdir()  # takes the place of the package
+  (tmp_path / "colearn_jax/__init__.py").touch()
+  (tmp_path / "colearn_jax/code.py").write_text(CODE)
+  (tmp_path / "test_code.py").write_text(TESTED)
+  env = os.environ | {"PYTHONPATH": str(Path(benchmarks.__path__[0]).parent)}
+  said = subprocess.run(
+    [sys.executable, "-c", SCRIPT], cwd=tmp_path, check=True, capture_output=True, env=env, text=True
+  ).stdout
+  # ONE, the product, the sum and its 1; then a function of which no test looks at the result.
+  assert json.loads(said.splitlines()[-1]) == ["noticed"] * 4 + ["survived"]
+  assert (tmp_path / "colearn_jax/code.py").read_text() == CODE
+  found = covering.Map.read([tmp_path / "map.json"])
+  every = {f"test_code.py::test_{name}" for name in ("one", "other", "third")}
+  assert found.seconds.keys() == every
+  assert set(found.of("colearn_jax/code.py", 6, 5)) == every
+  assert found.of("colearn_jax/code.py", 11, 11) == ["test_code.py::test_third"]
+  assert set(found.of("colearn_jax/code.py", 1, 0)) == every and found.of("colearn_jax/code.py", 20, 20) == []
+  assert covering.within(list("abc"), {"a": 1.0, "b": 2.0, "c": 3.0}, 3.5) == ["a", "b"]
+  assert covering.within(["a"], {"a": 9.0}, 3.5) == ["a"]

@@ -14,7 +14,9 @@ from colearn_jax.parallel import sharding
 from colearn_jax.training.epoch import batched
 from colearn_jax.types import InputError, Modality
 
-PLACE = sharding.by_example(sharding.make_mesh({"replica": 1, "data": -1, "fsdp": 1}, 16))
+
+def place():
+  return sharding.by_example(sharding.make_mesh({"replica": 1, "data": -1, "fsdp": 1}, 16))
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +40,8 @@ def test_tables_and_streams_hold_the_same(fields):
   reader = pickle.loads(pickle.dumps(readers.make_reader(fields, modalities)))
   index, inputs = readers.read_index(fields), readers.read_table(reader)["inputs"]
   rows = np.array([5, 3001, 4999, 17, 3])
-  (batch,) = stream.eval_batches(reader, readers.labels(index), rows, size=16, sharding=PLACE)
-  assert batch["inputs"]["S1"].sharding == PLACE
+  (batch,) = stream.eval_batches(reader, readers.labels(index), rows, size=16, sharding=place())
+  assert batch["inputs"]["S1"].sharding == place()
   np.testing.assert_array_equal(batch["present"]["S1"], [1.0] * 5 + [0.0] * 11)
   for m in ("S1", "S2_S2VI"):
     np.testing.assert_array_equal(batch["inputs"][m][:5], inputs[m][rows])
@@ -61,7 +63,7 @@ def test_training_batches_see_every_row_once_an_epoch_and_resume_from_a_batch(fi
   reader = readers.make_reader(fields, [fields.modality("terrain")])
   rows, labels = np.arange(40), {"target": np.arange(len(fields), dtype=np.int32)}
   make = lambda seed=1, start=0: iter(
-    stream.train_batches(reader, labels, order(rows, 16, seed), start=start, sharding=PLACE)
+    stream.train_batches(reader, labels, order(rows, 16, seed), start=start, sharding=place())
   )
   take = lambda batch: np.asarray(batch["target"])[np.asarray(batch["present"]["terrain"]) > 0].tolist()
   iterator = make()
@@ -93,9 +95,9 @@ def test_the_index_is_read_once(fields, monkeypatch):
 def test_prefetch_reaches_the_device_as_global_arrays(fields):
   reader = readers.make_reader(fields, [fields.modality("S1")])
   labels = readers.labels(readers.read_index(fields))
-  iterator = iter(stream.train_batches(reader, labels, order(np.arange(64), 16), sharding=PLACE))
+  iterator = iter(stream.train_batches(reader, labels, order(np.arange(64), 16), sharding=place()))
   batch = next(iterator)
-  assert all(isinstance(leaf, jax.Array) and leaf.sharding == PLACE for leaf in jax.tree.leaves(batch))
+  assert all(isinstance(leaf, jax.Array) and leaf.sharding == place() for leaf in jax.tree.leaves(batch))
   iterator.close()
 
 

@@ -184,3 +184,18 @@ def test_batchnorm_is_over_the_positions_of_present_samples():
   expected = (rows - rows.mean(0)) / np.sqrt(rows.var(0) + 1e-5)
   np.testing.assert_allclose(np.asarray(y)[present > 0].reshape(-1, 5), expected, rtol=0, atol=1e-5)
   assert int(norm.batches[...]) == 1
+
+
+def test_no_order_of_an_epoch_shares_half_of_its_key_with_another(monkeypatch):
+  """The key of an order is two words, hashed from the epoch's number: 600 epochs have 1200 different ones."""
+  hashed, keys = random._hash, []
+
+  def recorded(position, *words):
+    found = hashed(position, *words)
+    keys.extend(found.tolist() if position.shape == (1,) else ())
+    return found
+
+  monkeypatch.setattr(random, "_hash", recorded)
+  for epoch in range(600):
+    random.shuffled(np.array([3, 5], np.uint32), epoch, np.arange(4), np)
+  assert len(keys) == 1200 == len(set(keys))

@@ -66,6 +66,21 @@ def test_version_is_that_of_the_citation():
   assert f"\nversion: {colearn_jax.__version__}\n" in (ROOT / "CITATION.cff").read_text()
 
 
+def test_every_dependency_has_a_lower_bound():
+  """Those of the extras too; an extra of a package that is bounded already has none of its own."""
+  project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+  extras = project["project"]["optional-dependencies"]
+  given = [
+    *project["project"]["dependencies"],
+    *project["build-system"]["requires"],
+    *sum(extras.values(), []),
+  ]
+  bounded = {name.split(">=")[0].split("[")[0] for name in given if ">=" in name} | {"colearn_jax"}
+  assert not {
+    name for name in given if ">=" not in name and (name.split("[")[0] not in bounded or "[" not in name)
+  }
+
+
 @pytest.mark.slow
 def test_the_wheel_trains_in_an_empty_environment(tmp_path):
   """An sdist, from it a wheel, installed; minutes: `pytest -m slow tests/test_packaging.py`."""

@@ -9,26 +9,16 @@ import sys
 import time
 
 import pytest
-from small_runs import SETTINGS, assert_same, one_device, settings, sources
+from small_runs import SETTINGS, assert_same, settings
 
 from colearn_jax.parallel.workers import Answer
 from colearn_jax.training import preemption, run, setup, side_by_side
 from colearn_jax.types import InputError
 
+pytestmark = pytest.mark.usefixtures("alone")
+
 METHOD = "configs/lfmc.py:method=kd,encoder=mlp"  # with a teacher
 MORE = {"baseline": True, "train__workers": 2}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def alone():
-  with pytest.MonkeyPatch.context() as patch:
-    one_device(patch)
-    yield
-
-
-@pytest.fixture(scope="module")
-def where(tmp_path_factory):
-  return sources(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")

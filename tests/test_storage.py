@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from colearn_jax.datasets import build
-from small_runs import assert_same, one_device, settings, sources
+from small_runs import assert_same, settings
 
 from colearn_jax.data import reader
 from colearn_jax.data.dataset import open_dataset
@@ -18,19 +18,9 @@ from colearn_jax.storage import array_cache, files, manifest, models
 from colearn_jax.training import run
 from colearn_jax.types import InputError
 
+pytestmark = pytest.mark.usefixtures("alone")
+
 SENSOR = "S1_S1Ind"
-
-
-@pytest.fixture(autouse=True, scope="module")
-def alone():
-  with pytest.MonkeyPatch.context() as patch:
-    one_device(patch)
-    yield
-
-
-@pytest.fixture(scope="module")
-def where(tmp_path_factory):
-  return sources(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")

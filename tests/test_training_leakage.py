@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_runs import one_device, settings, sources
+from small_runs import settings
 
 from colearn_jax import load_model
 from colearn_jax.config import load, series_settings
@@ -18,6 +18,9 @@ from colearn_jax.deploy import uncertainty
 from colearn_jax.nn import random
 from colearn_jax.training import held_back, setup
 from colearn_jax.training import run as training
+
+pytestmark = pytest.mark.usefixtures("alone")
+ROWS = 120
 
 PROTOCOLS = {
   "kfold": {"protocol__name": "clean"},
@@ -32,18 +35,6 @@ PROTOCOLS = {
     "train__keep": "last",
   },
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def alone():
-  with pytest.MonkeyPatch.context() as patch:
-    one_device(patch)
-    yield
-
-
-@pytest.fixture(scope="module")
-def where(tmp_path_factory):
-  return sources(tmp_path_factory.mktemp("data"), rows=120)
 
 
 def altered_target(task, target):
@@ -182,13 +173,12 @@ def test_a_training_part_smaller_than_a_batch_is_padded_without_influence(where,
 
 
 def test_every_draw_has_a_stream_of_its_own():
-  """All draws in the source. A stream is used in one place, but for the order, which each data path reads."""
-  package = Path(random.__file__).parents[1]
+  """All draws of JAX. A stream is used in one place, but for the order, which each data path reads."""
   used, draws = {}, {}
-  for path in sorted(package.rglob("*.py")):
+  for path in sorted(PACKAGE.rglob("*.py")):
     for node in ast.walk(ast.parse(path.read_text())):
       if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-        call, where = ast.unparse(node.func), path.relative_to(package).as_posix()
+        call, where = ast.unparse(node.func), path.relative_to(PACKAGE).as_posix()
         if call == "random.stream" and isinstance(node.args[1], ast.Constant):
           used.setdefault(node.args[1].value, []).append(where)
         elif call == f"jax.random.{node.func.attr}" and node.func.attr not in KEYS:
@@ -201,6 +191,27 @@ def test_every_draw_has_a_stream_of_its_own():
   assert draws == DRAWS
 
 
+def test_every_other_generator_is_listed_with_its_seed():
+  """Those of NumPy, scikit-learn, Optuna and Python. Those of Python that have no seed are not used."""
+  found = {}
+  for path in sorted(PACKAGE.rglob("*.py")):
+    for node in ast.walk(ast.parse(path.read_text())):
+      said = []
+      if isinstance(node, ast.Call):
+        call = ast.unparse(node.func)
+        of_numpy = call.startswith("np.random.") and "(" not in call
+        if of_numpy or call in ("random.Random", "optuna.samplers.TPESampler"):
+          said = [ast.unparse(node)]
+        said += [f"random_state={ast.unparse(w.value)}" for w in node.keywords if w.arg == "random_state"]
+      elif isinstance(node, ast.Dict):
+        pairs = zip(node.keys, node.values)
+        said = [f"random_state={ast.unparse(v)}" for k, v in pairs if k and "random_state" in ast.unparse(k)]
+      if said:
+        found.setdefault(path.relative_to(PACKAGE).as_posix(), []).extend(said)
+  assert found == GENERATORS
+
+
+PACKAGE = Path(random.__file__).parents[1]
 KEYS = ("key", "key_data", "wrap_key_data", "fold_in")
 # Every draw by a generator of JAX: initial values, landmarks, mixup and augmentation. All others hash bits.
 DRAWS = {
@@ -209,6 +220,27 @@ DRAWS = {
   "methods/esensi.py": ["normal"],
   "training/closed_form.py": ["permutation"],
   "training/mixup.py": ["split", "beta", "permutation"],
+}
+# Every other generator, and its seed. In training: folds, validation parts, blocks, teachers and choices; the
+# others are for reports. Processes that train side by side draw nothing: their streams are those of the runs.
+GENERATORS = {
+  "data/grouping.py": ["np.random.RandomState(seed)"],
+  "data/splits.py": [
+    "random_state=seed",
+    "np.random.RandomState(np.random.MT19937(np.random.SeedSequence((seed, fold))))",
+    "np.random.MT19937(np.random.SeedSequence((seed, fold)))",
+    "np.random.SeedSequence((seed, fold))",
+    "np.random.RandomState(seed)",
+  ],
+  "deploy/onnx.py": ["np.random.default_rng(0)"],
+  "inspection/leakage.py": ["np.random.default_rng(2)"],
+  "inspection/plots.py": ["np.random.default_rng(0)"],
+  "inspection/scan.py": ["np.random.default_rng(1)", "np.random.default_rng(0)"],
+  "methods/learners.py": ["random_state=seed", "random_state=seed", "random_state=seed"],
+  "reporting/charts.py": ["np.random.default_rng(0)"],
+  "reporting/features.py": ["np.random.default_rng(run.seed)"],
+  "studies/choice.py": ["optuna.samplers.TPESampler(seed=SEED)", "random.Random(SEED)"],
+  "training/teaching.py": ["np.random.SeedSequence(key)"],
 }
 
 
