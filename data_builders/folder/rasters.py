@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 import numpy as np
+from colearn_jax.datasets.folder.cubes import kind
 from colearn_jax.datasets.folder.decoding import Decoding, UnclearError
 from colearn_jax.datasets.folder.optional import module
 
@@ -56,6 +57,7 @@ def header(path: Path, decoding: Decoding) -> dict:
       "scaled": not decoding.scaled and any(image.scales[i - 1] != 1 for i in indexes),
       "nodata": frozenset(image.nodatavals[i - 1] for i in indexes),
       "units": band_units(image, indexes),
+      "kinds": (kind(*(np.dtype(image.dtypes[i - 1]) for i in indexes)),),
     }
 
 
