@@ -179,12 +179,12 @@ def _header(path: Path, decoding: Decoding) -> Header:
     with _open(path, decoding) as cube:
       dated = cube.dates is not None
       more = {"scaled": cube.scaled, "units": cube.units, "kinds": (cube.kind,)}
-      return Header(cube.shape, cube.dtype, dated, cube.bands, **more)
+      return Header(_with_band(cube.shape, dated), cube.dtype, dated, cube.bands, **more)
   return Header(**rasters.header(path, decoding))
 
 
 def _read(path: Path, decoding: Decoding, dated: bool):
-  suffix, days, bounds = path.suffix.lower(), None, rasters.NOWHERE
+  suffix, days, bounds, has_dates = path.suffix.lower(), None, rasters.NOWHERE, False
   if suffix == ".npy":  # not mapped to memory, which would hold the file open for as long as it is used
     values = np.load(path, allow_pickle=False)
     values = decoding.hide(values, values)
@@ -192,15 +192,17 @@ def _read(path: Path, decoding: Decoding, dated: bool):
     with np.load(path, allow_pickle=False) as arrays:
       name = _npz_values(path, arrays.files)
       values = decoding.hide(arrays[name], arrays[name])
-      if len(arrays.files) == 2 and dated:
+      has_dates = len(arrays.files) == 2
+      if has_dates and dated:
         _check_number(path, np.size(arrays[DATES]), values)
         days = dates.to_days(arrays[DATES], str(path))
   elif suffix in (".zarr", ".nc"):
     with _open(path, decoding) as cube:
+      has_dates = cube.dates is not None
       values, days = cube.take(), cube.dates() if cube.dates and dated else None
   else:
     values, bounds = rasters.read(path, decoding)
-  return decoding.unpack(values), days, bounds
+  return decoding.unpack(values.reshape(_with_band(values.shape, has_dates))), days, bounds
 
 
 def _npz_values(path: Path, names: Sequence[str]) -> str:
@@ -217,4 +219,10 @@ def _npz_header(path: Path) -> Header:
       old = np.lib.format.read_magic(file) == (1, 0)
       read_array_header = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
       shape, _, dtype = read_array_header(file)
-    return Header(shape, dtype, len(names) == 2, kinds=(cubes.kind(dtype),))
+    dated = len(names) == 2
+    return Header(_with_band(shape, dated), dtype, dated, kinds=(cubes.kind(dtype),))
+
+
+def _with_band(shape: tuple[int, ...], dated: bool) -> tuple[int, ...]:
+  """A shape with an axis of bands: values with a date each are a series of one band."""
+  return (*shape, 1) if dated and len(shape) == 1 else shape

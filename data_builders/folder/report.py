@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from colearn_jax.datasets.folder.folder import Folder, Surveyed
 from colearn_jax.datasets.folder.survey import View, pattern
 
+_DAY = r"(?:19|20)\d\d-?\d\d-?\d\d(?:T\d{6}Z?)?"
 _OF_STEP = re.compile(
-  r"(?:\d{1,3}|(?:19|20)\d\d-?\d\d-?\d\d(?:T\d{6}Z?)?)_\D"
-)  # 0_B2, 20180115_B2: Earth Engine
+  rf"(\d{{1,3}}|{_DAY})_\D|\D.*_({_DAY})$"
+)  # 0_B2, 20180115_B2: Earth Engine; B2_20180115
 
 
 def report(
@@ -53,7 +54,7 @@ def report(
 def hint(view: View) -> str:
   """What may be meant by a shape whose last axis is not the bands' by the look of it; else nothing."""
   *before, bands = view.shape
-  if len({name.split("_")[0] for name in view.bands if _OF_STEP.match(name)}) > 1:
+  if len({found[1] or found[2] for name in view.bands if (found := _OF_STEP.match(name))}) > 1:
     return "; bands of several steps in one image: a series has a file for each date"
   if len(view.shape) == 3 and before[0] == 1:
     return "; a file holds one sample: is the first axis a batch?"
