@@ -20,6 +20,7 @@ from pathlib import Path
 
 import tensorflow_datasets as tfds
 from absl import logging
+from colearn_jax.datasets import beam
 from colearn_jax.datasets.intact import damage
 
 from colearn_jax.storage import files, manifest
@@ -139,6 +140,7 @@ def build(
   manual_dir: str | Path | None = None,
   workers: int | None = None,
   unreadable: str = "fail",
+  beam_pipeline_options: str | None = None,
 ) -> Path:
   """Builds a data set if it does not exist yet, and returns its prepared directory.
 
@@ -151,14 +153,16 @@ def build(
     manual_dir: directory with the source files. Without it they are downloaded, if the builder can do so.
     workers: number of processes that read samples, for data sets with many files; None: one per core.
     unreadable: what to do if a file of a sample cannot be read: `fail`, or `skip` to leave the sample out.
+    beam_pipeline_options: of Apache Beam, `name=value,name=value`, for data sets of many files: its workers,
+      which see the same directories, read the samples instead of `workers` processes here.
 
   Returns:
     The prepared directory, for `data.dataset.open_dataset` or `tfds.builder_from_directory`.
 
   Raises:
-    InputError: the name is unknown, a source file is missing or malformed, a directory cannot be written, or
-      the existing data set was built from other source files than those in `manual_dir`, or is damaged and
-      there is no `manual_dir` to build it again from.
+    InputError: the name is unknown, a data set of few files is to be built with Beam, a source file is
+      missing or malformed, a directory cannot be written, or the existing data set was built from other
+      source files than those in `manual_dir`, or is damaged and there is no `manual_dir` to build it from.
   """
   try:
     root = Path(data_dir).expanduser().absolute()
@@ -169,6 +173,8 @@ def build(
   if workers is not None and workers < 1:
     raise InputError(f"workers={workers} is not allowed; 1 or more")
   builder, form = find(name, manual_dir)
+  if beam_pipeline_options and issubclass(builder, tfds.core.GeneratorBasedBuilder):
+    raise InputError(f"{name} is built by one process; beam_pipeline_options are for folder and treesat_ts")
   place = name if form is None or isinstance(form, str) else f"{name}/{form.name}"
   path = root / place / str(builder.VERSION)
   sources, own, generated = None, _holds_own_data(builder), getattr(builder, "generated", False)
@@ -194,6 +200,7 @@ def build(
               try_download_gcs=False,  # TFDS would first ask Google's servers for a prepared copy
               workers=workers,
               unreadable=unreadable,
+              beam_options=beam.options(beam_pipeline_options) if beam_pipeline_options else None,
             )
             made = builder(data_dir=root, config=form)
             # TFDS writes beside the prepared directory and renames at the end.
@@ -285,6 +292,7 @@ def main():
   parser.add_argument("--manual_dir", help="directory with the source files; default: download them")
   parser.add_argument("--workers", type=int, help="number of reading processes; default: one per core")
   parser.add_argument("--unreadable", default="fail", help="unreadable files: fail, or skip the sample")
+  parser.add_argument("--beam_pipeline_options", help="read on Apache Beam: name=value,name=value")
   args = parser.parse_args()
   try:
     print(build(**vars(args)))

@@ -18,14 +18,16 @@ import shutil
 import signal
 import sys
 import threading
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import tensorflow_datasets as tfds
 from array_record.python import array_record_module
-from colearn_jax.datasets import bands
+from colearn_jax.datasets import bands, beam
 from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
+from tensorflow_datasets.proto import tf_example_pb2
 from tqdm import tqdm
 
 from colearn_jax.parallel.cores import usable_cores
@@ -94,7 +96,8 @@ class Shard:
     ragged = [view for view, feature in features["views"].items() if None in feature.shape]
     count, size, unreadable, longest = 0, 0, {}, dict.fromkeys(ragged, 0)
     counter = bands.Counter()
-    half = self.path.with_suffix(".half")  # not `storage.files.replacing`, as ArrayRecord needs a path
+    # Not `storage.files.replacing`, as ArrayRecord needs a path. With Beam two machines may write one shard.
+    half = self.path.with_suffix(f".{uuid.uuid4().hex}.half")
     try:
       writer = array_record_module.ArrayRecordWriter(str(half), "group_size:1")
       with contextlib.closing(writer):
@@ -107,7 +110,7 @@ class Shard:
             unreadable[sample.id] = str(error)
             continue
           counter.add(example)
-          record = features.serialize_example(example)
+          record = in_order(features.serialize_example(example))
           writer.write(record)
           count, size = count + 1, size + len(record)
           longest = {view: max(n, len(example["views"][view])) for view, n in longest.items()}
@@ -126,6 +129,14 @@ class Shard:
     finally:
       half.unlink(missing_ok=True)
     return report
+
+
+def in_order(record: bytes) -> bytes:
+  """A record with its features in the order of their names: a file is the same, whichever process wrote it.
+
+  Protobuf writes them in an order that differs between processes.
+  """
+  return tf_example_pb2.Example.FromString(record).SerializeToString(deterministic=True)
 
 
 def write_shards(shards: Sequence[Shard], workers: int) -> list[dict]:
@@ -194,6 +205,7 @@ def write_splits(
     splits: the samples of each split, at least one.
     reader: reads the samples.
     download_config: its attributes `workers` and `unreadable` are used, see `data_builders.build.build`.
+      If it has `beam_options` or a `beam_runner`, as from `tfds build`, Apache Beam runs the processes.
     size: number of samples in a shard.
 
   Returns:
@@ -223,7 +235,9 @@ def write_splits(
   }
   try:
     every = [shard for some in shards.values() for shard in some]
-    reports = dict(zip((s.path for s in every), write_shards(every, workers), strict=True))
+    with_beam = [getattr(download_config, name, None) for name in ("beam_options", "beam_runner")]
+    written = beam.write_shards(every, *with_beam) if any(with_beam) else write_shards(every, workers)
+    reports = dict(zip((s.path for s in every), written, strict=True))
   except BaseException:
     with contextlib.suppress(OSError):  # the directory has complete shards, which stay
       partial.rmdir()

@@ -1,8 +1,9 @@
 import pytest
 import tensorflow_datasets as tfds
-from colearn_jax.datasets import build
+from colearn_jax.datasets import build, shards
 from colearn_jax.datasets.folder.dummy import write_dummy
 from colearn_jax.datasets.lfmc.dummy import write_dummy as write_lfmc
+from tensorflow_datasets.proto import tf_example_pb2
 
 from colearn_jax.data.dataset import open_dataset
 from colearn_jax.storage.files import lock, replacing
@@ -77,3 +78,18 @@ def test_binary_files_are_replaced_whole(tmp_path):
   with replacing(tmp_path / "a", binary=True) as file:
     file.write(b"new")
   assert (tmp_path / "a").read_bytes() == b"new"
+
+
+def test_records_do_not_depend_on_the_process_that_writes_them():
+  """Protobuf orders the features of a record by a number that each process draws."""
+  one, two = (
+    tf_example_pb2.Example(
+      features={"feature": {name: {"bytes_list": {"value": [b"x"]}}}}
+    ).SerializeToString()
+    for name in ("views/S2", "id")
+  )
+  assert shards.in_order(one + two) == shards.in_order(two + one)
+  assert set(tf_example_pb2.Example.FromString(shards.in_order(one + two)).features.feature) == {
+    "id",
+    "views/S2",
+  }

@@ -201,7 +201,7 @@ def test_the_default_batch_is_bounded_by_bytes():
       2,
     ),
     of(4096, 4096, 4),
-  ) == (16, 4096, 1)
+  ) == (16, 1024, 1)
 
 
 def test_context(tmp_path):

@@ -165,7 +165,7 @@ def test_no_home_directory_B23(tmp_path, monkeypatch):
   ],
 )
 def test_a_hint_where_bands_seem_to_be_first_B29(tmp_path, shape, told):
-  from colearn_jax.datasets.folder.survey import hint
+  from colearn_jax.datasets.folder.report import hint
 
   there = table(tmp_path, "ab")
   np.save(there / "S2.npy", np.zeros((2, *shape), np.uint8))

@@ -1,7 +1,7 @@
 """Rows of public reports that were handled well from the beginning, and stay so: B32 to B53.
 
 Others of these rows have their tests beside what they are about: B31 in `test_doors_values`, B37 in
-`test_config`, B38 to B40 and B53 in `test_doors_runs`, B41 in the tests of the builder `folder`, B42 and B43
+`test_scale`, B38 to B40 and B53 in `test_doors_runs`, B41 in the tests of the builder `folder`, B42 and B43
 in those of `cropharvest` and `lfmc`, B44 and B45 in `test_doors_tools`.
 """
 

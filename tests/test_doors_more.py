@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from colearn_jax.datasets.folder.folder import read_folder, survey_folder
 from colearn_jax.datasets.folder.folder_dataset_builder import Builder
-from colearn_jax.datasets.folder.survey import hint
+from colearn_jax.datasets.folder.report import hint
 
 from tests.cases.folders import describe, examples, parquet, pixels, refused, table, view_of, write_tif
 

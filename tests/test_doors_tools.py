@@ -77,12 +77,16 @@ TEXTS = {  # samples.csv: the ids, or the message
   "sits": ("id,longitude,latitude,start_date,end_date,label\n1,9,51,2018-01-01,2018-12-31,a\n", "label"),
   "sits: long": (f"id,Index,B02,target\n{LONG}\n", "is there twice.*one row is one sample"),
   "Sentinel Hub": (f"id,interval_from,B0_mean,target\n{LONG}\n", "is there twice.*one row is one sample"),
+  "Windows: lines and blanks": ("id,target\r\n\r\ns0,a\r\n\r\ns1,b\r\n", ["s0", "s1"]),
+  "Mac OS 9: lines": ("id,target\rs0,a\rs1,b\r", ["s0", "s1"]),
+  "a line break in a class": ('id,target\ns0,"oak\nold"\ns1,"pine, ""young"""\n', ["s0", "s1"]),
+  "a comment": ("# made by hand\nid,target\ns0,a\n", "no column 'id', its columns are: '# made by hand'"),
   "R: row names": ('"","id","target"\n"1","s0","a"\n"2","s1","b"\n', ["s0", "s1"]),
 }
 
 
 @pytest.mark.parametrize("text, expected", TEXTS.values(), ids=TEXTS)
-def test_csv(tmp_path, text, expected):
+def test_csv_B44(tmp_path, text, expected):
   there = table(tmp_path, "ab")
   (there / "samples.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
   if isinstance(expected, str):
@@ -140,12 +144,25 @@ PARQUET = {  # `target`: the classes or outputs, or the message
 
 
 @pytest.mark.parametrize("targets, expected", PARQUET.values(), ids=PARQUET)
-def test_parquet(tmp_path, targets, expected):
+def test_parquet_B45(tmp_path, targets, expected):
   there = parquet(tmp_path, targets)
   if isinstance(expected, str):
     refused(there, expected)
   else:
     assert read_folder(there).table.task["outputs"] == expected
+
+
+def test_directories_that_look_like_columns_are_none_B45(tmp_path):
+  """Of a path such as target=9/split=test, pyarrow would make columns."""
+  there = parquet(tmp_path / "target=9/split=test", ["a", "b"])
+  assert read_folder(there).table.task["outputs"] == ["a", "b"] and not read_folder(there).table.split
+
+
+def test_numbers_with_a_gap_of_pandas_B45(tmp_path):
+  """A column of codes in which one is missing is stored in floating point."""
+  there = parquet(tmp_path, ["a", "b"], group_site=arrow([1.0, 2.0]))
+  assert [example["groups"]["site"] for example in examples(there)] == ["1.0", "2.0"]
+  refused(parquet(tmp_path / "b", arrow([1.0, 2.0, None])), "2 different whole numbers.*classes or amounts")
 
 
 def test_times_with_zones_and_ids_that_are_no_text(tmp_path):

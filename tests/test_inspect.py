@@ -10,7 +10,7 @@ from colearn_jax.datasets.lfmc import dummy as lfmc
 
 from colearn_jax import config, inspect, main
 from colearn_jax.data.splits import Run
-from colearn_jax.inspection import leakage
+from colearn_jax.inspection import leakage, report
 from colearn_jax.inspection.scan import Steps
 from colearn_jax.types import InputError
 
@@ -28,16 +28,20 @@ def own(tmp_path_factory):
     (path / f"fields/photo/{name}.npy").unlink()
   settings = {"data.manual_dir": path / "fields", "data.data_dir": path / "data"}
   settings |= {"data.modalities": "S1,photo,soil"}
+  (path / "fields/dataset.json").write_text('{"views": {"S1": {"units": "dB"}}}')
   return config.load("configs/folder.py:official", settings), path, written
 
 
 def test_a_folder_is_shown_as_training_reads_it(own):
   settings, path, written = own
-  inspect.inspect(settings, ids=["field0", "field2", "field1"], json=str(path / "found.json"))
+  shown = inspect.inspect(settings, ids=["field0", "field2", "field1"], json=str(path / "found.json"))
+  assert "  b1 (dB): mean " in report.text(shown)
   found = json.loads((path / "found.json").read_text())
   assert found["task"] == {"kind": "binary", "outputs": ["maize", "wheat"], "unit": ""}
   assert found["targets"] == {"maize": 6, "wheat": 5} and found["labelled"] == 11
   assert found["modalities"]["photo"]["shape"] == [6, 5, 3]
+  assert found["modalities"]["S1"]["units"] == {"b1": "dB", "b2": "dB"}
+  assert found["modalities"]["photo"]["units"] == {}
   sample = found["samples"]["field0"]
   series = np.array(sample["inputs"]["S1"], float)  # None is NaN
   order = np.argsort(written["field0"]["days"])

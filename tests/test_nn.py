@@ -159,6 +159,15 @@ def test_the_platform_decides_which_convolution_is_used():
   assert "stablehlo.convolution" not in on("cpu") and "stablehlo.convolution" in on("cuda")
 
 
+def test_outside_of_loops_all_platforms_use_the_library():
+  x, kernel = jnp.zeros((2, 6, 3)), jnp.zeros((3, 3, 4))
+  with convolution.outside_of_loops():
+    traced = jax.jit(lambda x, kernel: convolution.convolve(x, kernel, [(1, 1)])).trace(x, kernel)
+  assert "stablehlo.convolution" in traced.lower(lowering_platforms=("cpu",)).as_text()
+  again = jax.jit(lambda x, kernel: convolution.convolve(x, kernel, [(1, 1)])).trace(x, kernel)
+  assert "stablehlo.convolution" not in again.lower(lowering_platforms=("cpu",)).as_text()
+
+
 @pytest.mark.parametrize("size", [4, 5])
 def test_temporal_convolution_pads_both_ends_alike(size):
   conv = convolution.TemporalConv(2, 3, size, rngs=nnx.Rngs(0))

@@ -45,7 +45,7 @@ def mesh(devices=8, replica=1, fsdp=1):
     ((2, 2, 2), 10, "train.batch_size: 10 does not divide over 4 devices of the mesh; 8 or 12 would"),
   ],
 )
-def test_a_mesh_that_does_not_fit_is_refused(sizes, batch, message):
+def test_a_mesh_that_does_not_fit_is_refused_B37(sizes, batch, message):
   with pytest.raises(InputError, match=message):
     sharding.make_mesh(dict(zip(sharding.AXES, sizes)), batch)
 

@@ -25,6 +25,7 @@ from colearn_jax.methods.base import Method
 from colearn_jax.methods.configured import make_architecture, make_method
 from colearn_jax.methods.predict import predict
 from colearn_jax.nn import random
+from colearn_jax.nn.convolution import outside_of_loops
 from colearn_jax.nn.quantiles import QUANTILES
 from colearn_jax.storage import models
 from colearn_jax.storage.files import jsonable, read_json
@@ -136,7 +137,8 @@ def one_sensor(
     own = jax.tree.unflatten(tree, [weights[name] for name in order])
     model = nnx.merge(graphdef, own["params"], own["stats"])
     inputs = {sensor: x} | dict(zip((CONTEXT,), context))
-    predicted = predict(method, model, architecture.task.kind, own["values"]["inputs"], inputs)
+    with outside_of_loops():
+      predicted = predict(method, model, architecture.task.kind, own["values"]["inputs"], inputs)
     return predicted["prediction"][sensor]
 
   return function, part

@@ -121,7 +121,7 @@ def modality(m: Modality, described: Mapping[str, Mapping], scan: Scan, size: in
     "empty": [band for k, band in enumerate(m.bands) if not found.count[k]],
     "equal_bands": [list(names) for names in scan.equal_bands[m.name]],
     "descriptions": {view: described[view].get("description", "") for view in views},
-    "units": {view: described[view]["unit"] for view in views if described[view].get("unit")},
+    "units": {band: unit for band, unit in zip(m.bands, m.units) if unit},
     "days": {view: list(scan.days[view] or ()) or None for view in views if view in scan.days},
   }
   return out if m.name == CONTEXT else out | {"absent": int((scan.present[m.name] == 0).sum())}
@@ -270,12 +270,12 @@ def _modality(name: str, m: Mapping) -> list[str]:
   absent = f", absent from {m['absent']} samples" if m.get("absent") else ""
   lines = [f"{name}: shape {tuple(m['shape'])}, {len(m['bands'])} bands{absent}"]
   for view, described in m["descriptions"].items():
-    unit = f" [{m['units'][view]}]" if view in m["units"] else ""
-    lines += [f"  {view}: {described}{unit}"] if described or unit else []
+    lines += [f"  {view}: {described}"] if described else []
   for view, days in m["days"].items():
     lines.append(f"  days of {view}: " + ("{} to {}".format(*days) if days else "none"))
   for band, own in m["statistics"].items():
-    lines.append(f"  {band}: {_figures(own)}; {own['missing']:.1%} missing")
+    unit = f" ({m['units'][band]})" if band in m["units"] else ""
+    lines.append(f"  {band}{unit}: {_figures(own)}; {own['missing']:.1%} missing")
   for what, key in (("constant", "constant"), ("without any value", "empty")):
     lines += [f"  {what}: {', '.join(m[key])}"] if m[key] else []
   return lines + [f"  the same values: {', '.join(names)}" for names in m["equal_bands"]]

@@ -162,7 +162,7 @@ def test_classes_do_not_depend_on_which_occur():
   assert cropharvest.choose_classes(["sugar", "cereals", "sugar"], "labels.geojson") == cropharvest.CROPS
 
 
-def test_integers_no_attributes_and_missing_values_are_read(tmp_path):
+def test_integers_no_attributes_and_missing_values_are_read_B42(tmp_path):
   with h5py.File(tmp_path / "a.h5", "w") as file:
     file["array"] = np.arange(12 * 18).reshape(12, 18)
   array = cropharvest.read_array(tmp_path / "a.h5", "a.h5")
@@ -183,7 +183,7 @@ def repeat(rows, **values):
   rows[3].update(rows[2] | values)
 
 
-def test_a_repeated_row_counts_once(tmp_path):
+def test_a_repeated_row_counts_once_B42(tmp_path):
   there = edited(tmp_path / "manual", repeat)
   info = tfds.builder_from_directory(build("cropharvest/binary", tmp_path / "data", manual_dir=there)).info
   assert info.metadata["left_out"]["repeated"] == 1
@@ -198,6 +198,7 @@ LABEL_ERRORS = {
   "index": (put(1, index=1.5), "feature 1: index is 1.5, not a whole number"),
   "climbing": (put(1, dataset="../../x"), "feature 1: dataset is '../../x', not a name without / and"),
   "place": (put(4, lat=90.5), "feature 4: lat is 90.5, not degrees from -90 to 90"),
+  "latitude and longitude swapped": (put(4, lat=105.8, lon=21.0), "feature 4: lat is 105.8, not degrees"),
   "date": (put(4, collection_date=None), "feature 4: collection_date is None, not a date YYYY-MM-DD"),
   "contradiction": (
     lambda rows: repeat(rows, classification_label="unlike"),
@@ -232,7 +233,7 @@ def fails(there, data_dir, message):
 
 
 @pytest.mark.parametrize("edit, message", LABEL_ERRORS.values(), ids=LABEL_ERRORS)
-def test_malformed_labels_are_an_error_of_one_line(tmp_path, edit, message):
+def test_malformed_labels_are_an_error_of_one_line_B42(tmp_path, edit, message):
   fails(edited(tmp_path / "manual", edit), tmp_path / "data", message)
 
 
@@ -254,6 +255,7 @@ GOOD = hdf5(array=np.ones((12, 18)))
 ARRAY_ERRORS = {
   "truncated": (GOOD[:-900], "cannot read .*4_set-1.h5.* as HDF5: .*truncated"),
   "key": (hdf5(values=np.ones((12, 18)), x=1), "4_set-1.h5.* no array under the key 'array', .* values, x"),
+  "steps": (hdf5(array=np.ones((11, 18))), r"4_set-1.h5.*: the array is float64 \(11, 18\), not numbers"),
   "bands": (hdf5(array=np.ones((12, 20))), r"4_set-1.h5.*: the array is float64 \(12, 20\), not numbers"),
   "type": (hdf5(array=np.full((12, 18), b"1")), r"4_set-1.h5.*: the array is \|S1 \(12, 18\), not numbers"),
   "infinite": (hdf5(array=np.full((12, 18), np.inf)), "4_set-1.h5.*: the array holds infinite values"),
@@ -262,7 +264,7 @@ ARRAY_ERRORS = {
 
 @pytest.mark.parametrize("archived", [False, True], ids=["folder", "archive"])
 @pytest.mark.parametrize("content, message", ARRAY_ERRORS.values(), ids=ARRAY_ERRORS)
-def test_an_unreadable_array_is_an_error_of_one_line(tmp_path, content, message, archived):
+def test_an_unreadable_array_is_an_error_of_one_line_B42(tmp_path, content, message, archived):
   there = edited(tmp_path / "manual")
   (there / "features/arrays/4_set-1.h5").write_bytes(content)
   if archived:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import itertools
 import threading
 import zipfile
 from collections.abc import Sequence
@@ -35,6 +36,7 @@ class Header:
     scaled: whether the file has a scale factor that is applied.
     nodata: what its files say is nodata, with None where one says nothing.
     units: of the bands, as the file has them; () if it has none.
+    kinds: what the numbers of each of its files are stored as: `b` true and false, `i` whole, `f` decimals.
   """
 
   shape: tuple[int, ...]
@@ -45,6 +47,7 @@ class Header:
   scaled: bool = False
   nodata: frozenset[float | None] = frozenset({None})
   units: tuple[str, ...] = ()
+  kinds: tuple[str, ...] = ()
 
 
 def read_header(files: Sequence[Path], decoding: Decoding) -> Header:
@@ -73,7 +76,8 @@ def read_header(files: Sequence[Path], decoding: Decoding) -> Header:
     raise InputError(f"{odd} and {files[0].name} have bands of different units")
   nodata = frozenset().union(*(header.nodata for header in headers))
   shape = (len(files), *(first.shape or (1,)))
-  return Header(shape, dtype, True, first.bands, located, first.scaled, nodata, first.units)
+  kinds = tuple(itertools.chain(*(header.kinds for header in headers)))
+  return Header(shape, dtype, True, first.bands, located, first.scaled, nodata, first.units, kinds)
 
 
 def read(files: Sequence[Path], decoding: Decoding, *, dated: bool = True):
@@ -168,18 +172,19 @@ def _header(path: Path, decoding: Decoding) -> Header:
   suffix = path.suffix.lower()
   if suffix == ".npy":
     array = np.lib.format.open_memmap(path, mode="r")
-    return Header(array.shape, array.dtype)
+    return Header(array.shape, array.dtype, kinds=(cubes.kind(array.dtype),))
   if suffix == ".npz":
     return _npz_header(path)
   if suffix in (".zarr", ".nc"):
     with _open(path, decoding) as cube:
       dated = cube.dates is not None
-      return Header(cube.shape, cube.dtype, dated, cube.bands, scaled=cube.scaled, units=cube.units)
+      more = {"scaled": cube.scaled, "units": cube.units, "kinds": (cube.kind,)}
+      return Header(_with_band(cube.shape, dated), cube.dtype, dated, cube.bands, **more)
   return Header(**rasters.header(path, decoding))
 
 
 def _read(path: Path, decoding: Decoding, dated: bool):
-  suffix, days, bounds = path.suffix.lower(), None, rasters.NOWHERE
+  suffix, days, bounds, has_dates = path.suffix.lower(), None, rasters.NOWHERE, False
   if suffix == ".npy":  # not mapped to memory, which would hold the file open for as long as it is used
     values = np.load(path, allow_pickle=False)
     values = decoding.hide(values, values)
@@ -187,15 +192,17 @@ def _read(path: Path, decoding: Decoding, dated: bool):
     with np.load(path, allow_pickle=False) as arrays:
       name = _npz_values(path, arrays.files)
       values = decoding.hide(arrays[name], arrays[name])
-      if len(arrays.files) == 2 and dated:
+      has_dates = len(arrays.files) == 2
+      if has_dates and dated:
         _check_number(path, np.size(arrays[DATES]), values)
         days = dates.to_days(arrays[DATES], str(path))
   elif suffix in (".zarr", ".nc"):
     with _open(path, decoding) as cube:
+      has_dates = cube.dates is not None
       values, days = cube.take(), cube.dates() if cube.dates and dated else None
   else:
     values, bounds = rasters.read(path, decoding)
-  return decoding.unpack(values), days, bounds
+  return decoding.unpack(values.reshape(_with_band(values.shape, has_dates))), days, bounds
 
 
 def _npz_values(path: Path, names: Sequence[str]) -> str:
@@ -212,4 +219,10 @@ def _npz_header(path: Path) -> Header:
       old = np.lib.format.read_magic(file) == (1, 0)
       read_array_header = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
       shape, _, dtype = read_array_header(file)
-    return Header(shape, dtype, len(names) == 2)
+    dated = len(names) == 2
+    return Header(_with_band(shape, dated), dtype, dated, kinds=(cubes.kind(dtype),))
+
+
+def _with_band(shape: tuple[int, ...], dated: bool) -> tuple[int, ...]:
+  """A shape with an axis of bands: values with a date each are a series of one band."""
+  return (*shape, 1) if dated and len(shape) == 1 else shape

@@ -37,6 +37,7 @@ class Cube:
     ids: of the rows of a stack, read when it is called; None where there are none.
     scaled: whether there is a scale factor that is applied.
     units: of the variables, as the file has them; () if it has none.
+    kind: what its numbers are stored as, see `kind`.
     close: releases the file.
   """
 
@@ -48,11 +49,17 @@ class Cube:
   ids: Callable | None = None
   scaled: bool = False
   units: tuple[str, ...] = ()
+  kind: str = ""
   close: Callable = lambda: None
   roles: tuple[str, ...] = ()
   place: Callable = lambda: ("", None)
   others: tuple[str, ...] = ()
   other: Callable = lambda name: None
+
+
+def kind(*stored: np.dtype) -> str:
+  """What numbers of these types are: `b` true and false, `i` whole, `f` decimals; of both `fi`."""
+  return "".join(sorted({"i" if dtype.kind == "u" else dtype.kind for dtype in stored}))
 
 
 def open_cube(path: Path, decoding: Decoding, *, stack: bool = False, wanted: Sequence[str] = ()) -> Cube:
@@ -127,6 +134,7 @@ def _plain(path: Path, array, others, decoding: Decoding) -> Cube:
     dtype=dtype,
     take=take,
     scaled=not decoding.scaled and facts.get("scale_factor", 1) != 1,
+    kind=kind(np.dtype(array.dtype)),
     dates=days,
     ids=None if ids is None else lambda: [str(name) for name in _texts(ids[...]).tolist()],
     others=tuple(name for name, other in others.items() if other.shape == array.shape[:1]),
@@ -194,6 +202,7 @@ def _labelled(path: Path, opened, stack: bool, decoding: Decoding, wanted: Seque
     bands=bands,
     scaled=not decoding.scaled and any(own.get("scale_factor", 1) != 1 for own in facts.values()),
     units=units if any(units) else (),
+    kind=kind(*(opened[name].dtype for name in names)),
     close=opened.close,
     roles=tuple(role[dim] for dim in inner) + (("band",) if widen and band is None else ()) if known else (),
     others=tuple(name for name, own in decoded.variables.items() if stack and own.dims == (sample,)),

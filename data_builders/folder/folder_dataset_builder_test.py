@@ -452,7 +452,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("change, message", MISTAKES.values(), ids=MISTAKES)
-def test_mistakes_are_one_line_with_the_sample_and_the_file(copy, tmp_path, change, message):
+def test_mistakes_are_one_line_with_the_sample_and_the_file_B41(copy, tmp_path, change, message):
   change(copy)
   with pytest.raises(InputError, match=message) as error:
     build("folder", tmp_path / "data", manual_dir=copy, workers=1)
@@ -483,7 +483,7 @@ def test_targets_of_several_columns_are_all_there_or_none(tmp_path):
     folder_lib.read_folder(simple(tmp_path / "own", [(0.5, 1), (2, "")], ("target_a", "target_b")))
 
 
-def test_unreadable_files_can_be_left_out(copy, tmp_path, capfd):
+def test_unreadable_files_can_be_left_out_B41(copy, tmp_path, capfd):
   (copy / "photo/field4.npy").write_bytes(b"")
   image = np.load(copy / "photo/field7.npy")
   np.save(copy / "photo/field7.npy", image[:-1])

@@ -7,12 +7,14 @@ import math
 from pathlib import Path
 
 import numpy as np
+from colearn_jax.datasets.folder.cubes import kind
 from colearn_jax.datasets.folder.decoding import Decoding, UnclearError
 from colearn_jax.datasets.folder.optional import module
 
 from colearn_jax.types import InputError
 
 NOWHERE = (math.nan,) * 4
+VALID = "datamask"  # the name of the band in which Sentinel Hub says what is valid
 
 
 @contextlib.contextmanager
@@ -22,16 +24,23 @@ def _open(path: Path):
 
 
 def _bands(image, count: int | None) -> tuple[list[int], int | None]:
-  """The numbers of the bands that are measured, and of the alpha band, which says what is valid.
+  """The numbers of the bands that are measured, and of the alpha band or dataMask, which say what is valid.
 
   GDAL marks the fourth band of many four-band images of bytes as alpha, whatever it is: where it has a name
   of its own, or the user names as many bands as there are (`count`), it is a band.
   """
+  if count != image.count > 1 and (valid := _data_mask(image)):
+    return [i for i in image.indexes if i != valid], valid
   alpha = [i for i, color in enumerate(image.colorinterp, 1) if color.name == "alpha"]
   named = [i for i in alpha if (image.descriptions[i - 1] or "alpha").lower() not in ("alpha", "a", "mask")]
   if len(alpha) != 1 or named or count == image.count or image.count == 1:
     return list(image.indexes), None
   return [i for i in image.indexes if i != alpha[0]], alpha[0]
+
+
+def _data_mask(image) -> int | None:
+  """The number of the band `dataMask`, if there is one: 0 where there are no data."""
+  return next((i for i, name in enumerate(image.descriptions, 1) if (name or "").lower() == VALID), None)
 
 
 def header(path: Path, decoding: Decoding) -> dict:
@@ -45,6 +54,7 @@ def header(path: Path, decoding: Decoding) -> dict:
       number = len(image.subdatasets)
       raise InputError(f"{path} holds {number} images, and one can be read; write one with all bands")
     indexes, alpha = _bands(image, decoding.bands)
+    _check_tags(path, image, indexes, decoding)
     dtype = np.result_type(*(image.dtypes[i - 1] for i in indexes))
     if _hides(image, indexes, alpha) or not decoding.scaled and _scaled(image, indexes):
       dtype = np.result_type(dtype, np.float32)
@@ -56,7 +66,23 @@ def header(path: Path, decoding: Decoding) -> dict:
       "scaled": not decoding.scaled and any(image.scales[i - 1] != 1 for i in indexes),
       "nodata": frozenset(image.nodatavals[i - 1] for i in indexes),
       "units": band_units(image, indexes),
+      "kinds": (kind(*(np.dtype(image.dtypes[i - 1]) for i in indexes)),),
     }
+
+
+def _check_tags(path: Path, image, indexes: list[int], decoding: Decoding) -> None:
+  """Raises InputError for a scale factor that is told in the metadata alone: GDAL has not applied it."""
+  tags = {key: value for i in (0, *indexes[:1]) for key, value in image.tags(i).items()}
+  said = next((tags[key] for key in ("scale_factor", "SCALE_FACTOR") if key in tags), "1")
+  try:
+    factor = float(said)
+  except ValueError:
+    return
+  if factor != 1 and not decoding.scaled and not _scaled(image, indexes):
+    raise InputError(
+      f"{path} has the scale_factor {factor:g} in its metadata, and none that is applied; say in "
+      f'dataset.json, for the view: {{"scale": {factor:.17g}}}, or {{"scale": 1}} if it is applied already'
+    )
 
 
 def band_names(image, indexes: list[int]) -> tuple[str, ...] | None:
@@ -92,7 +118,7 @@ def read(path: Path, decoding: Decoding) -> tuple[np.ndarray, tuple[float, ...]]
   """
   with _open(path) as image:
     indexes, alpha = _bands(image, decoding.bands)
-    if alpha is not None:
+    if alpha is not None and alpha != _data_mask(image):
       _check_alpha(path, alpha, image.read(alpha))
     pixels = read_bands(image, indexes, decoding)
     return np.ascontiguousarray(_north_up(image, pixels)), _bounds(image)
@@ -124,6 +150,8 @@ def read_bands(image, indexes: list[int], decoding: Decoding, window=None) -> np
     for k, i in enumerate(indexes):  # beside a mask GDAL leaves the nodata value unused
       if (nodata := image.nodatavals[i - 1]) is not None:
         pixels[k][stored[k] == nodata] = np.nan
+    if (valid := _bands(image, decoding.bands)[1]) is not None and valid == _data_mask(image):
+      pixels[:, image.read(valid, window=window) == 0] = np.nan
   else:
     stored = pixels = image.read(indexes, window=window)
   stored, pixels = (np.moveaxis(array, 0, -1) for array in (stored, pixels))

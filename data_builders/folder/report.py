@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import collections
+import re
 from collections.abc import Mapping
 
 from colearn_jax.datasets.folder.folder import Folder, Surveyed
-from colearn_jax.datasets.folder.survey import View, hint, pattern
+from colearn_jax.datasets.folder.survey import View, pattern
+
+_DAY = r"(?:19|20)\d\d-?\d\d-?\d\d(?:T\d{6}Z?)?"
+_OF_STEP = re.compile(
+  rf"(\d{{1,3}}|{_DAY})_\D|\D.*_({_DAY})$"
+)  # 0_B2, 20180115_B2: Earth Engine; B2_20180115
 
 
 def report(
@@ -43,6 +49,22 @@ def report(
   if folder.table.unused:
     lines.append(f"columns that are not used: {', '.join(folder.table.unused)}")
   return lines
+
+
+def hint(view: View) -> str:
+  """What may be meant by a shape whose last axis is not the bands' by the look of it; else nothing."""
+  *before, bands = view.shape
+  if len({found[1] or found[2] for name in view.bands if (found := _OF_STEP.match(name))}) > 1:
+    return "; bands of several steps in one image: a series has a file for each date"
+  if len(view.shape) == 3 and before[0] == 1:
+    return "; a file holds one sample: is the first axis a batch?"
+  if len(view.shape) in (3, 4) and (
+    bands == before[-1] != before[-2] or before[-2] <= 20 < min(before[-1], bands)
+  ):
+    return "; bands have to be the last axis: is it the first here?"
+  if len(view.shape) == 2 and not view.dated and bands == before[0] and bands > 4:
+    return f"; a series of {bands} steps with {bands} bands: an image of one band has shape (H, W, 1)"
+  return ""
 
 
 def _about_dates(views: tuple[View, ...]) -> list[str]:

@@ -6,12 +6,11 @@ import collections
 import concurrent.futures
 import dataclasses
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from colearn_jax.datasets.folder import arrays, rasters, views
+from colearn_jax.datasets.folder import arrays, kinds, rasters, views
 from colearn_jax.datasets.folder.decoding import Decoding
 from colearn_jax.datasets.folder.optional import no_warnings, require
 from colearn_jax.datasets.folder.views import Files, ViewFiles
@@ -20,9 +19,6 @@ from colearn_jax import dates
 from colearn_jax.types import InputError
 
 SMALL = ("uint8", "int8", "uint16", "int16", "int32", "float16")  # stored as they are
-_OF_STEP = re.compile(
-  r"(?:\d{1,3}|(?:19|20)\d\d-?\d\d-?\d\d(?:T\d{6}Z?)?)_\D"
-)  # 0_B2, 20180115_B2: Earth Engine
 THREADS = min(32, 4 * (os.cpu_count() or 1))
 
 
@@ -125,7 +121,8 @@ def survey(
     The view, the files of each sample (rows of a stack), and by sample why its files cannot be used.
 
   Raises:
-    InputError: a library is missing, or no file can be read, or bands or dates are not as described.
+    InputError: a library is missing, no file can be read, bands or dates are not as described, or whole
+      numbers and decimals may be in different units.
   """
   decoding = Decoding.of(described)
   if found.stack:
@@ -164,7 +161,12 @@ def survey(
   if None in tags and decoding.nodata is None:  # some files say it, others do not
     known = {value for value in tags - {None} if value == value}
     decoding = dataclasses.replace(decoding, elsewhere=tuple(sorted(known)))
-  return _view(found, header, decoding, described, masks), found.files, wrong
+  view = _view(found, header, decoding, described, masks)
+  if "units" not in described:
+    stored = [pair for s, own in headers.items() if s not in wrong for pair in zip(every[s], own.kinds)]
+    with no_warnings():
+      kinds.check(found.name, stored, view.bands, decoding, masks)
+  return view, found.files, wrong
 
 
 def _difference(path: Path, header: arrays.Header, own: tuple, most: tuple) -> str:
@@ -234,22 +236,6 @@ def pattern(shape: tuple[int | None, ...]) -> str:
   """A shape as messages have it; T is a length that differs."""
   inner = ", ".join("T" if n is None else str(n) for n in shape)
   return f"({inner},)" if len(shape) == 1 else f"({inner})"
-
-
-def hint(view: View) -> str:
-  """What may be meant by a shape whose last axis is not the bands' by the look of it; else nothing."""
-  *before, bands = view.shape
-  if len({name.split("_")[0] for name in view.bands if _OF_STEP.match(name)}) > 1:
-    return "; bands of several steps in one image: a series has a file for each date"
-  if len(view.shape) == 3 and before[0] == 1:
-    return "; a file holds one sample: is the first axis a batch?"
-  if len(view.shape) in (3, 4) and (
-    bands == before[-1] != before[-2] or before[-2] <= 20 < min(before[-1], bands)
-  ):
-    return "; bands have to be the last axis: is it the first here?"
-  if len(view.shape) == 2 and not view.dated and bands == before[0] and bands > 4:
-    return f"; a series of {bands} steps with {bands} bands: an image of one band has shape (H, W, 1)"
-  return ""
 
 
 def _view(found: ViewFiles, header: arrays.Header, decoding: Decoding, described, masks: bool) -> View:

@@ -16,6 +16,25 @@ from colearn_jax import dates
 from colearn_jax.types import InputError
 
 STACKS = (".npy", ".zarr", ".nc")  # one file for all samples, of which one can be read at a time
+OTHERS = (  # formats of values that are not read
+  (
+    ".jp2",
+    ".j2k",
+    ".png",
+    ".jpg",
+    ".jpeg",
+    ".img",
+    ".vrt",
+    ".bil",
+    ".hdf",
+    ".h5",
+    ".hdf5",
+    ".nc4",
+    ".grib",
+    ".grb",
+  )
+  + (".grb2", ".mat", ".pt", ".pkl", ".csv", ".parquet", ".zip", ".gz")
+)
 BESIDE = (".msk", ".aux.xml", ".ovr")  # what GDAL writes beside an image
 _DATED = re.compile(r"(?P<sample>.+?)[-_. ](?P<date>\d{4}[-_.]?\d{2}[-_.]?\d{2}(?:T\d{4,6}Z?)?)")
 
@@ -199,12 +218,17 @@ def _of_date(name: str, number: Mapping[str, int]) -> tuple[str, int] | None:
 
 
 def _check_strangers(view: str, strangers: Sequence[str], number: Mapping[str, int], found) -> None:
-  """A file whose name is a sample's but for upper and lower case is surely meant to be that sample's."""
+  """A file whose name is a sample's but for its format, or upper and lower case, is surely that sample's."""
   lacking = {sample.casefold(): sample for sample in number if sample not in found}
   for name in strangers:
     stem, suffix = os.path.splitext(name)
     if suffix.lower() in arrays.SUFFIXES and (sample := lacking.get(stem.casefold())) is not None:
       raise InputError(f"view {view}: {name} is no file of sample {sample}, whose id is written otherwise")
+    if suffix.lower() in OTHERS and stem.casefold() in lacking and found:
+      raise InputError(
+        f"view {view}: {name} is not read, and sample {lacking[stem.casefold()]} has no other file; read are "
+        f"{', '.join(arrays.SUFFIXES)}"
+      )
 
 
 def _scan(directory: Path) -> list[os.DirEntry]:

@@ -148,6 +148,15 @@ ERRORS = {
     "line 7, .*'71' is not a known GlobCover class, have: 14, 20",
   ),
   "latitude": (cell(7, "latitude", "91"), "line 7, column 'latitude': '91' is out of range"),
+  "no cell": (cell(5, "vh(t-1)", ""), r"line 5, column 'vh\(t-1\)': '' is not a finite number"),
+  "nan target": (
+    cell(5, "percent(t)", "nan"),
+    r"line 5, column 'percent\(t\)': 'nan' is not a finite number",
+  ),
+  "moment": (
+    cell(8, "date", "2015-06-30T10:00:00"),
+    "line 8, column 'date': '2015-06-30T10:00:00' is not a da",
+  ),
   "date": (cell(8, "date", "6/30/15"), "line 8, column 'date': '6/30/15' is not a date YYYY-MM-DD"),
   "code of a missing target (B24)": (
     cell(4, "percent(t)", "-9999"),
@@ -158,7 +167,7 @@ ERRORS = {
 
 
 @pytest.mark.parametrize("edit, message", ERRORS.values(), ids=ERRORS)
-def test_a_malformed_file_is_an_error_of_one_line(tmp_path, edit, message):
+def test_a_malformed_file_is_an_error_of_one_line_B43(tmp_path, edit, message):
   there = edited(tmp_path / "manual", edit)
   with pytest.raises(InputError, match=message) as error:
     build("lfmc", tmp_path / "data", manual_dir=there)
