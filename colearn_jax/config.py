@@ -281,7 +281,7 @@ def _check_encoder(config: ConfigDict, modality: Modality, context: Sequence[str
   task = Task("regression", ("any",))  # the encoder does not depend on it
   try:
     architecture = make_architecture(config, task, [modality, *others])
-    net = nnx.eval_shape(lambda: architecture.encoder(modality.name, rngs=random.Keys())).backbone
+    net = nnx.eval_shape(lambda: architecture.encoder(modality.name, rngs=random.keys())).backbone
     if not begun:
       pretrained.load(architecture.encoders[modality.name], net)
   except InputError as error:

@@ -62,8 +62,8 @@ BIT_ERROR = SIGMAS * 0.5 / (32 * N) ** 0.5  # of a share of the bits of N number
 
 def test_keys_are_those_of_nnx():
   for ours, theirs in (
-    (random.Keys(jax.random.key(5)), nnx.Rngs(params=jax.random.key(5))),
-    (random.Keys(), nnx.Rngs(0)),
+    (random.keys(jax.random.key(5)), nnx.Rngs(params=jax.random.key(5))),
+    (random.keys(), nnx.Rngs(0)),
   ):
     for _ in range(3):
       assert jax.random.key_data(ours.params()).tolist() == jax.random.key_data(theirs.params()).tolist()

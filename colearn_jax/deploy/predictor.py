@@ -108,7 +108,7 @@ def one_sensor(
     The function for `Model`, whose weights have the names that `flat` returns; and the part of a finished
     model that it needs, `{"params", "stats", "values"}`, with shapes and dtypes as leaves.
   """
-  build = lambda: method.build(architecture, only=sensor, rngs=random.Keys())
+  build = lambda: method.build(architecture, only=sensor, rngs=random.keys())
   graphdef, *arrays = nnx.split(nnx.eval_shape(build), nnx.Param, nnx.BatchStat)
   params, stats = map(nnx.to_pure_dict, arrays)
   names = [CONTEXT, sensor] if architecture.context else [sensor]

@@ -201,10 +201,10 @@ def load_encoder(
     settings["use_norm"] = norm(spec["wrap"])
     width = _get(spec["wrap"], "latent_dims")
     module = nnx.eval_shape(
-      lambda: encoders.make_encoder(settings, shape, width, rngs=random.Keys(), dtype=dtype)
+      lambda: encoders.make_encoder(settings, shape, width, rngs=random.keys(), dtype=dtype)
     )
   else:
-    module = nnx.eval_shape(lambda: encoders.make_backbone(settings, shape, rngs=random.Keys(), dtype=dtype))
+    module = nnx.eval_shape(lambda: encoders.make_backbone(settings, shape, rngs=random.keys(), dtype=dtype))
   fill(module, params)
   return module
 
@@ -284,6 +284,6 @@ def load_mdico(
   """
   method = dataclasses.replace(make_method(spec, variant=variant), auxiliary=1.0, discriminative=1.0)
   architecture = make_architecture(spec, dtype=dtype)
-  model = nnx.eval_shape(lambda: method.build(architecture, rngs=random.Keys()))
+  model = nnx.eval_shape(lambda: method.build(architecture, rngs=random.keys()))
   fill(model, params)
   return model

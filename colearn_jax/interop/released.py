@@ -224,7 +224,7 @@ def import_checkpoint(
   inputs = read_statistics(statistics, modalities)
 
   network = make_network(config, task, modalities)
-  model = nnx.eval_shape(lambda: network.method.build(network.architecture, rngs=random.Keys()))
+  model = nnx.eval_shape(lambda: network.method.build(network.architecture, rngs=random.keys()))
   fill(model, tensors)
   _, *arrays = nnx.split(model, nnx.Param, nnx.BatchStat)
   params, stats = map(nnx.to_pure_dict, arrays)

@@ -262,7 +262,7 @@ def _zero_head(m: disentangled.Model, outputs: int) -> Head:
   """A head of zeros. The released program always has this head; our model was built without it."""
   half = m.shared[m.sensors[0]].linear.bias.shape[0]
   hidden = [linear.bias.shape[0] for linear in m.heads[m.sensors[0]].hidden]
-  head = nnx.eval_shape(lambda: Head(half, outputs, hidden, rngs=random.Keys()))
+  head = nnx.eval_shape(lambda: Head(half, outputs, hidden, rngs=random.keys()))
   for entry in _head(head):
     entry.value.set_value(np.zeros(entry.value.shape, entry.value.dtype))
   return head

@@ -243,7 +243,7 @@ class Network:
   @functools.cached_property
   def graphdef(self) -> nnx.GraphDef:
     """The structure of the model, without arrays."""
-    return nnx.graphdef(nnx.eval_shape(lambda: self.method.build(self.architecture, rngs=random.Keys())))
+    return nnx.graphdef(nnx.eval_shape(lambda: self.method.build(self.architecture, rngs=random.keys())))
 
   def model(self, params: dict, stats: dict) -> nnx.Module:
     """The model with these parameters and batch statistics."""

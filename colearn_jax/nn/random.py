@@ -5,10 +5,14 @@ from __future__ import annotations
 import functools
 import zlib
 from types import ModuleType
+from typing import TYPE_CHECKING, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+if TYPE_CHECKING:
+  from flax import nnx
 
 Array = jax.Array | np.ndarray
 
@@ -57,18 +61,20 @@ def stream(key: jax.Array, name: str, number: jax.Array | int | None = None) -> 
   return key if number is None else jax.random.fold_in(key, number)
 
 
-class Keys:
-  """Keys of the stream `params`, the same as those of `nnx.Rngs(params=key)`.
-
-  The counter is a number of Python. That of `nnx.Rngs` is an array, which takes most of the time in which a
-  model is traced.
+def keys(key: jax.Array | None = None) -> nnx.Rngs:
+  """Keys for the initial values of a model, the same as those of `nnx.Rngs(params=key)`.
 
   Args:
     key: of the stream; by default that of seed 0, for models whose values are replaced or not computed.
   """
+  return cast("nnx.Rngs", _Params(jax.random.key(0) if key is None else key))
 
-  def __init__(self, key: jax.Array | None = None):
-    self._key, self._drawn = jax.random.key(0) if key is None else key, 0
+
+class _Params:
+  """What a model needs of `nnx.Rngs`, whose counter is an array: that took most of the time of tracing."""
+
+  def __init__(self, key: jax.Array):
+    self._key, self._drawn = key, 0
 
   def params(self) -> jax.Array:
     """The next key."""

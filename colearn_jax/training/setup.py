@@ -209,7 +209,7 @@ def load_pretrained(network: Network) -> Tree:
   out: Tree = {"params": {}, "stats": {}}
   if not any(settings.get("weights") for settings in sensors.encoders.values()):
     return out
-  model = nnx.eval_shape(lambda: network.method.build(sensors, rngs=random.Keys()))
+  model = nnx.eval_shape(lambda: network.method.build(sensors, rngs=random.keys()))
   params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
   for sensor in sensors.sensors:
     net = nnx.eval_shape(functools.partial(_backbone, sensors, sensor))
@@ -221,7 +221,7 @@ def load_pretrained(network: Network) -> Tree:
 
 
 def _backbone(architecture: Architecture, sensor: str) -> nnx.Module:
-  return architecture.encoder(sensor, rngs=random.Keys()).backbone
+  return architecture.encoder(sensor, rngs=random.keys()).backbone
 
 
 def table_fits(config: ConfigDict, dataset: Dataset, modalities: Sequence[Modality], copies: int = 1) -> bool:

@@ -157,7 +157,7 @@ def init(
     frozen: see `TrainState`.
     pretrained: nested dict of `params` and `stats` that replace the random initial values.
   """
-  rngs = random.Keys(random.stream(key, "init"))
+  rngs = random.keys(random.stream(key, "init"))
   model = recipe.method.build(recipe.network.architecture, rngs=rngs)
   _, *arrays = nnx.split(model, nnx.Param, nnx.BatchStat)
   drawn = dict(zip(("params", "stats"), map(nnx.to_pure_dict, arrays)))
