@@ -1,11 +1,14 @@
-"""MkDocs hook: inserts the table of configuration keys, generated from the schema."""
+"""MkDocs hooks: the table of configuration keys, and the links of the first page."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
 MARK = "[TOC-OF-KEYS]"
+INCLUDED = re.compile(r'^--8<-- "(.+)"$', re.MULTILINE)
+LINK = re.compile(r'(href|src)="([^"#:]+)')
 
 
 def on_page_markdown(markdown: str, page, config, files) -> str:
@@ -15,3 +18,15 @@ def on_page_markdown(markdown: str, page, config, files) -> str:
   command = [sys.executable, "-m", "colearn_jax.schema"]
   table = subprocess.run(command, check=True, capture_output=True, text=True).stdout
   return markdown.replace(MARK, table)
+
+
+def on_page_content(html: str, page, config, files) -> str:
+  """Lets the links of README.md, which name files of the repository, lead to the site's pages and images."""
+  if page.file.src_uri != "index.md":
+    return html
+  places = {}
+  for file in files:
+    places[f"docs/{file.src_uri}"] = file.url
+    if file.is_documentation_page():
+      places |= dict.fromkeys(INCLUDED.findall(file.content_string), file.url)
+  return LINK.sub(lambda found: f'{found[1]}="{places.get(found[2], found[2])}', html)
