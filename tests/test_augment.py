@@ -94,6 +94,14 @@ def test_steps_drop_out_by_themselves_and_noise_is_in_units_of_the_scale():
   assert np.abs(np.corrcoef(flat.T) - np.eye(3)).max() < 0.05
 
 
+def test_months_move_with_their_series_and_get_no_noise():
+  x = np.tile(np.arange(5, dtype=np.float32)[None, :, None], (B, 1, 2))
+  got = apply(Augment(time_shift=1, noise=0.5, months=("a",)), {"a": x, "b": x})
+  known = got["a"][..., 1][np.isfinite(got["a"][..., 1])]
+  assert set(known.tolist()) == {0.0, 1.0, 2.0, 3.0, 4.0}
+  assert np.nanstd(got["a"][..., 0] - got["a"][..., 1]) > 0.3 and np.nanstd(got["b"][..., 1] % 1) > 0.1
+
+
 ALL = Augment(flip=True, quarter_turns=True, crop=0.6, time_shift=1, time_dropout=0.2, noise=0.3)
 
 
