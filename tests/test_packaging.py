@@ -1,10 +1,12 @@
 """The public names of the package, what is installed, and (slow) an installation in an empty environment."""
 
+import runpy
 import subprocess
 import sys
 import tomllib
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -118,3 +120,26 @@ def test_the_wheel_trains_in_an_empty_environment(tmp_path):
   )
   out = call(python, "-m", "colearn_jax.main", "--config=synthetic", f"--workdir={tmp_path / 'run'}", *short)
   assert "S2_S2VI" in out and (tmp_path / "run/results.json").is_file()
+
+
+def test_links_of_the_readme_lead_to_pages_of_the_site():
+  hooks = runpy.run_path(str(ROOT / "docs/hooks.py"))
+  page = lambda src, url, text="": SimpleNamespace(
+    src_uri=src, url=url, content_string=text, is_documentation_page=lambda: src.endswith(".md")
+  )
+  files = [
+    page("index.md", "./", '--8<-- "README.md"'),
+    page("guides/folder.md", "guides/folder/", '# Own\n\n--8<-- "data_builders/folder/README.md"\n'),
+    page("guides/speed.md", "guides/speed/"),
+    page("images/a.png", "images/a.png"),
+  ]
+  html = (
+    '<a href="docs/guides/speed.md#start"> <a href="data_builders/folder/README.md"> <a href="https://a.b">'
+    '<img src="docs/images/a.png"> <a href="LICENSE">'
+  )
+  first, other = (SimpleNamespace(file=file) for file in files[:2])
+  assert hooks["on_page_content"](html, other, None, files) == html
+  assert hooks["on_page_content"](html, first, None, files) == (
+    '<a href="guides/speed/#start"> <a href="guides/folder/"> <a href="https://a.b">'
+    '<img src="images/a.png"> <a href="LICENSE">'
+  )
