@@ -147,7 +147,12 @@ def read_row(path: Path, row: int, decoding: Decoding, stamp: tuple) -> np.ndarr
 
 def _caught(path: Path, read):
   try:
-    return read()
+    try:
+      return read()
+    except (
+      SystemError
+    ):  # Python 3.11 at times, of NumPy's headers that several threads parse: no fault of the file
+      return read()
   except InputError:
     raise
   except UnclearError as error:
