@@ -149,9 +149,7 @@ def _caught(path: Path, read):
   try:
     try:
       return read()
-    except (
-      SystemError
-    ):  # Python 3.11 at times, of NumPy's headers that several threads parse: no fault of the file
+    except SystemError:  # of Python 3.11, at times, when several threads parse NumPy's headers
       return read()
   except InputError:
     raise
