@@ -71,6 +71,22 @@ def test_a_folder_is_shown_as_training_reads_it(own):
   assert found["modalities"]["S1"]["days"] == {"S1": iso}
 
 
+def test_steps_that_are_0_in_all_bands_are_counted(tmp_path):
+  source, rng = tmp_path / "own", np.random.default_rng(0)
+  series = rng.integers(1, 99, (6, 5, 3)).astype(np.uint16)
+  series[0, :3], series[1, 4, :2] = 0, 0  # three whole steps, and two bands of a fourth
+  source.mkdir()
+  np.save(source / "S2.npy", series)
+  np.save(source / "soil.npy", np.zeros((6, 2), np.float32) + np.arange(6)[:, None])  # 0 in both bands
+  rows = [f"p{k},{'train validation test'.split()[k % 3]},{'ab'[k % 2]}" for k in range(6)]
+  (source / "samples.csv").write_text("id,split,target\n" + "\n".join(rows))
+  settings = {"data.manual_dir": source, "data.data_dir": tmp_path / "data", "data.modalities": "S2,soil"}
+  shown = inspect.inspect(config.load("folder:official", settings))
+  assert shown["modalities"]["S2"]["zeros"] == 3 / 30 and shown["modalities"]["soil"]["zeros"] == 0
+  lines = report.text(shown).splitlines()
+  assert "  0 in all bands: 10.0% of the steps; if these are missing, declare nodata" in lines
+
+
 def test_equal_samples_and_straddling_groups_are_found(own):
   settings, *_ = own
   found = inspect.inspect(settings)

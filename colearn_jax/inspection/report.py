@@ -120,6 +120,7 @@ def modality(m: Modality, described: Mapping[str, Mapping], scan: Scan, size: in
     "constant": [band for k, band in enumerate(m.bands) if 0 < found.count[k] and _constant(found, k)],
     "empty": [band for k, band in enumerate(m.bands) if not found.count[k]],
     "equal_bands": [list(names) for names in scan.equal_bands[m.name]],
+    "zeros": scan.zeros.get(m.name, 0.0),
     "descriptions": {view: described[view].get("description", "") for view in views},
     "units": {band: unit for band, unit in zip(m.bands, m.units) if unit},
     "days": {view: list(scan.days[view] or ()) or None for view in views if view in scan.days},
@@ -278,6 +279,9 @@ def _modality(name: str, m: Mapping) -> list[str]:
     lines.append(f"  {band}{unit}: {_figures(own)}; {own['missing']:.1%} missing")
   for what, key in (("constant", "constant"), ("without any value", "empty")):
     lines += [f"  {what}: {', '.join(m[key])}"] if m[key] else []
+  if m["zeros"]:
+    places = "pixels" if len(m["shape"]) > 2 else "steps"
+    lines.append(f"  0 in all bands: {m['zeros']:.1%} of the {places}; if these are missing, declare nodata")
   return lines + [f"  the same values: {', '.join(names)}" for names in m["equal_bands"]]
 
 

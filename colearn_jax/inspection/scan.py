@@ -45,6 +45,7 @@ class Scan:
     equal_bands: for each modality the bands whose values are the same in all samples.
     present: `[N]` float32 for each sensor.
     steps: of each sensor.
+    zeros: for each sensor with several bands, the share of its known steps or pixels where all bands are 0.
     digests: `[N]` uint64 of the inputs of all sensors, 0 for a sample without any.
     days: for each view with dates the first and the last, ISO; None if no sample has one.
     dates: `[N]` ISO days of the samples, empty if unknown; None if the data set has none.
@@ -57,6 +58,7 @@ class Scan:
   equal_bands: Mapping[str, list[tuple[str, ...]]]
   present: Mapping[str, np.ndarray]
   steps: Mapping[str, Steps]
+  zeros: Mapping[str, float]
   digests: np.ndarray
   days: Mapping[str, tuple[str, str] | None]
   dates: np.ndarray | None
@@ -93,6 +95,7 @@ def scan(dataset: Dataset, modalities: Sequence[Modality], dated: Sequence[str])
       "moments": {n: moments(x[present[n] > 0] if n in present else x) for n, x in inputs.items()},
       "bands": digests,
       "present": present,
+      "zeros": {name: _zeros(inputs[name][present[name] > 0]) for name in present},
       "steps": {name: sketch(inputs[name]) for name, sketch in sketches.items()},
       "digests": _sample_digests(inputs, present),
       **_facts([source[row] for row in rows] if source else [], views),
@@ -116,6 +119,11 @@ def scan(dataset: Dataset, modalities: Sequence[Modality], dated: Sequence[str])
         sketch.values,
       )
       for name, sketch in sketches.items()
+    },
+    zeros={
+      m.name: _share(np.sum([piece["zeros"][m.name] for piece in found], axis=0))
+      for m in sensors
+      if len(m.shape) > 1 and len(m.bands) > 1
     },
     digests=joined(lambda piece: piece["digests"]),
     days={view: _iso([end for piece in found for end in piece["days"][view]]) for view in views},
@@ -165,6 +173,16 @@ def _stack(samples: Sequence[dict]) -> Table:
     part: {name: np.stack([sample[part][name] for sample in samples]) for name in named}
     for part, named in samples[0].items()
   }
+
+
+def _zeros(x: np.ndarray) -> tuple[int, int]:
+  """How many places of `[n ... C]` are 0 in all bands, and how many have a value."""
+  return int((x == 0).all(-1).sum()), int(np.isfinite(x).any(-1).sum())
+
+
+def _share(counts: np.ndarray) -> float:
+  zeros, known = counts
+  return float(zeros / max(known, 1))
 
 
 def _plain(x: np.ndarray) -> np.ndarray:
