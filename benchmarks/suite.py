@@ -2,7 +2,7 @@
 
     python -m benchmarks.suite --out=benchmarks/results/NAME
 
-It runs on a CPU and on accelerators. There are three parts:
+It runs on a CPU and on accelerators. There are these parts, of which `--only` chooses some:
 
 - `steps`: train steps are timed on the devices of the machine, with several batch sizes and numbers of
   sensors. Each is compared with its roofline: XLA's count of FLOPs and bytes, at the rates of a large matrix
@@ -11,6 +11,8 @@ It runs on a CPU and on accelerators. There are three parts:
 - `devices`: how computation and communication divide over several devices. This is counted in the compiled
   program for simulated CPU devices, in a process of its own, and is not timed.
 - `runs`: ten folds of LFMC on generated rows: one after another, side by side, and as one program.
+- `replicas`: ten folds with five seeds as one program. Not measured unless it is named.
+- `ring`: steps of 8192 samples with similarities as one matrix, and in blocks. Not measured unless named.
 """
 
 from __future__ import annotations
@@ -98,16 +100,21 @@ def timed_cases() -> list[Case]:
   return out
 
 
+def ring_cases() -> list[Case]:
+  """Steps of large batches, with both ways to compute similarities across devices."""
+  values = lambda form: {"train.batch_size": 8192, "loss.similarity": form}
+  return [Case(f"LFMC, {form}", LFMC, REGRESSION, values(form), rows=8192) for form in ("dense", "ring")]
+
+
 def counted_cases() -> dict[str, tuple[int, Case]]:
   """Layouts over simulated devices by name: the number of devices, and the case."""
   layout = lambda **values: {f"mesh.{axis}": size for axis, size in values.items()}
-  big = {"train.batch_size": 8192}
   out = {f"data={n}": (n, Case("LFMC", LFMC, REGRESSION, {"train.batch_size": 128})) for n in (1, 2, 4, 8)}
   out["fsdp=8"] = 8, Case("LFMC", LFMC, REGRESSION, {"train.batch_size": 128} | layout(data=1, fsdp=8))
-  for form in ("dense", "ring"):
-    values = big | {"loss.similarity": form}
-    out[f"data=8, {form}"] = 8, Case("LFMC", LFMC, REGRESSION, values, rows=8192)
-  return out
+  return out | {
+    f"data=8, {case.values['loss.similarity']}": (8, dataclasses.replace(case, name="LFMC"))
+    for case in ring_cases()
+  }
 
 
 def time_step(case: Case) -> dict:
@@ -143,8 +150,14 @@ def count(name: str) -> dict:
   return {"case": case.name, "layout": name, "devices": devices, "batch": batch} | json.loads(done.stdout)
 
 
-def whole_run(how: str, directory: Path) -> dict:
-  """Ten folds of LFMC's size for a fixed number of epochs: data, training, checkpoints and evaluation."""
+def whole_run(how: str, directory: Path, seeds: tuple[int, ...] = (10,)) -> dict:
+  """Ten folds of LFMC's size for a fixed number of epochs: data, training, checkpoints and evaluation.
+
+  Args:
+    how: one of `WHOLE`.
+    directory: new, for the data and the run.
+    seeds: of the folds. Each adds ten.
+  """
   from colearn_jax.datasets.lfmc.dummy import write_dummy
 
   directory.mkdir(parents=True)
@@ -152,6 +165,7 @@ def whole_run(how: str, directory: Path) -> dict:
   values = {
     "data.manual_dir": str(directory),
     "data.data_dir": str(directory / "data"),
+    "protocol.seeds": seeds,
     "train.replicas": how == "one program",
     "train.workers": int(how == "one after another"),
     "train.max_epochs": EPOCHS.value,
@@ -165,10 +179,12 @@ def whole_run(how: str, directory: Path) -> dict:
   in_training = (
     max(run["seconds"] for run in runs) if how == "one program" else sum(r["seconds"] for r in runs)
   )
+  phases = summary.timing["phases"]
   return {
-    "case": f"ten folds of LFMC, {how}",
+    "case": f"ten folds of LFMC{f' x {len(seeds)} seeds' if len(seeds) > 1 else ''}, {how}",
     "seconds": took,
     "training_seconds": in_training,
+    "compilation_seconds": phases["tracing"] + phases["compilation"],
     "epochs": epochs,
     "samples_per_second": 2320 * epochs / took,
   }
@@ -215,6 +231,7 @@ def markdown(results: dict) -> str:
       "epochs": ("epochs", "d"),
       "seconds": ("seconds, all", ".1f"),
       "training_seconds": ("of them training", ".1f"),
+      "compilation_seconds": ("tracing and compilation", ".1f"),
       "samples_per_second": ("samples/s", ",.0f"),
     }
     lines += _table(results["runs"], columns)
@@ -242,12 +259,16 @@ def main(_) -> None:
     "runs": [],
   }
   if "steps" in ONLY.value:
-    results["steps"] = [time_step(case) for case in timed_cases()]
+    results["steps"] += [time_step(case) for case in timed_cases()]
+  if "ring" in ONLY.value:
+    results["steps"] += [time_step(case) for case in ring_cases()]
   if "devices" in ONLY.value:
     results["devices"] = [count(name) for name in counted_cases()]
-  if "runs" in ONLY.value:
-    with tempfile.TemporaryDirectory() as directory:
-      results["runs"] = [whole_run(how, Path(directory) / how) for how in WHOLE]
+  with tempfile.TemporaryDirectory() as directory:
+    if "runs" in ONLY.value:
+      results["runs"] += [whole_run(how, Path(directory) / how) for how in WHOLE]
+    if "replicas" in ONLY.value:
+      results["runs"].append(whole_run("one program", Path(directory) / "replicas", (10, 11, 12, 13, 14)))
   text = markdown(results)
   print(text)
   if OUT.value:
