@@ -114,7 +114,8 @@ def table(batch_size: int) -> str:
       f"| all | {everything / 1e6 / steps:.2f} | | |",
       "",
       f"Floor: {1e3 * flops / compute:.2f} ms for {flops / 1e9:.2f} GFLOP at {compute / 1e9:.0f} GFLOP/s, "
-      f"and {1e3 * moved / copy:.2f} ms for {moved / 1e6:.0f} MB of optimizer traffic at {copy / 1e9:.0f} GB/s.",
+      f"and {1e3 * moved / copy:.2f} ms for {moved / 1e6:.0f} MB of optimizer traffic at "
+      f"{copy / 1e9:.0f} GB/s.",
     ]
   )
 
