@@ -241,6 +241,8 @@ def measure_map(folder: Path, size: int, limit: float) -> None:
   side = blocks.size(12, 10)
   done = len(list(folder.glob(".map.tif.blocks/block*.npz"))) * side * side
   tell("mapped", mapped, size * size if mapped.finished else min(done, size * size))
+  written = {path.name: path.stat().st_size for path in sorted(folder.glob("map*")) if path.is_file()}
+  print(", ".join(f"{name} {size / 1e6:.1f} MB" for name, size in written.items()), flush=True)
 
 
 def main() -> None:
@@ -258,11 +260,13 @@ def main() -> None:
   header = ["model", "encoder", "MB", "cold start s", "imports", "load", "first", "samples/s a core"]
   header += ["PyTorch", "ratio"] if torch_encoders else []
   line = lambda cells: print("| " + " | ".join(cells) + " |", flush=True)
-  line(header)
-  line(["---"] * 2 + ["---:"] * (len(header) - 2))
+  names = [name for name in given.models.split(",") if name]
+  if names:
+    line(header)
+    line(["---"] * 2 + ["---:"] * (len(header) - 2))
   with tempfile.TemporaryDirectory() as folder:
     os.sched_setaffinity(0, {min(cores)})  # before JAX counts them
-    for name in filter(None, given.models.split(",")):
+    for name in names:
       line(measure(name, Path(folder) / name, given.rounds, given.starts))
     os.sched_setaffinity(0, cores)
     if given.scene:
