@@ -1,8 +1,9 @@
-"""MkDocs hooks: the table of configuration keys, and the links of the first page."""
+"""MkDocs hooks: the table of configuration keys, and what the first page links to."""
 
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 
@@ -30,3 +31,8 @@ def on_page_content(html: str, page, config, files) -> str:
     if file.is_documentation_page():
       places |= dict.fromkeys(INCLUDED.findall(file.content_string), file.url)
   return LINK.sub(lambda found: f'{found[1]}="{places.get(found[2], found[2])}', html)
+
+
+def on_post_build(config) -> None:
+  """Puts the file that the first page names for citations beside it."""
+  shutil.copy("CITATION.cff", config.site_dir)
