@@ -33,22 +33,34 @@ class OnDevice(SamplesOf):
     modalities: the sensors, and the context if there is one.
     table: all samples on the host, see `data.reader.read_table`.
     index: index of all samples.
+    device_table: the table with its labels on the devices; None to copy it there.
     **options: see `SamplesOf`.
+
+  Attributes:
+    table: see above.
+    device_table: see above.
   """
 
   def __init__(
-    self, recipe: Recipe, modalities: Sequence[Modality], table: Table, index: Index, **options: Any
+    self,
+    recipe: Recipe,
+    modalities: Sequence[Modality],
+    table: Table,
+    index: Index,
+    *,
+    device_table: Tree | None = None,
+    **options: Any,
   ):
     super().__init__(recipe, modalities, index, **options)
-    self._host = table
-    self._table = jax.device_put({**table, **self._labels}, self._whole)
+    self.table = table
+    self.device_table = device_table or jax.device_put({**table, **self._labels}, self._whole)
     self._predict = jax.jit(functools.partial(predict_rows, recipe), out_shardings=self._whole)
 
   def _moments(self, rows: np.ndarray) -> dict[str, Moments]:
-    return statistics.of_table(self._host, rows)
+    return statistics.of_table(self.table, rows)
 
   def _inputs(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-    inputs, present = self._host["inputs"], self._host["present"]
+    inputs, present = self.table["inputs"], self.table["present"]
     return {m: x[rows[present[m][rows] > 0] if m in present else rows] for m, x in inputs.items()}
 
   def begin(self, runs: Sequence[Run], state: TrainState) -> TrainState:
@@ -59,7 +71,7 @@ class OnDevice(SamplesOf):
       self._programs["begin"] = jax.jit(program, out_shardings=self._whole)
       self._programs["join"] = jax.jit(_with_models, donate_argnums=0, out_shardings=self._placed)
     of_run = lambda k: self._programs["begin"](
-      self.pick(state, k), self._table, jax.device_put(rows[k], self._whole)
+      self.pick(state, k), self.device_table, jax.device_put(rows[k], self._whole)
     )
     return self._programs["join"](state, [of_run(k) for k in range(len(runs))])
 
@@ -78,7 +90,20 @@ class OnDevice(SamplesOf):
       outputs = self._placed, self._whole
       self._programs[uneven] = jax.jit(program, donate_argnums=0, out_shardings=outputs)
     rows = [jax.device_put(_padded(batches), split) for batches in parts]
-    yield lambda state: self._programs[uneven](state, self._table, *rows)
+    yield lambda state: self._programs[uneven](state, self.device_table, *rows)
+
+  def compile(self, runs: Sequence[Run], **begin: Any) -> None:
+    """Compiles the programs that train these runs: they run once as if the runs were finished.
+
+    Args:
+      runs: see `init`.
+      **begin: see `init`.
+    """
+    state = self.init(runs, **begin)
+    done = jax.device_put(np.ones(len(runs), bool), state.stop.done.sharding)
+    state = dataclasses.replace(state, stop=dataclasses.replace(state.stop, done=done))
+    with self.epochs(runs, state) as epoch:
+      jax.block_until_ready(self.status(epoch(state)[0]))
 
   def batch(self, run: Run, state: TrainState) -> Tree:
     """See `SamplesOf`."""
@@ -87,12 +112,12 @@ class OnDevice(SamplesOf):
     epoch, at = divmod(int(state.step), len(batches))
     rows = random.epoch_rows(words, epoch, batches, self.recipe.blocks, np)[at]
     paired = self.recipe.method.paired
-    return take(self._table, jax.device_put(rows, self._whole), one_sensor_each=not paired)
+    return take(self.device_table, jax.device_put(rows, self._whole), one_sensor_each=not paired)
 
   def predict(self, model: Tree, rows: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
     """Predictions of every head for these rows, `{head: {predictor: [n C]}}`. `model` is on the host."""
     placed = jax.device_put((model, batched(rows, self.recipe.batch_size)), self._whole)
-    got = jax.device_get(self._predict(placed[0], self._table, placed[1]))
+    got = jax.device_get(self._predict(placed[0], self.device_table, placed[1]))
     return jax.tree.map(lambda a: a.reshape(-1, a.shape[-1])[: len(rows)], got)
 
 

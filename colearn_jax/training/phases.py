@@ -1,12 +1,14 @@
 """How long the parts of a start take: imports, data, tracing, compilation, and the whole first epoch.
 
-JAX reports how long it traces and compiles. What is traced within another program counts once.
+JAX reports how long it traces and compiles. What is traced within another program counts once. What several
+threads do at the same time counts for each of them.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import threading
 import time
 from collections.abc import Iterator, Mapping
 
@@ -24,7 +26,7 @@ class Phases:
 
   def __init__(self) -> None:
     self._seconds: dict[str, float] = {}
-    self._spans: dict[str, list[tuple[float, float]]] = {}
+    self._spans: dict[tuple[str, int], list[tuple[float, float]]] = {}  # by phase and thread
 
   def add(self, seconds: Mapping[str, float]) -> None:
     """Adds what another process measured, or what this one did in another way."""
@@ -47,16 +49,17 @@ class Phases:
   def heard(self, event: str, duration_secs: float, **_: str | int) -> None:
     """Listens to JAX. Events come at their ends, those within another one before it."""
     if name := _EVENTS.get(event):
-      end, spans = time.monotonic(), self._spans.setdefault(name, [])
+      end, spans = time.monotonic(), self._spans.setdefault((name, threading.get_ident()), [])
       while spans and spans[-1][0] >= end - duration_secs:
         spans.pop()
       spans.append((end - duration_secs, end))
 
   def take(self) -> dict[str, float]:
     """The seconds of each phase since the last call."""
-    for name, spans in self._spans.items():
-      self.add({name: sum(end - began for began, end in spans)})
-    taken, self._seconds, self._spans = self._seconds, {}, {}
+    spans, self._spans = self._spans, {}
+    for (name, _), own in list(spans.items()):
+      self.add({name: sum(end - began for began, end in own)})
+    taken, self._seconds = self._seconds, {}
     return {name: round(seconds, 3) for name, seconds in taken.items()}
 
 

@@ -26,6 +26,7 @@ from colearn_jax.methods.configured import make_method
 from colearn_jax.parallel import processes
 from colearn_jax.storage import files, models
 from colearn_jax.training import (
+  ahead,
   checkpoint,
   closed_form,
   faults,
@@ -61,7 +62,7 @@ def run(config: ConfigDict, workdir: str | Path) -> Results:
     if config.baseline and config.method != "individual":
       trainings.append(begin(schema.with_method(config, "individual"), workdir / "individual"))
     side_by_side.fit(trainings)
-    trained, *baseline = map(finish, trainings)
+    trained, *baseline = [finish(*turn) for turn in ahead.turns(trainings)]
   if processes.first():
     print(results.table(trained, *baseline))
     print(f"\nEverything is in {workdir}")
@@ -72,7 +73,8 @@ def train(config: ConfigDict, workdir: Path) -> Results:
   """Trains and evaluates every seed, fold and ablation of one method, and writes all files."""
   training = begin(config, workdir)
   side_by_side.fit([training])
-  return finish(training)
+  (turn,) = ahead.turns([training])
+  return finish(*turn)
 
 
 @dataclasses.dataclass
@@ -155,12 +157,16 @@ def begin(config: ConfigDict, workdir: Path) -> Training:
   return training
 
 
-def finish(training: Training) -> Results:
-  """Trains the runs that are not finished, predicts and scores the test parts, and writes the results."""
+def finish(training: Training, samples: OnDevice | Streamed, compiled: Callable[[], object]) -> Results:
+  """Trains the runs that are not finished, predicts and scores the test parts, and writes the results.
+
+  Args:
+    training: what is trained.
+    samples: its samples.
+    compiled: see `fit`.
+  """
   config, workdir, runs = training.config, training.workdir, training.runs
   dataset, recipe = training.dataset, training.recipe
-  with phases.of_process().during("data"):
-    samples = setup.make_samples(config, recipe, dataset, training.modalities, training.index)
 
   # Training of all unfinished runs: all at once, or one after another.
   todo = work_directory.unfinished(training)
@@ -169,7 +175,7 @@ def finish(training: Training) -> Results:
   with Log(workdir, work_directory.positions(training), enabled=processes.first()) as log:
     for stack in training.stacks:
       if not names.isdisjoint(run.name for run in stack):
-        fit(config, samples, stack, workdir, log, training.frozen, training.pretrained)
+        fit(config, samples, stack, workdir, log, training.frozen, training.pretrained, compiled=compiled)
 
   # Predictions for the test part, with the kept model.
   finished = {run.name: models.progress(work_directory.of_model(workdir, run)) for run in runs}
@@ -214,6 +220,7 @@ def fit(
   frozen: Callable[[Run], Tree],
   pretrained: Callable[[], Tree],
   bar: bool = True,
+  compiled: Callable[[], object] = lambda: None,
 ) -> None:
   """Trains a stack of runs until they finish, starting from their last checkpoint if there is one.
 
@@ -226,6 +233,7 @@ def fit(
     frozen: returns the arrays of a run's teachers.
     pretrained: returns pretrained variables of the encoders.
     bar: whether a terminal shows the progress as a bar.
+    compiled: is called in each epoch, when its program is compiled and begun.
   """
   directory, max_epochs = work_directory.of_training(workdir, runs), config.train.max_epochs
   clock = Clock(60 * config.checkpoint.every_minutes)
@@ -276,6 +284,7 @@ def fit(
         # Everything lies on the devices by now; what is sent there in an epoch is sent by name.
         with jax.transfer_guard("disallow"):
           state, terms = train_epoch(state)
+        compiled()
         history.fetch()
         if history.over:
           break

@@ -230,13 +230,28 @@ def table_fits(config: ConfigDict, dataset: Dataset, modalities: Sequence[Modali
 
 
 def make_samples(
-  config: ConfigDict, recipe: Recipe, dataset: Dataset, modalities: Sequence[Modality], index: Index
+  config: ConfigDict,
+  recipe: Recipe,
+  dataset: Dataset,
+  modalities: Sequence[Modality],
+  index: Index,
+  like: OnDevice | None = None,
 ) -> OnDevice | Streamed:
-  """Copies the samples to the device if they fit there, else streams them from disk."""
+  """Copies the samples to the device if they fit there, else streams them from disk.
+
+  Args:
+    config: the configuration.
+    recipe: the recipe.
+    dataset: the data set.
+    modalities: the sensors, and the context if there is one.
+    index: index of all samples.
+    like: those of another training that reads the same data, whose copy is shared.
+  """
   wanted = [term for term in recipe.method.terms if getattr(recipe.method, term) > 0]
   stream = config.data.placement == "stream"
   on_device = config.data.placement == "device" or (not stream and table_fits(config, dataset, modalities))
-  table = read_table(make_reader(dataset, modalities)) if on_device else None
+  read = lambda: read_table(make_reader(dataset, modalities))
+  table = None if not on_device else read() if like is None else like.table
   check_unchanged(dataset, index)  # a table is read once; batches are read later, see `Streamed`
   apart = functools.partial(make_apart, config, index)
 
@@ -265,7 +280,9 @@ def make_samples(
     ),
   }
   if table is not None:
-    return OnDevice(recipe, modalities, table, index, **options)
+    return OnDevice(
+      recipe, modalities, table, index, device_table=like.device_table if like else None, **options
+    )
   for key, value, why, other in (
     ("train.replicas", config.train.replicas, "runs that are trained together", False),
     ("train.ridge", config.train.ridge, "heads in closed form", 0),
