@@ -24,11 +24,13 @@ def compiled(monkeypatch):
   return found
 
 
-def begin(where, tmp_path):
-  """The trainings of a configuration and of its baseline."""
-  config = settings(where, CO_LEARNED)
-  trainings = run.begin(config, tmp_path / "both"), run.begin(settings(where), tmp_path / "both/individual")
-  return list(trainings)
+def begin(where, tmp_path, **changes):
+  """The trainings of a configuration and of its baseline, which may have other settings."""
+  second = settings(where, **changes)
+  return [
+    run.begin(settings(where, CO_LEARNED), tmp_path / "both"),
+    run.begin(second, tmp_path / "both/individual"),
+  ]
 
 
 @pytest.mark.long
@@ -61,6 +63,13 @@ def test_what_was_begun_is_not_compiled_ahead(where, tmp_path, compiled, monkeyp
   monkeypatch.setattr(work_directory, "unfinished", lambda training: training.runs[1:])
   first, second = ahead.turns(trainings)
   assert not compiled and second[1].table is first[1].table
+
+
+def test_other_data_are_read_anew(where, tmp_path, compiled, monkeypatch):
+  trainings = begin(where, tmp_path, data__modalities=("S2_S2Ind", "S1_S1Ind"))
+  monkeypatch.setattr(work_directory, "unfinished", lambda training: ())
+  first, second = ahead.turns(trainings)
+  assert not compiled and second[1].table is not first[1].table
 
 
 def test_an_error_of_the_next_training_comes_after_the_first(where, tmp_path, monkeypatch):
