@@ -58,6 +58,15 @@ def test_the_next_training_has_the_same_table_and_its_programs(where, tmp_path, 
   assert next(turns, None) is None
 
 
+def test_accelerators_and_jobs_of_several_processes_compile_in_turn(where, tmp_path, compiled, monkeypatch):
+  turns = ahead.turns(begin(where, tmp_path))
+  monkeypatch.setattr(ahead.jax, "process_count", lambda: 2)
+  _, first, begin_next = next(turns)
+  assert begin_next() is None
+  _, second, _ = next(turns)
+  assert not compiled and second.table is first.table
+
+
 def test_what_was_begun_is_not_compiled_ahead(where, tmp_path, compiled, monkeypatch):
   trainings = begin(where, tmp_path)
   monkeypatch.setattr(work_directory, "unfinished", lambda training: training.runs[1:])

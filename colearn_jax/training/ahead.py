@@ -25,20 +25,19 @@ def turns(trainings: Sequence[Training]) -> Iterator[Turn]:
   """Yields each training with its samples, in order, and a function to call when its programs are compiled.
 
   From then on a thread makes the samples of the next training and compiles its programs: Python traces while
-  the device trains. Jobs of several processes do without, because they have to start programs in one order.
+  the device trains. On CPUs only, because the programs run once, which takes memory on a device; and not in
+  jobs of several processes, which have to start programs in one order.
   """
-  if jax.process_count() > 1:
-    yield from ((training, _samples(training), lambda: None) for training in trainings)
-    return
+  alone = jax.default_backend() == "cpu" and jax.process_count() == 1
+  nothing = lambda: None
   with futures.ThreadPoolExecutor(1) as thread:
     samples = _samples(trainings[0])
-    for k, training in enumerate(trainings[:-1]):
-      begin = functools.cache(
-        functools.partial(thread.submit, _compiled, trainings[k + 1], training, samples)
-      )
-      yield training, samples, begin
-      samples = begin().result()
-    yield trainings[-1], samples, lambda: None
+    for training, following in zip(trainings, trainings[1:]):
+      make = functools.partial(_next, following, training, samples, compiled=alone)
+      begin = functools.cache(functools.partial(thread.submit, make))
+      yield training, samples, begin if alone else nothing
+      samples = begin().result() if alone else make()
+    yield trainings[-1], samples, nothing
 
 
 def _samples(training: Training, like: OnDevice | None = None) -> OnDevice | Streamed:
@@ -47,14 +46,28 @@ def _samples(training: Training, like: OnDevice | None = None) -> OnDevice | Str
     return setup.make_samples(training.config, training.recipe, *data, like)
 
 
-def _compiled(training: Training, other: Training, samples: OnDevice | Streamed) -> OnDevice | Streamed:
-  """The samples of a training, with the same table as those of another one if both read the same data."""
+def _next(
+  training: Training, other: Training, samples: OnDevice | Streamed, *, compiled: bool
+) -> OnDevice | Streamed:
+  """The samples of a training, with the table of those of another one if both read the same data.
+
+  Args:
+    training: whose samples.
+    other: another training.
+    samples: those of `other`.
+    compiled: whether programs are compiled if nothing of the training was begun.
+  """
   alike = training.config.data == other.config.data and training.recipe.mesh == other.recipe.mesh
   own = _samples(training, samples if alike and isinstance(samples, OnDevice) else None)
   stack, todo = training.stacks[0], {run.name for run in work_directory.unfinished(training)}
   begun = models.latest(work_directory.of_training(training.workdir, stack)) >= 0
   solved = closed_form.needed(training.recipe) or not training.config.train.max_epochs
-  if isinstance(own, OnDevice) and not (begun or solved) and todo.issuperset(run.name for run in stack):
+  if (
+    compiled
+    and isinstance(own, OnDevice)
+    and not (begun or solved)
+    and todo.issuperset(run.name for run in stack)
+  ):
     own.check(stack)
     own.compile(stack, frozen=[training.frozen(run) for run in stack], pretrained=training.pretrained())
   return own
