@@ -103,7 +103,10 @@ class ShaSpec(Method):
     0.02, WEIGHT, "Weight of L_disc, in which a head tells the sensor from its specific features."
   )
   complete: float = setting(
-    0.1, SHARE, "Share of train.max_epochs at the beginning in which no sensors are hidden."
+    0.0,
+    SHARE,
+    "Share of train.max_epochs at the beginning in which no sensors are hidden, as in the paper. A training "
+    "that stops early may end before it is over, and has then not learned to predict from single sensors.",
   )
 
   terms = ("main", "alignment", "discriminative")
