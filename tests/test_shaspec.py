@@ -74,6 +74,11 @@ def test_shared_features_stand_for_absent_sensors():
   assert np.abs(trained(0.5, 0) - trained(0.5, 1)).max() > 1e-3
 
 
+def test_sensors_are_hidden_from_the_first_epoch_on():
+  """A training that stops early has then learnt to predict from single sensors."""
+  assert shaspec.ShaSpec().complete == 0
+
+
 def test_shaspec_by_value():
   method, names = make("shaspec"), tuple(SHAPES)
   assert shaspec.ring(names) == [("radar", "optical"), ("optical", "thermal"), ("thermal", "radar")]

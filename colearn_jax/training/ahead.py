@@ -57,7 +57,8 @@ def _next(
     samples: those of `other`.
     compiled: whether programs are compiled if nothing of the training was begun.
   """
-  alike = training.config.data == other.config.data and training.recipe.mesh == other.recipe.mesh
+  reads = lambda one: (one.config.data, one.modalities, one.recipe.mesh)
+  alike = reads(training) == reads(other)
   own = _samples(training, samples if alike and isinstance(samples, OnDevice) else None)
   stack, todo = training.stacks[0], {run.name for run in work_directory.unfinished(training)}
   begun = models.latest(work_directory.of_training(training.workdir, stack)) >= 0
