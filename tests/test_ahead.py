@@ -53,9 +53,14 @@ def test_the_next_training_has_the_same_table_and_its_programs(where, tmp_path, 
   assert second.table is first.table and second.device_table is first.device_table
   epoch = second._programs[False]
   assert epoch._cache_size() == 1
+  steps, status = [], second.status
+  second.status = lambda state: steps.append(int(state.step[0])) or status(state)
   run.finish(training, second, nothing)
   assert epoch._cache_size() == 1 and second._init._cache_size() == 1
   assert next(turns, None) is None
+  steps.clear()
+  second.compile(training.stacks[0])
+  assert steps == [0]  # it computes no epoch
 
 
 def test_accelerators_and_jobs_of_several_processes_compile_in_turn(where, tmp_path, compiled, monkeypatch):
