@@ -26,6 +26,7 @@ class Watched:
     self._package, self._to = package, to
     self._coverage = coverage.Coverage(data_file=None, include=[f"{package}/*"], config_file=False)
     self._seconds: dict[str, float] = collections.defaultdict(float)
+    self._coverage.set_option("run:disable_warnings", ["no-data-collected"])  # no test has the marker
     self._coverage.start()
 
   @pytest.hookimpl(tryfirst=True)

@@ -6,13 +6,13 @@ of the changed file their new code. For a change outside of functions everything
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import gc
 import os
 import signal
 import sys
 import time
+import traceback
 import types
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -83,14 +83,17 @@ def run_tests(
   child = os.fork()
   if not child:
     status = 3
-    with contextlib.suppress(BaseException):
+    try:
       os.setpgid(0, 0)
       _speak(place / "said.txt")
       if change is not None and not _swapped(change):
         _forget(place)
       plugins = [Cached(), *([covering.Watched(place / "colearn_jax", map_to)] if map_to else [])]
       status = int(pytest.main([*ARGUMENTS, "-m", marked, *tests], plugins=plugins))
-    os._exit(status)
+    except BaseException:
+      traceback.print_exc()
+    finally:
+      os._exit(status)
   ends = time.monotonic() + limit
   while time.monotonic() < ends:
     done, status = os.waitpid(child, os.WNOHANG)

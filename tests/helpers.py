@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 
 from colearn_jax import encoders
@@ -38,6 +39,11 @@ SMALL = {
 }
 # ResNets of one block a stage: basic blocks and bottlenecks, with and without projection.
 TINY_RESNETS = {10: ((1, 1), 2), 14: ((1, 1), 3)}
+
+
+def by_default(chosen, values):
+  """Parameters of a test: all `values`; those that are not in `chosen` have the marker `long`."""
+  return [pytest.param(v, marks=() if v in chosen else pytest.mark.long) for v in values]
 
 
 def series(*shape, seed=0):

@@ -43,6 +43,7 @@ def test_a_baseline_that_was_compiled_ahead_is_that_of_a_run_by_itself(where, tm
   assert_same(tmp_path / "both/individual", tmp_path / "own")
 
 
+@pytest.mark.long
 def test_the_next_training_has_the_same_table_and_its_programs(where, tmp_path, compiled):
   turns = ahead.turns(begin(where, tmp_path))
   _, first, begin_next = next(turns)

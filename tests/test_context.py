@@ -40,8 +40,10 @@ def test_places_are_unit_vectors_and_waves():
     for angle in (scale * np.pi * -120 / 180, scale * np.pi * -30 / 90):
       expected += [np.sin(angle), np.cos(angle)]
   np.testing.assert_allclose(got[3, 3:], expected, atol=1e-6)
-  with pytest.raises(InputError, match="latitude .* then longitude"):
-    context.encode_places([[120.0, 30.0]])
+  assert np.isfinite(context.encode_places([[-90.0, -180.0], [90.0, 180.0]])).all()
+  for place in ([120.0, 30.0], [-90.5, 0.0], [0.0, 180.5]):
+    with pytest.raises(InputError, match="latitude .* then longitude"):
+      context.encode_places([place])
 
 
 def test_a_context_is_read_normalised_and_encoded_the_same_for_deployment(lfmc):

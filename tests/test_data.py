@@ -54,6 +54,19 @@ def test_tables_and_streams_hold_the_same(fields):
   )
 
 
+def test_batches_are_the_same_in_pieces_of_any_size(fields, monkeypatch):
+  """A work item of a thread is a piece of a batch; a piece has at least one sample."""
+  modalities = [fields.modality("S1")]
+  reader = readers.make_reader(fields, modalities)
+  index, inputs = readers.read_index(fields), readers.read_table(reader)["inputs"]
+  rows = np.array([5, 3001, 4999, 17, 3, 8, 9, 10])
+  for piece in (1, 4 * reader.nbytes, 2**22):
+    monkeypatch.setattr(stream, "PIECE", piece)
+    (batch,) = stream.eval_batches(reader, readers.labels(index), rows, size=8, sharding=place())
+    np.testing.assert_array_equal(batch["inputs"]["S1"], inputs["S1"][rows])
+    np.testing.assert_array_equal(batch["target"], index.target[rows])
+
+
 def order(rows, size, seed=0):
   words = np.asarray(jax.random.key_data(jax.random.key(seed)))
   return stream.Order(words, batched(rows, size))

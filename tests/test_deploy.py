@@ -408,7 +408,7 @@ def finished_run(directory, method, encoder, columns=0):
   [
     pytest.param("mdico", "gru", marks=pytest.mark.slow),
     ("individual", "gru"),
-    ("mdico", "tempcnn"),
+    pytest.param("mdico", "tempcnn", marks=pytest.mark.long),
     pytest.param("mdico", "transformer", marks=pytest.mark.slow),
     pytest.param("individual", "resnet", marks=pytest.mark.slow),
   ],

@@ -19,6 +19,7 @@ from colearn_jax.methods.base import Batch
 from colearn_jax.parallel import sharding
 from colearn_jax.training import run
 from colearn_jax.types import InputError
+from tests.helpers import by_default
 from tests.small_methods import (
   KINDS,
   SETTINGS,
@@ -110,7 +111,7 @@ def test_absent_sensors_missing_labels_and_padding_count_nowhere(name, kind):
   close(padded)
 
 
-@pytest.mark.parametrize("name", [*methods.METHODS, *VARIANTS])
+@pytest.mark.parametrize("name", by_default(("mdico", "shaspec"), [*methods.METHODS, *VARIANTS]))
 def test_a_predictor_alone_is_a_part_of_the_whole_model(name):
   """Its variables have the same paths and shapes, and it predicts the same; any number of sensors."""
   method = make(name)

@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
-from colearn_jax.nn import convolution, layers, random
+from colearn_jax.nn import attention, convolution, layers, random
 
 N = 1 << 16  # values that a share or a mean is taken of
 SIGMAS = 5.0  # how many standard errors it may be off; keys are fixed, so a test never fails by chance
@@ -193,6 +193,39 @@ def test_batchnorm_is_over_the_positions_of_present_samples():
   expected = (rows - rows.mean(0)) / np.sqrt(rows.var(0) + 1e-5)
   np.testing.assert_allclose(np.asarray(y)[present > 0].reshape(-1, 5), expected, rtol=0, atol=1e-5)
   assert int(norm.batches[...]) == 1
+
+
+def test_batchnorm_where_nothing_is_missing_is_that_of_present_samples():
+  x = jnp.asarray(np.random.default_rng(1).normal(3.0, 2.0, size=(4, 3, 2, 5)), jnp.float32)
+  norm, masked = layers.BatchNorm(5), layers.BatchNorm(5)
+  y, expected = norm(x, train=True), masked(x, train=True, present=jnp.ones(4))
+  np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(norm.mean[...], masked.mean[...], rtol=1e-5)
+  np.testing.assert_allclose(norm.var[...], masked.var[...], rtol=1e-5)
+
+
+@pytest.mark.parametrize("cache", [1, attention.CACHE])
+def test_attention_and_its_gradient_are_those_of_the_formula(cache, monkeypatch):
+  """Whole and piece by piece; more tokens than numbers of a head, one token missing."""
+  monkeypatch.setattr(attention, "CACHE", cache)
+  rng = np.random.default_rng(0)
+  projected, weight = (jnp.asarray(rng.normal(size=(4, 5, n)), jnp.float32) for n in (18, 6))
+  bias = jnp.zeros((4, 5)).at[1, 2].set(attention.ABSENT)
+
+  def formula(projected):
+    out = []
+    for head in range(2):  # of three numbers
+      q, k, v = (projected[..., at + 3 * head : at + 3 * head + 3] for at in (0, 6, 12))
+      scores = jnp.einsum("bnd,bmd->bnm", q, k) / 3**0.5 + bias[:, None]
+      out.append(jax.nn.softmax(scores, -1) @ v)
+    return jnp.concatenate(out, -1)
+
+  got, want = (
+    jax.jit(jax.value_and_grad(lambda x, of=of: (of(x) * weight).sum()))(projected)
+    for of in (lambda x: attention.attend(x, bias, 2), formula)
+  )
+  np.testing.assert_allclose(got[0], want[0], rtol=1e-5)
+  np.testing.assert_allclose(got[1], want[1], rtol=1e-4, atol=1e-5)
 
 
 def test_no_order_of_an_epoch_shares_half_of_its_key_with_another(monkeypatch):

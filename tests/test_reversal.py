@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import scipy.special
 from flax import nnx
 
@@ -91,6 +92,7 @@ def test_disentanglement_with_reversal_by_value():
     np.testing.assert_allclose(unlabelled[f"total/{term}"], want_total, rtol=1e-6)
 
 
+@pytest.mark.long
 def test_the_head_learns_to_tell_the_sensor_and_the_encoders_to_hide_it():
   method = make("discom_kd", reversal=0.5)
   model = filled(lambda: method.build(architecture(), rngs=nnx.Rngs(0)))

@@ -149,9 +149,9 @@ def test_results_of_other_files_are_never_returned(tmp_path):
 
 
 def test_constants_of_the_task():
-  target = np.array([[1.0], [3.0]], np.float32)
-  got = statistics.task_constants(Task("regression", ("y",)), target, "balanced")
-  np.testing.assert_array_equal([got["mean"][0], got["std"][0]], [2.0, 1.0])
+  target = np.array([[0.0, 5.0], [4.0, 5.0]], np.float32)  # a constant target is not scaled
+  got = statistics.task_constants(Task("regression", ("y", "z")), target, "balanced")
+  np.testing.assert_array_equal([got["mean"], got["std"]], [[2.0, 5.0], [2.0, 1.0]])
   label = np.array([0, 0, 0, 2], np.int32)
   task = Task("multiclass", ("a", "b", "c"))
   weights = statistics.task_constants(task, label, "balanced")["class_weights"]

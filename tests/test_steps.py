@@ -17,9 +17,9 @@ from colearn_jax.parallel import sharding
 from colearn_jax.training import epoch as epoch_lib
 from colearn_jax.training import streaming
 from colearn_jax.training.epoch import batched, end_epoch, take, train_epoch
-from colearn_jax.training.optimizer import Average, make_optimizer, make_schedule
+from colearn_jax.training.optimizer import Average, Optimizer, make_optimizer, make_schedule
 from colearn_jax.training.state import init
-from colearn_jax.training.step import eval_step, predict_step, present_rows, train_step
+from colearn_jax.training.step import eval_step, mean_terms, predict_step, present_rows, train_step
 from colearn_jax.types import InputError
 from tests.small_training import BATCH, SHAPES, TRAIN, VALIDATION, VALUES, N, constant_rate, recipe, table
 
@@ -40,6 +40,31 @@ def epochs(count, devices=8):
     state, terms = epoch(state, place(table()), *rows)
     logs.append(jax.device_get(terms))
   return state, logs
+
+
+def test_rows_of_a_batch_and_their_weights():
+  rows = jnp.array([2, -1, 0, 5])
+  inputs, present = {"b": jnp.arange(6.0), "a": jnp.arange(6.0) + 10}, {"b": jnp.ones(6), "a": jnp.ones(6)}
+  present["b"] = present["b"].at[5].set(0.0)
+  got = take({"inputs": inputs, "present": present}, rows)
+  np.testing.assert_array_equal(got["inputs"]["b"], [2, 0, 0, 5])
+  np.testing.assert_array_equal([got["present"][m] for m in "ab"], [[1, 0, 1, 1], [1, 0, 1, 0]])
+  one = take({"inputs": inputs, "present": present}, rows, one_sensor_each=True)["present"]
+  np.testing.assert_array_equal([one[m] for m in "ab"], [[1, 0, 0, 0], [0, 0, 1, 0]])
+
+
+def test_means_of_terms_are_over_rows_of_the_steps_that_were_made():
+  terms = {"loss": [1.0, np.nan, 5.0], "skipped": [0.0, 1.0, 0.0], "learning_rate": [0.3, 0.2, 0.1]}
+  got = mean_terms({k: jnp.array(v) for k, v in terms.items()}, jnp.array([1.0, 4.0, 3.0]))
+  assert {k: round(float(v), 6) for k, v in got.items()} == {"loss": 4, "skipped": 1, "learning_rate": 0.1}
+
+
+@pytest.mark.parametrize("kind", ["factors", "depths"])
+def test_frozen_parameters_have_no_gradient(kind):
+  of = Optimizer(optax.identity(), lambda *_: jnp.float32(0.1), **{kind: {"^a/": 0.0, "^b/": 0.5}})
+  params = {name: {"x": jnp.ones(2)} for name in "abc"}
+  grads = jax.grad(lambda p: sum(leaf.sum() for leaf in jax.tree.leaves(of.trained(p))))(params)
+  assert {name: float(grads[name]["x"][0]) for name in "abc"} == {"a": 0.0, "b": 1.0, "c": 1.0}
 
 
 @pytest.mark.long

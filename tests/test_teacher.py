@@ -151,6 +151,13 @@ def test_folds_of_a_teacher_keep_every_rule_of_the_protocol_for_all_pairs(case):
   assert len(draws) > 1
 
 
+def test_two_samples_are_enough_for_folds():
+  folds = splits.inner_folds(np.array([3, 7]), 5, Apart(), seed=0)
+  assert sorted((fit.tolist(), held.tolist()) for fit, held in folds) == [([3], [7]), ([7], [3])]
+  with pytest.raises(InputError, match="need two samples, it has 1"):
+    splits.inner_folds(np.array([3]), 5, Apart(), seed=0)
+
+
 # What learners do.
 
 

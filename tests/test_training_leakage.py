@@ -191,6 +191,19 @@ def test_every_draw_has_a_stream_of_its_own():
   assert draws == DRAWS
 
 
+def test_a_key_is_folded_with_a_number_once():
+  """Two draws of one function that fold the same number into the same key would be equal."""
+  found = 0
+  for path in sorted(PACKAGE.rglob("*.py")):
+    for function in ast.walk(ast.parse(path.read_text())):
+      if isinstance(function, ast.FunctionDef):
+        calls = [node for node in ast.walk(function) if isinstance(node, ast.Call)]
+        folds = [ast.unparse(c) for c in calls if ast.unparse(c.func) == "jax.random.fold_in"]
+        assert len(folds) == len(set(folds)), (path, folds)
+        found += len(folds)
+  assert found >= 6
+
+
 def test_every_other_generator_is_listed_with_its_seed():
   """Those of NumPy, scikit-learn, Optuna and Python. Those of Python that have no seed are not used."""
   found = {}

@@ -465,7 +465,9 @@ def test_every_key_is_in_the_table():
 @pytest.mark.parametrize(
   ("method", "key"),
   [
-    (method, key)
+    pytest.param(
+      method, key, marks=() if method == "mdico" or key not in OF_METHODS["mdico"] else pytest.mark.long
+    )
     for method, settings in OF_METHODS.items()
     for key in WIRING
     # The baseline is this method itself; it has one term, which needs labels.

@@ -56,12 +56,12 @@ class Optimizer:
   def trained(self, params: Any) -> Any:
     """Stops the gradients of frozen parameters."""
     frozen = lambda path, p: jax.lax.stop_gradient(p) if self.factor(path_name(path)) == 0 else p
-    return jax.tree_util.tree_map_with_path(frozen, params) if self.factors or self.depths else params
+    return jax.tree_util.tree_map_with_path(frozen, params)
 
   def moving(self, new: Any, old: Any) -> Any:
     """Selects the new statistics, but the old ones for frozen parts of the model."""
     pick = lambda path, n, o: o if self.factor(path_name(path)) == 0 else n
-    return jax.tree_util.tree_map_with_path(pick, new, old) if self.factors else new
+    return jax.tree_util.tree_map_with_path(pick, new, old)
 
   def update(self, grads: Any, opt_state: Any, params: Any, rate: jax.Array) -> tuple[Any, Any]:
     """Returns the new parameters and the new state of the optimizer."""
