@@ -80,6 +80,7 @@ class Mutation:
     end: position after the last one.
     new: what is written there.
     source: the line as it is.
+    changed: the line, or lines, as changed, with single spaces.
   """
 
   path: str
@@ -89,11 +90,12 @@ class Mutation:
   end: int
   new: str
   source: str
+  changed: str
 
   @property
-  def key(self) -> tuple[str, str, str]:
+  def key(self) -> tuple[str, str]:
     """What stays the same when lines are added elsewhere in the file."""
-    return self.path, self.source, self.new
+    return self.path, self.changed
 
   def applied(self, text: bytes) -> bytes:
     """The text of the file with the change."""
@@ -115,7 +117,9 @@ def mutations(root: Path, path: str) -> list[Mutation]:
     body = max((first for first, last in bodies if first <= node.lineno <= last), default=0)
     for start, end, new in _changes(node, text, at):
       line = lines[node.lineno - 1].decode().strip()
-      change = Mutation(path, node.lineno, body, start, end, new, line)
+      before, after = text[text.rfind(b"\n", 0, start) + 1 : start], text[end : text.find(b"\n", end)]
+      changed = " ".join((before + new.encode() + after).decode().split())
+      change = Mutation(path, node.lineno, body, start, end, new, line, changed)
       if text[start:end] != new.encode():
         found.add(change)
   return sorted(found, key=lambda change: (change.start, change.end, change.new))
