@@ -100,6 +100,19 @@ def test_without_a_predictor_of_one_sensor_there_is_no_ensemble():
   assert got.ensemble == {} == got.modalities and list(got.combinations) == ["S1+S2"]
 
 
+def test_rows_without_one_of_the_targets_are_not_scored(tmp_path):
+  """Of one run, whose predictions are written for all rows."""
+  both, run = Task("regression", ("height", "mass")), Run(0, 0, NONE, NONE, np.arange(6))
+  target = np.repeat(VALUES, 2, axis=1)
+  target[2, 1] = np.nan
+  index = Index(np.arange(6).astype(str), target, {})
+  predictions = [{"prediction": {"S1": np.repeat(VALUES, 2, axis=1) + 1}}]
+  scores, _ = evaluate.write(tmp_path, both, index, [run], predictions, {"S1": ("S1",)})
+  assert scores.modalities["S1"]["samples"]["per_fold"] == [5]
+  assert scores.modalities["S1"]["rmse"]["mean"] == pytest.approx(1.0)
+  assert len((tmp_path / "S1.csv").read_text().splitlines()) == 7
+
+
 def test_ablations_are_scored_and_written_by_their_names(tmp_path):
   index = Index(np.array([f"site{k}" for k in range(6)]), VALUES, {})
   both = runs() + runs("contrastive_off")

@@ -33,6 +33,7 @@ def test_members_share_a_matrix():
   np.testing.assert_allclose(layer(x[:, :1])[:, 1], layer(np.repeat(x[:, :1], 2, 1))[:, 1], rtol=1e-5)
   new = MemberLinear(64, 3, 4, signs=True, rngs=nnx.Rngs(0))
   assert set(np.unique(new.before[...])) == {-1.0, 1.0} and 0.3 < (new.before[...] > 0).mean() < 0.7
+  assert (new.behind[...] == 1).all()
   assert (MemberLinear(4, 3, 2, signs=False, rngs=nnx.Rngs(0)).before[...] == 1).all()
 
 

@@ -228,6 +228,17 @@ def test_attention_and_its_gradient_are_those_of_the_formula(cache, monkeypatch)
   np.testing.assert_allclose(got[1], want[1], rtol=1e-4, atol=1e-5)
 
 
+def test_a_missing_token_changes_no_other():
+  block = attention.Block(6, 2, 12, rngs=nnx.Rngs(0), dtype=jnp.float32)
+  x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 5, 6)), jnp.float32)
+  there = jnp.ones((3, 5), bool).at[1, 2].set(False)
+  run = jax.jit(lambda x, there: block(x, there, train=False, rngs=None))
+  other = x.at[1, 2].set(7.0)
+  kept = np.asarray(there)
+  np.testing.assert_array_equal(np.asarray(run(x, there))[kept], np.asarray(run(other, there))[kept])
+  assert np.abs(run(x, there | True) - run(other, there | True))[1, 0].max() > 1e-3
+
+
 def test_no_order_of_an_epoch_shares_half_of_its_key_with_another(monkeypatch):
   """The key of an order is two words, hashed from the epoch's number: 600 epochs have 1200 different ones."""
   hashed, keys = random._hash, []

@@ -45,6 +45,8 @@ def test_robust_is_not_moved_by_outliers(values):
   for name in ("offset", "scale"):
     np.testing.assert_allclose(constants("robust", x)[name], plain[name], rtol=0.05)
   assert plain["offset"][0] == pytest.approx(np.nanmedian(values[..., 0]))
+  low, high = np.nanquantile(values[..., 0], (0.25, 0.75))
+  assert plain["scale"][0] == pytest.approx((high - low) / 1.349, rel=0.01)  # quantiles by linear pieces
 
 
 def test_a_constant_band_and_a_band_without_values_in_the_sample(values):

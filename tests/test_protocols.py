@@ -72,6 +72,7 @@ def test_official_splits():
   for name in splits.PROTOCOLS:
     (run,) = splits.runs(name, (3,), own, folds=None)
     np.testing.assert_array_equal(run.validation, own["validation"])
+    assert run.fold == paper.fold == clean.fold == 0 and run.name == "seed3_fold0"
 
 
 @pytest.mark.parametrize(
@@ -243,6 +244,12 @@ def test_blocks_of_a_seed_stay_the_same():
   """The folds of a published figure are cut by them."""
   places = np.array([[0.0, 0.0], [51.3, 12.4], [-33.9, 151.2], [89.9, -180.0]])
   assert grouping.blocks(places, 100, seed=7).tolist() == ["100_200", "157_133", "62_306", "200_0"]
+
+
+def test_a_row_of_blocks_around_a_pole_has_one_cell():
+  """Where it is cut to less than half of its height by the draw of the seed."""
+  pole = np.array([[90.0, -179.0], [90.0, -60.0], [90.0, 0.0], [90.0, 60.0], [90.0, 179.0]])
+  assert min(len(set(grouping.blocks(pole, 500, seed))) for seed in range(20)) == 1
 
 
 def test_blocks_have_equal_areas_and_move_with_the_seed():

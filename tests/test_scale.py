@@ -77,6 +77,8 @@ def test_a_ring_of_devices_gives_the_dense_contrastive_loss(negatives, masked, f
   want, got = (jax.jit(jax.value_and_grad(f, argnums=(0, 1)))(za, zb) for f in (dense, around))
   np.testing.assert_allclose(got[0], want[0], rtol=1e-5)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max()), got[1], want[1])
+  warm = jax.jit(lambda: ring.contrastive(mesh(fsdp=fsdp), za, zb, 5.0, mask, negatives=negatives))()
+  np.testing.assert_allclose(warm, contrastive(za, zb, 5.0, mask, negatives=negatives), rtol=1e-5)
   nobody = jax.jit(lambda za: ring.contrastive(mesh(), za, zb, 0.1, np.zeros(BATCH), negatives=negatives))
   assert nobody(za) == 0.0
 
