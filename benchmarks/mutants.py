@@ -55,7 +55,7 @@ TESTS = {
   "objectives": "losses alignment distillation reversal scale",
   "steps": "steps closed_form conflicts mixup fixed_budget training nonfinite training_leakage",
   "statistics": "statistics normalisation context data_labels training_leakage",
-  "protocols": "protocols data_labels mixup fixed_budget",
+  "protocols": "protocols data_labels mixup fixed_budget teacher",
   "layers": "nn by_band members reversal normalisation steps",
   "feeds": "data augment data_labels steps closed_form training training_leakage ahead parts",
   "metrics": "metrics evaluate",

@@ -17,7 +17,7 @@ from colearn_jax.parallel import sharding
 from colearn_jax.training import epoch as epoch_lib
 from colearn_jax.training import streaming
 from colearn_jax.training.epoch import batched, end_epoch, take, train_epoch
-from colearn_jax.training.optimizer import Average, Optimizer, make_optimizer, make_schedule
+from colearn_jax.training.optimizer import Average, Optimizer, layer_decay, make_optimizer, make_schedule
 from colearn_jax.training.state import init
 from colearn_jax.training.step import eval_step, mean_terms, predict_step, present_rows, train_step
 from colearn_jax.types import InputError
@@ -57,6 +57,13 @@ def test_means_of_terms_are_over_rows_of_the_steps_that_were_made():
   terms = {"loss": [1.0, np.nan, 5.0], "skipped": [0.0, 1.0, 0.0], "learning_rate": [0.3, 0.2, 0.1]}
   got = mean_terms({k: jnp.array(v) for k, v in terms.items()}, jnp.array([1.0, 4.0, 3.0]))
   assert {k: round(float(v), 6) for k, v in got.items()} == {"loss": 4, "skipped": 1, "learning_rate": 0.1}
+
+
+def test_rates_decrease_towards_the_input_of_a_backbone():
+  of = Optimizer(optax.identity(), lambda *_: jnp.float32(0.1), depths=layer_decay(0.5, {"S1": 2}))
+  at = {"blocks/1/dense": 0.5, "blocks/0/dense": 0.25, "embed": 0.125, "norm/scale": 1.0}
+  assert {path: of.factor(f"unique/S1/backbone/{path}") for path in at} == at
+  assert of.factor("unique/S2/backbone/embed") == of.factor("unique/S1/linear/kernel") == 1.0
 
 
 @pytest.mark.parametrize("kind", ["factors", "depths"])
