@@ -17,6 +17,14 @@ REASONS: dict[tuple[str, str], str] = {
   ): "a place is known or not: of latitude and longitude both are NaN, or none",
   (
     "colearn_jax/data/augment.py",
+    "flip_rows, flip_columns = drawn.flip_rows < 0.5, drawn.flip_columns <= 0.5",
+  ): "one of 2^24 values is flipped",
+  (
+    "colearn_jax/data/augment.py",
+    "flip_rows, flip_columns = drawn.flip_rows <= 0.5, drawn.flip_columns < 0.5",
+  ): "one of 2^24 values is flipped",
+  (
+    "colearn_jax/data/augment.py",
     "if x.ndim in (4, 5) and (self.flip or self.quarter_turns or self.crop <= 1):",
   ): "a crop of the whole image is the image",
   (
@@ -25,11 +33,19 @@ REASONS: dict[tuple[str, str], str] = {
   ): "one more count of 0 at the end, which no code refers to",
   (
     "colearn_jax/data/grouping.py",
+    "each = np.stack([np.unique(of, return_inverse=True)[1].reshape(-2) for of in groups.values()], axis=1)",
+  ): "NumPy reads every negative size as -1",
+  (
+    "colearn_jax/data/grouping.py",
     "shift = np.random.RandomState(seed).uniform(size=3)",
   ): "two of the numbers are used, and they are the same",
   (
     "colearn_jax/data/statistics.py",
     "return min(max(3**21 // max(int(np.prod(shape)) for shape in shapes), 1), 4096)",
+  ): COST,
+  (
+    "colearn_jax/data/statistics.py",
+    "return min(min(2**21 // max(int(np.prod(shape)) for shape in shapes), 1), 4096)",
   ): COST,
   (
     "colearn_jax/data/statistics.py",
@@ -49,9 +65,14 @@ REASONS: dict[tuple[str, str], str] = {
     "for name, a in zip(task.outputs, precision, strict=False):",
   ): "there is one precision for each output, by the shape of the target",
   (
+    "colearn_jax/evaluation/metrics.py",
+    "for t, q in zip(target.T, probability.T, strict=False)",
+  ): "there is one probability for each label, by the shape of the target",
+  (
     "colearn_jax/nn/attention.py",
     "CACHE = 4 * 2**20 # bytes of scores that a CPU computes at a time, so that they stay in its cache",
   ): COST,
+  ("colearn_jax/nn/attention.py", "fitting = max(2, CACHE // (4 * heads * count**2))"): COST,
   ("colearn_jax/nn/attention.py", "if pieces == 2:"): COST,
   (
     "colearn_jax/nn/layers.py",
@@ -64,12 +85,20 @@ REASONS: dict[tuple[str, str], str] = {
   ): "all quantiles of a band are known, or none",
   (
     "colearn_jax/nn/random.py",
+    "draw = lambda block: shuffled(words, epoch * blocks - block, rows.reshape(-1), xp)",
+  ): OTHER_DRAW,
+  (
+    "colearn_jax/nn/random.py",
     "first, second = (_hash(epoch + xp.uint32(half), words[0], words[1], xp) for half in (1, 2**31))",
   ): OTHER_DRAW,
   (
     "colearn_jax/nn/random.py",
     "position -= jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * jnp.uint32(stride)",
   ): OTHER_DRAW,
+  (
+    "colearn_jax/objectives/alignment.py",
+    "sides = rows / jnp.repeat(jnp.array([1.0, -1.0]), len(mask)) / jnp.maximum(mask.sum(), 1.0)",
+  ): "a product with 1 or -1 is the quotient",
   (
     "colearn_jax/objectives/alignment.py",
     "z = jnp.where(rows[:, None] > 0, widened(z), 1.0)",
@@ -88,6 +117,10 @@ REASONS: dict[tuple[str, str], str] = {
   ): "the rows with this value are not counted",
   (
     "colearn_jax/training/closed_form.py",
+    "first = order[jnp.argsort(~there[order], stable=False)] # rows with the sensor come first",
+  ): "the rows with the sensor are in a random order anyway",
+  (
+    "colearn_jax/training/closed_form.py",
     'solved = jax.lax.fori_loop(0, 2 if task.kind == "regression" else SWEEPS, sweep, begin)',
   ): "the second solution of a quadratic problem is the first",
   (
@@ -95,7 +128,15 @@ REASONS: dict[tuple[str, str], str] = {
     "y += level * system.ones",
   ): "features are centred, so that a constant in y changes no coefficient",
   (
+    "colearn_jax/training/optimizer.py",
+    "falling = rate / 25e4 + (rate - rate / 25e4) * cosine(jnp.minimum((share - 0.3) / 0.7, 2.0))",
+  ): "the share of the training is never above 1",
+  (
     "colearn_jax/training/step.py",
     "return state.epoch / max(recipe.max_epochs, 2)",
   ): "the progress of one epoch is 0",
+  (
+    "colearn_jax/training/streaming.py",
+    "if checked and (done.is_ready() or jax.process_count() > 1):",
+  ): "the steps of a finished run change nothing, so only time is lost",
 }
