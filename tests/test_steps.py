@@ -15,7 +15,7 @@ from colearn_jax.methods.predict import activate, normalise
 from colearn_jax.nn import random
 from colearn_jax.parallel import sharding
 from colearn_jax.training import epoch as epoch_lib
-from colearn_jax.training import streaming
+from colearn_jax.training import on_device, streaming
 from colearn_jax.training.epoch import batched, end_epoch, take, train_epoch
 from colearn_jax.training.optimizer import Average, Optimizer, layer_decay, make_optimizer, make_schedule
 from colearn_jax.training.state import init
@@ -51,6 +51,12 @@ def test_rows_of_a_batch_and_their_weights():
   np.testing.assert_array_equal([got["present"][m] for m in "ab"], [[1, 0, 1, 1], [1, 0, 1, 0]])
   one = take({"inputs": inputs, "present": present}, rows, one_sensor_each=True)["present"]
   np.testing.assert_array_equal([one[m] for m in "ab"], [[1, 0, 0, 0], [0, 0, 1, 0]])
+
+
+def test_stacked_runs_are_padded_with_batches_of_no_row():
+  got = on_device._padded([batched(np.arange(3), 2), batched(np.arange(10, 15), 2)])
+  np.testing.assert_array_equal(got[0], [[0, 1], [2, -1], [-1, -1]])
+  np.testing.assert_array_equal(got[1], [[10, 11], [12, 13], [14, -1]])
 
 
 def test_means_of_terms_are_over_rows_of_the_steps_that_were_made():
