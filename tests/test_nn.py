@@ -204,6 +204,11 @@ def test_batchnorm_where_nothing_is_missing_is_that_of_present_samples():
   np.testing.assert_allclose(norm.var[...], masked.var[...], rtol=1e-5)
 
 
+def test_gelu_is_the_exact_one():
+  x = jnp.linspace(-4.0, 4.0, 33)
+  np.testing.assert_allclose(attention.gelu(x), jax.nn.gelu(x, approximate=False), atol=1e-6)
+
+
 @pytest.mark.parametrize("cache", [1, attention.CACHE])
 def test_attention_and_its_gradient_are_those_of_the_formula(cache, monkeypatch):
   """Whole and piece by piece; more tokens than numbers of a head, one token missing."""

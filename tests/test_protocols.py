@@ -240,6 +240,15 @@ def test_a_validation_part_grows_until_one_group_is_left():
     make(31)
 
 
+def test_of_two_features_the_one_with_the_smaller_share_of_groups_grows():
+  """One of 10 sites and one of 4 years give 5 rows; 15 are asked for: of sites, 0.2 is below 0.25, too."""
+  site, year = np.repeat(np.arange(10), 20), np.tile(np.repeat(np.arange(4), 5), 10)
+  parts = {"train": np.arange(200), "test": np.array([], int)}
+  apart = Apart({"site": site, "year": year})
+  (run,) = splits.runs("clean", (0,), parts, folds=None, apart=apart, validation_fraction=0.1, min_samples=15)
+  assert (len(set(site[run.validation])), len(set(year[run.validation]))) == (3, 1)
+
+
 def test_blocks_of_a_seed_stay_the_same():
   """The folds of a published figure are cut by them."""
   places = np.array([[0.0, 0.0], [51.3, 12.4], [-33.9, 151.2], [89.9, -180.0]])
