@@ -28,6 +28,10 @@ REASONS: dict[tuple[str, str], str] = {
     "if x.ndim in (4, 5) and (self.flip or self.quarter_turns or self.crop <= 1):",
   ): "a crop of the whole image is the image",
   (
+    "colearn_jax/data/augment.py",
+    "x = x.astype(jnp.float32) - self.noise * scale.reshape((1,) * (x.ndim - 1) + scale.shape) * normal",
+  ): "noise is symmetric",
+  (
     "colearn_jax/data/grouping.py",
     "count = np.bincount(code[rows], minlength=code.max() + 2)[code].astype(np.float64)",
   ): "one more count of 0 at the end, which no code refers to",
@@ -39,6 +43,10 @@ REASONS: dict[tuple[str, str], str] = {
     "colearn_jax/data/grouping.py",
     "shift = np.random.RandomState(seed).uniform(size=3)",
   ): "two of the numbers are used, and they are the same",
+  (
+    "colearn_jax/data/statistics.py",
+    "return min(max(2**21 * max(int(np.prod(shape)) for shape in shapes), 1), 4096)",
+  ): COST,
   (
     "colearn_jax/data/statistics.py",
     "return min(max(3**21 // max(int(np.prod(shape)) for shape in shapes), 1), 4096)",
@@ -62,12 +70,17 @@ REASONS: dict[tuple[str, str], str] = {
   ("colearn_jax/evaluation/metrics.py", '"mae": float(sk.mean_absolute_error(p, y)),'): SYMMETRIC,
   (
     "colearn_jax/evaluation/metrics.py",
+    '"pearson_r": float(np.corrcoef(y, p)[0, 1]) if defined else np.nan,',
+  ): SYMMETRIC,
+  (
+    "colearn_jax/evaluation/metrics.py",
     "for name, a in zip(task.outputs, precision, strict=False):",
   ): "there is one precision for each output, by the shape of the target",
   (
     "colearn_jax/evaluation/metrics.py",
     "for t, q in zip(target.T, probability.T, strict=False)",
   ): "there is one probability for each label, by the shape of the target",
+  ("colearn_jax/evaluation/metrics.py", "rmse = float(sk.root_mean_squared_error(p, y))"): SYMMETRIC,
   (
     "colearn_jax/nn/attention.py",
     "CACHE = 4 * 2**20 # bytes of scores that a CPU computes at a time, so that they stay in its cache",
@@ -117,8 +130,16 @@ REASONS: dict[tuple[str, str], str] = {
   ): "the rows with this value are not counted",
   (
     "colearn_jax/training/closed_form.py",
+    "effects = groups, jnp.where(of_group >= 0, part / jnp.where(of_group > 0, of_group, 1.0), 0.0)",
+  ): "a group without weight has no sum either",
+  (
+    "colearn_jax/training/closed_form.py",
     "first = order[jnp.argsort(~there[order], stable=False)] # rows with the sensor come first",
   ): "the rows with the sensor are in a random order anyway",
+  (
+    "colearn_jax/training/closed_form.py",
+    "return x.shape[1] < x.shape[1]",
+  ): "both forms of the solution are the same",
   (
     "colearn_jax/training/closed_form.py",
     'solved = jax.lax.fori_loop(0, 2 if task.kind == "regression" else SWEEPS, sweep, begin)',
