@@ -204,6 +204,21 @@ def test_batchnorm_where_nothing_is_missing_is_that_of_present_samples():
   np.testing.assert_allclose(norm.var[...], masked.var[...], rtol=1e-5)
 
 
+def test_batchnorm_multiplies_by_its_scale_and_adds_its_bias():
+  x = np.random.default_rng(1).normal(3.0, 2.0, size=(16, 2)).astype(np.float32)
+  norm = layers.BatchNorm(2)
+  norm.scale.set_value(jnp.array([0.5, 4.0]))
+  norm.bias.set_value(jnp.array([1.0, -2.0]))
+  expected = (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-5) * [0.5, 4.0] + [1.0, -2.0]
+  np.testing.assert_allclose(norm(jnp.asarray(x), train=True), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_both_words_of_a_key_decide_the_order_of_an_epoch():
+  rows = np.arange(40)
+  orders = {tuple(random.shuffled(np.array(w, np.uint32), 0, rows, np)) for w in ((3, 5), (4, 5), (3, 6))}
+  assert len(orders) == 3 and all(sorted(order) == rows.tolist() for order in orders)
+
+
 def test_gelu_is_the_exact_one():
   x = jnp.linspace(-4.0, 4.0, 33)
   np.testing.assert_allclose(attention.gelu(x), jax.nn.gelu(x, approximate=False), atol=1e-6)
