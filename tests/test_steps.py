@@ -17,7 +17,14 @@ from colearn_jax.parallel import sharding
 from colearn_jax.training import epoch as epoch_lib
 from colearn_jax.training import on_device, streaming
 from colearn_jax.training.epoch import batched, end_epoch, take, train_epoch
-from colearn_jax.training.optimizer import Average, Optimizer, layer_decay, make_optimizer, make_schedule
+from colearn_jax.training.optimizer import (
+  Average,
+  Optimizer,
+  decayed,
+  layer_decay,
+  make_optimizer,
+  make_schedule,
+)
 from colearn_jax.training.state import init
 from colearn_jax.training.step import eval_step, mean_terms, predict_step, present_rows, train_step
 from colearn_jax.types import InputError
@@ -362,6 +369,13 @@ def sgd(rate=1.0, **settings):
 
 
 @pytest.mark.long
+def test_weight_decay_spares_tables_and_tokens():
+  """They are matrices by their shape alone."""
+  shapes = {"a/kernel": (2, 3), "a/bias": (3,), "a/bias_hh": (2, 3), "a/table": (4, 3), "b/token": (1, 3)}
+  params = {path: np.zeros(shape) for path, shape in shapes.items()}
+  assert {path for path, yes in decayed(params).items() if yes} == {"a/kernel"}
+
+
 def test_weight_decay_spares_biases_norms_and_vectors():
   before, after, _ = updated(sgd(weight_decay=0.5))
   plain = updated(sgd())[1]
