@@ -44,8 +44,16 @@ REASONS: dict[tuple[str, str], str] = {
     "shift = np.random.RandomState(seed).uniform(size=3)",
   ): "two of the numbers are used, and they are the same",
   (
+    "colearn_jax/data/moments.py",
+    'if x.dtype.kind in "iu" and x.dtype.itemsize <= 3:',
+  ): "no type has three bytes",
+  (
     "colearn_jax/data/statistics.py",
     "return min(max(2**21 * max(int(np.prod(shape)) for shape in shapes), 1), 4096)",
+  ): COST,
+  (
+    "colearn_jax/data/statistics.py",
+    "return min(max(2**21 // min(int(np.prod(shape)) for shape in shapes), 1), 4096)",
   ): COST,
   (
     "colearn_jax/data/statistics.py",
@@ -59,6 +67,7 @@ REASONS: dict[tuple[str, str], str] = {
     "colearn_jax/data/statistics.py",
     'size = _samples_per_piece(x.shape[2:] for x in table["inputs"].values())',
   ): COST,
+  ("colearn_jax/data/stream.py", "PIECE = 2**23 # bytes of samples in one work item of a thread"): COST,
   (
     "colearn_jax/data/stream.py",
     "ahead = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=min(2 * THREADS, share // piece))",
@@ -67,6 +76,10 @@ REASONS: dict[tuple[str, str], str] = {
     "colearn_jax/data/stream.py",
     "if not (workers):",
   ): "processes read what threads read; no processes are asked for where there are to be none",
+  (
+    "colearn_jax/evaluation/evaluate.py",
+    "for prediction, target in zip(predictions, targets, strict=False):",
+  ): "there is one target for each prediction, by their origin",
   ("colearn_jax/evaluation/metrics.py", '"mae": float(sk.mean_absolute_error(p, y)),'): SYMMETRIC,
   (
     "colearn_jax/evaluation/metrics.py",
@@ -128,6 +141,10 @@ REASONS: dict[tuple[str, str], str] = {
     "colearn_jax/objectives/ring.py",
     "logsum = top + jnp.log(jnp.where(mask > 0, total, 2.0))",
   ): "the rows with this value are not counted",
+  (
+    "colearn_jax/training/closed_form.py",
+    "effects = groups, jnp.where(of_group > 0, part / jnp.where(of_group >= 0, of_group, 1.0), 0.0)",
+  ): "the quotient that is not finite is not taken",
   (
     "colearn_jax/training/closed_form.py",
     "effects = groups, jnp.where(of_group >= 0, part / jnp.where(of_group > 0, of_group, 1.0), 0.0)",
