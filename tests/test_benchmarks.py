@@ -196,9 +196,10 @@ from pathlib import Path
 from benchmarks import covering, forked, mutants, mutations
 place = mutants.ROOT = Path.cwd()
 forked.load(place, ["test_code.py"])
-forked.run_tests(place, ["test_code.py"], "not slow", 60, map_to=place / "map.json")
+marked = mutants.MARKED[0]
+forked.run_tests(place, ["test_code.py"], marked, 60, map_to=place / "map.json")
 found = covering.Map.read([place / "map.json"])
-judge = mutants.Judge(place, found, "not slow", place / "log.jsonl")
+judge = mutants.Judge(place, found, marked, place / "log.jsonl")
 every = mutations.mutations(place, "colearn_jax/code.py")
 print(json.dumps([judge(change).said for change in every]))
 """
