@@ -42,7 +42,7 @@ CASES = {
 }
 
 
-KINDS = ("gru", "ltae", "tempcnn")  # tested by default
+KINDS = ("convtran", "gru", "ltae", "resnet", "tempcnn")  # one encoder of each kind, tested by default
 
 
 def cases(*marks):
