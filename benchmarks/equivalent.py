@@ -3,6 +3,7 @@
 SYMMETRIC = "the function is symmetric in its two arguments"
 COST = "time and memory alone"
 OTHER_DRAW = "other bits of the same distribution, for all devices and resumed runs alike"
+ONE_MORE = "one more of all values that are drawn is flipped"
 TWO_AXES = "the axis of classes is the second of two"
 
 # (file, the changed line): why. `mutants.py` counts these apart.
@@ -18,11 +19,11 @@ REASONS: dict[tuple[str, str], str] = {
   (
     "colearn_jax/data/augment.py",
     "flip_rows, flip_columns = drawn.flip_rows < 0.5, drawn.flip_columns <= 0.5",
-  ): "one of 2^24 values is flipped",
+  ): ONE_MORE,
   (
     "colearn_jax/data/augment.py",
     "flip_rows, flip_columns = drawn.flip_rows <= 0.5, drawn.flip_columns < 0.5",
-  ): "one of 2^24 values is flipped",
+  ): ONE_MORE,
   (
     "colearn_jax/data/augment.py",
     "if x.ndim in (4, 5) and (self.flip or self.quarter_turns or self.crop <= 1):",
@@ -30,7 +31,7 @@ REASONS: dict[tuple[str, str], str] = {
   (
     "colearn_jax/data/augment.py",
     "x = x.astype(jnp.float32) - self.noise * scale.reshape((1,) * (x.ndim - 1) + scale.shape) * normal",
-  ): "noise is symmetric",
+  ): OTHER_DRAW,
   (
     "colearn_jax/data/grouping.py",
     "count = np.bincount(code[rows], minlength=code.max() + 2)[code].astype(np.float64)",

@@ -368,7 +368,6 @@ def sgd(rate=1.0, **settings):
   return make_optimizer("sgd", learning_rate=rate, max_epochs=1, momentum=0.0, **settings)
 
 
-@pytest.mark.long
 def test_weight_decay_spares_tables_and_tokens():
   """They are matrices by their shape alone."""
   shapes = {"a/kernel": (2, 3), "a/bias": (3,), "a/bias_hh": (2, 3), "a/table": (4, 3), "b/token": (1, 3)}
@@ -376,6 +375,7 @@ def test_weight_decay_spares_tables_and_tokens():
   assert {path for path, yes in decayed(params).items() if yes} == {"a/kernel"}
 
 
+@pytest.mark.long
 def test_weight_decay_spares_biases_norms_and_vectors():
   before, after, _ = updated(sgd(weight_decay=0.5))
   plain = updated(sgd())[1]

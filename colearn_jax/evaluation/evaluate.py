@@ -121,7 +121,7 @@ def write_predictions(
   directory: Path, task: Task, index: Index, runs: Sequence[Run], predictions: Sequence[Predictions]
 ) -> None:
   """Writes `<predictor>.csv` with the test predictions of all runs, for every predictor."""
-  directory.mkdir(exist_ok=True)
+  directory.mkdir(parents=True, exist_ok=True)
   rows = np.concatenate([run.test for run in runs])
   of_run = lambda field: np.concatenate([np.full(len(run.test), getattr(run, field)) for run in runs])
   for m in predictions[0]["prediction"]:
