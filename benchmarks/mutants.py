@@ -134,7 +134,7 @@ class Judge:
 
   def __call__(self, change: Mutation) -> Outcome:
     """What the tests say of a change."""
-    if change.key in equivalent.REASONS:
+    if equivalent.reason(change):
       return Outcome(change, "equivalent")
     tests = covering.within(
       self._found.of(change.path, change.line, change.body), self._found.seconds, SECONDS[self._marked]

@@ -153,7 +153,11 @@ def test_changes_of_a_program_are_valid_and_of_code_alone(tmp_path):
   for name in " ".join(mutants.TESTS.values()).split():
     assert (mutants.ROOT / f"tests/test_{name}.py").is_file(), name
   keys = {change.key for change in every}
-  assert set(mutants.equivalent.REASONS) <= keys, "an equivalent change is none any more"
+  for path, lines in mutants.equivalent.REASONS.items():
+    gone = {line for line in lines if (f"colearn_jax/{path}", line) not in keys}
+    assert not gone, f"equivalent changes of {path} are none any more"
+  excused = [change for change in every if mutants.equivalent.reason(change)]
+  assert 0 < len(excused) < 0.15 * len(every)
   some = mutants.drawn(by_area, 100, 3)
   assert some == mutants.drawn(by_area, 100, 3) != mutants.drawn(by_area, 100, 4)
   assert abs(len(set(some)) - 100) < len(by_area) and {c.path for c in some} & {

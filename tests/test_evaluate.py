@@ -6,7 +6,8 @@ import pytest
 from colearn_jax.data.reader import Index
 from colearn_jax.data.splits import Run
 from colearn_jax.evaluation import evaluate, metrics
-from colearn_jax.types import Task
+from colearn_jax.storage import manifest
+from colearn_jax.types import InputError, Task
 
 TASK = Task("multiclass", ("a", "b", "c"))
 TARGET = np.array([0, 1, 2, 0, 1, 2], np.int32)
@@ -111,6 +112,38 @@ def test_rows_without_one_of_the_targets_are_not_scored(tmp_path):
   assert scores.modalities["S1"]["samples"]["per_fold"] == [5]
   assert scores.modalities["S1"]["rmse"]["mean"] == pytest.approx(1.0)
   assert len((tmp_path / "S1.csv").read_text().splitlines()) == 7
+
+
+def test_a_single_run_has_scores_of_all_heads():
+  index = Index(np.arange(6).astype(str), VALUES, {})
+  one = off_by(prediction={"S1": 2.0}, auxiliary_shared={"S1": 40.0})[:1]
+  got = evaluate.evaluate(HEIGHT, index, runs()[:1], one, PREDICTORS)
+  assert got.auxiliary["S1"]["shared"]["bias"]["per_fold"] == [40.0]
+
+
+def test_a_prediction_that_is_partly_there_is_a_fault():
+  """A sensor that a sample lacks has no values at all."""
+  predictions = [{"prediction": {"S1": probabilities(run.test, 0)}} for run in runs()]
+  predictions[1]["prediction"]["S1"][0, 2] = np.nan
+  index = Index(np.arange(6).astype(str), TARGET, {})
+  with pytest.raises(InputError, match="prediction is not finite in 1 of 3 rows, first in row 0"):
+    evaluate.evaluate(TASK, index, runs(), predictions, {"S1": ("S1",)})
+
+
+def test_what_is_half_written_has_no_checksums(tmp_path, monkeypatch):
+  """Those of earlier files are gone before the first of the new ones is written."""
+  index = Index(np.arange(6).astype(str), VALUES, {})
+  given = tmp_path, HEIGHT, index, runs(), off_by(prediction={"S1": 1.0}), PREDICTORS
+  evaluate.write(*given)
+  assert (tmp_path / manifest.NAME).exists()
+
+  def full(*_):
+    raise OSError("No space left on device")
+
+  monkeypatch.setattr(evaluate, "write_predictions", full)
+  with pytest.raises(OSError):
+    evaluate.write(*given)
+  assert not (tmp_path / manifest.NAME).exists()
 
 
 def test_ablations_are_scored_and_written_by_their_names(tmp_path):

@@ -58,6 +58,14 @@ def test_regression_constant_prediction_has_r2_and_no_correlation():
   assert scores(ONE, np.ones((2, 1)), np.array([[-1.0], [-3.0]]))["rrmse"] > 0
 
 
+def test_the_unit_of_a_target_has_no_influence_on_its_correlation():
+  target = np.array([[1.0], [2.0], [4.0]])
+  prediction = np.array([[1.5], [1.0], [5.0]])
+  small = scores(ONE, prediction / 1000, target / 1000)
+  assert small["pearson_r"] == pytest.approx(scores(ONE, prediction, target)["pearson_r"])
+  assert small["pearson_r"] == pytest.approx(np.corrcoef(prediction[:, 0], target[:, 0])[0, 1])
+
+
 def test_mape_is_undefined_where_the_target_is_zero_B22():
   target = np.array([[0.0], [2.0], [4.0]])
   got = scores(ONE, target + 1, target)
@@ -102,6 +110,7 @@ def test_binary_takes_two_columns():
   got = scores(CROP, np.array([[0.4, 0.6], [0.7, 0.3], [0.2, 0.8]]), np.array([1, 1, 0]))
   assert got["confusion_matrix"] == [[0, 1], [1, 1]]
   assert got["per_class"]["crop"]["support"] == 2
+  assert got["kappa"] == pytest.approx((1 / 3 - 5 / 9) / (1 - 5 / 9))
 
 
 @pytest.mark.parametrize("n", [1, 3])

@@ -68,6 +68,8 @@ def test_official_splits():
   np.testing.assert_array_equal(paper.validation, paper.test)
   (clean,) = splits.runs("clean", (3,), parts, folds=None)
   assert sorted(np.concatenate([clean.train, clean.validation])) == list(range(60))
+  # What a seed holds out stays the same: published figures depend on it.
+  assert clean.validation.tolist() == [25, 34, 24, 23, 57, 1]
   own = parts | {"validation": np.arange(100, 110)}
   for name in splits.PROTOCOLS:
     (run,) = splits.runs(name, (3,), own, folds=None)
@@ -195,6 +197,8 @@ def test_each_leaves_one_group_out_and_small_folds_only_train():
   assert [set(years[run.test]) for run in some] == 2 * [{year} for year in np.unique(years)[:4]]
   assert all("2019" in years[run.train] for run in some)
   assert [run.name for run in some[:4]] == [f"seed0_fold{k}" for k in range(4)]
+  half = np.repeat(["2015", "2016"], 50)
+  assert len(splits.runs("paper", (0,), ALL, folds="each", apart=Apart({"year": half}))) == 2
   validation = [len(run.validation) for run in make("clean", 15)]
   assert min(validation) >= 15 > min(len(run.validation) for run in make("clean", 1))
 
@@ -253,6 +257,10 @@ def test_blocks_of_a_seed_stay_the_same():
   """The folds of a published figure are cut by them."""
   places = np.array([[0.0, 0.0], [51.3, 12.4], [-33.9, 151.2], [89.9, -180.0]])
   assert grouping.blocks(places, 100, seed=7).tolist() == ["100_200", "157_133", "62_306", "200_0"]
+  along = np.stack([np.full(8, 10.0), np.linspace(-180, 179.9, 8)], axis=1)
+  assert grouping.blocks(along, 100, seed=7).tolist() == [
+    f"111_{cell}" for cell in (0, 57, 113, 169, 225, 282, 338, 0)
+  ]
 
 
 def test_a_row_of_blocks_around_a_pole_has_one_cell():
@@ -298,9 +306,54 @@ def test_rules_that_leave_nothing_are_refused(folds, rules, message):
     splits.runs("paper", (0,), ALL, folds=folds, apart=rules)
 
 
+def test_the_rules_that_leave_nothing_are_named():
+  """Beside the first sample one of the others has its site, and one its year; none is near in time."""
+  dates = np.array(["2020-01-01", "2021-01-01", "2022-01-01"], "datetime64[D]")
+  apart = Apart({"site": np.array([0, 0, 1]), "year": np.array([0, 1, 0])}, purge=30, dates=dates)
+  two = "^seed0_fold0: .* of 2 outside of the held-out part, 1 share a site, 1 share a year$"
+  with pytest.raises(InputError, match=two):
+    splits.runs("paper", (0,), {"train": np.arange(3)}, folds="each", apart=apart)
+
+
+def test_a_rule_counts_where_it_is_in_use():
+  """Dates and places alone are no rule, and what is exactly at the distance of a buffer may train."""
+  dates, places = np.array(["2020-01-01"] * 2, "datetime64[D]"), np.array([[51.0, 12.0], [51.5, 12.5]])
+  rows, held = np.array([0]), np.array([1])
+  assert Apart(dates=dates, places=places).conflicts(rows, held) == {}
+  km = float(nearest_km(places, rows, held)[0])
+  assert Apart(places=places, buffer_km=km).allowed(rows, held).tolist() == [0]
+  assert Apart(places=places, buffer_km=km * 1.001).allowed(rows, held).tolist() == []
+
+
+def test_what_folds_can_be_cut_by_is_what_the_data_set_has():
+  have = lambda dated, located, km: grouping.available(("site",), dated=dated, located=located, block_km=km)
+  calendar = ["year", "month", "season"]
+  assert have(True, True, 100) == ["site", *calendar, "block"]
+  assert have(False, True, 100) == ["site", "block"]
+  assert have(True, False, 100) == ["site", *calendar] == have(True, True, 0)
+  for dates, places, words in (
+    (None, np.zeros((1, 2)), "site, block"),
+    (np.zeros(1, "datetime64[D]"), None, "site, year, month, season"),
+  ):
+    with pytest.raises(InputError, match=f"have: {words}$"):
+      grouping.features("region", {"site": np.zeros(1)}, dates=dates, places=places, block_km=100.0, seed=0)
+
+
+def test_one_number_of_folds_is_that_of_each_feature():
+  assert grouping.parts_of_features(4, ()) == grouping.parts_of_features(4, ("site",)) == (4,)
+  assert grouping.parts_of_features("4", ("site", "year")) == (4, 4)
+  assert grouping.parts_of_features("4,each", ("site", "year")) == (4, "each")
+
+
 def test_small_folds_and_small_validation_parts_are_refused():
   with pytest.raises(InputError, match="protocol.min_samples: no fold has 26 labelled samples"):
     splits.runs("paper", (0,), ALL, folds=4, min_samples=26)
+  make = lambda least: splits.runs(
+    "clean", (0,), {"train": np.arange(100), "test": ALL["train"][:0]}, folds=None, min_samples=least
+  )
+  assert len(make(99)[0].validation) == 99
+  with pytest.raises(InputError, match="^seed0_fold0: .* a validation part of protocol.min_samples=100 "):
+    make(100)
   apart = Apart({"site": np.repeat(np.arange(50), 2).astype(str)})
   with pytest.raises(InputError, match="^seed0_fold0: .* a validation part of protocol.min_samples=49 "):
     splits.runs("clean", (0,), ALL, folds=2, apart=apart, min_samples=49)
@@ -312,6 +365,13 @@ def test_a_rule_needs_the_dates_and_places_of_all_samples():
     grouping.known(dates, "date", "protocol.purge")
   with pytest.raises(InputError, match="^protocol.buffer_km: the samples of this data set have no coord"):
     grouping.known(None, "coordinates", "protocol.buffer_km")
+
+
+def test_the_other_side_of_the_earth_is_half_of_its_circumference_away():
+  """The chord between the points of the second pair is rounded to more than the diameter."""
+  for latitude, longitude in ((0.0, -180.0), (-12.55, -21.25)):
+    places = np.array([[latitude, longitude], [-latitude, longitude + 180]])
+    assert nearest_km(places, np.array([0]), np.array([1])) == pytest.approx(np.pi * 6371.0088)
 
 
 def test_nearest_distances_are_the_least_of_all_pairs():
