@@ -15,7 +15,7 @@ KNOWN = "a place is known or not: of latitude and longitude both are NaN, or non
 
 # In any file: a pattern of the changed line, and why.
 PATTERNS = {
-  r"reshape\((\w+, )?-2\)": "any negative number is the length that is left",
+  r"reshape\([^-]*-2[,)]": "any negative number is the length that is left",
   r"\bzip\(.*strict=False": "both have the same length; strict=True asserts it",
 }
 
@@ -34,7 +34,12 @@ REASONS: dict[str, dict[str, str]] = {
     "if x.ndim in (4, 5) and (self.flip or self.quarter_turns or self.crop <= 1):": "a crop of the whole image is the image",
     "x = x.astype(jnp.float32) - self.noise * scale.reshape((1,) * (x.ndim - 1) + scale.shape) * normal": OTHER_DRAW,
   },
+  "data/context.py": {
+    "return np.stack([np.sin(angle), np.cos(angle)], 1).astype(np.float32)": "of one-dimensional arrays the second axis is the last one",
+    "return np.stack(out, 1).astype(np.float32)": "of one-dimensional arrays the second axis is the last one",
+  },
   "data/grouping.py": {
+    "column = np.floor((places[:, 1] - 180) / 360 * cells + shift[1]) % cells": "a whole turn",
     "count = np.bincount(code[rows], minlength=code.max() + 2)[code].astype(np.float64)": "one more count of 0 at the end, which no code refers to",
     'lacking = np.isnat(values) if values.dtype.kind == "M" else np.isnan(values).all(1)': KNOWN,
     "middle = np.clip((row + 0.5 - shift[0]) * height - 90, -90, 91)": NO_POLE,
@@ -42,11 +47,22 @@ REASONS: dict[str, dict[str, str]] = {
     "shift = np.random.RandomState(seed).uniform(size=3)": "two of the numbers are used, and they are the same",
   },
   "data/moments.py": {
+    'bits, unsigned = 9 * x.dtype.itemsize, np.dtype(f"u{x.dtype.itemsize}")': "more bins than there are values",
+    'if x.dtype.kind in "iu" and x.dtype.itemsize < 2:': COST,
     'if x.dtype.kind in "iu" and x.dtype.itemsize <= 3:': "no type has three bytes",
+    "join = lambda a, b: {m: merge(b[m], a[m]) for m in b}": SYMMETRIC,
   },
   "data/statistics.py": {
+    '"format": 4,': "the version of a cached file is any number",
+    "deviation = np.sqrt(found.spread / np.maximum(found.count, 2))": "one value has no spread",
+    "offset, scale = found.mean, np.sqrt(found.spread / np.maximum(found.count, 2))": "one value has no spread",
+    "return max(max(2**21 // max(int(np.prod(shape)) for shape in shapes), 1), 4096)": COST,
     "return min(max(2**21 * max(int(np.prod(shape)) for shape in shapes), 1), 4096)": COST,
+    "return min(max(2**21 // max(int(np.prod(shape)) for shape in shapes), 1), 4097)": COST,
+    "return min(max(2**21 // max(int(np.prod(shape)) for shape in shapes), 2), 4096)": COST,
     "return min(max(2**21 // min(int(np.prod(shape)) for shape in shapes), 1), 4096)": COST,
+    "return min(max(2**22 // max(int(np.prod(shape)) for shape in shapes), 1), 4096)": COST,
+    "return min(max(2*21 // max(int(np.prod(shape)) for shape in shapes), 1), 4096)": COST,
     "return min(max(3**21 // max(int(np.prod(shape)) for shape in shapes), 1), 4096)": COST,
     "return min(min(2**21 // max(int(np.prod(shape)) for shape in shapes), 1), 4096)": COST,
     'size = _samples_per_piece(x.shape[2:] for x in table["inputs"].values())': COST,

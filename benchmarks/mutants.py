@@ -189,10 +189,8 @@ def report(outcomes: list[Outcome]) -> str:
 
 
 def shown(change: Mutation) -> str:
-  """A change in one line."""
-  old = (ROOT / change.path).read_bytes()[change.start : change.end].decode()
-  one = lambda text: " ".join(text.split())
-  return f"{change.path}:{change.line}: {one(old)!r} -> {one(change.new)!r} in `{change.source}`"
+  """A change in one line: the line that was changed as it is with the change, and as it was."""
+  return f"{change.path}:{change.line}: `{change.changed}` instead of `{change.source}`"
 
 
 def main() -> None:

@@ -44,6 +44,9 @@ def test_places_are_unit_vectors_and_waves():
   for place in ([120.0, 30.0], [-90.5, 0.0], [0.0, 180.5]):
     with pytest.raises(InputError, match="latitude .* then longitude"):
       context.encode_places([place])
+  for shape in ((2,), (4, 3), (2, 2, 2)):
+    with pytest.raises(InputError, match="coordinates have shape .* not .N, 2.: latitude, longitude"):
+      context.encode_places(np.zeros(shape))
 
 
 def test_a_context_is_read_normalised_and_encoded_the_same_for_deployment(lfmc):
@@ -88,8 +91,36 @@ def test_static_columns_have_fixed_constants_where_all_are_fixed(lfmc):
     statistics.make_normalisation("fixed", {}, lfmc[0], [modality])
 
 
+def test_a_static_band_without_a_value_is_an_error_of_the_statistics(lfmc):
+  """Beside the date: the columns of the date have no such rule."""
+  modality = context_modality(lfmc[0], ("date", "soil"))
+  x = np.full((5, *modality.shape), np.nan, np.float32)
+  x[:, 3:] = 1.0
+  with pytest.raises(InputError, match=f"band {modality.bands[2]} of modality context has no value"):
+    statistics.Normalisation().constants(modality, statistics.moments(x))
+
+
 def test_unknown_dates_are_no_error_of_the_statistics(lfmc):
   modality = context_modality(lfmc[0], ("date",))
   found = statistics.moments(np.full((4, 2), np.nan, np.float32))
   got = statistics.Normalisation().constants(modality, found)
   np.testing.assert_array_equal([got["offset"], got["scale"]], [[0, 0], [1, 1]])
+
+
+def test_what_a_context_consists_of_is_known_from_its_columns():
+  date, place = context.DATE_COLUMNS, context.place_columns
+  assert context.count_encoded(()) == context.count_encoded(("elevation", "slope")) == (0, 0)
+  assert context.count_encoded((*date, "elevation")) == (len(date), 0)
+  for fourier in (0, 1, 3):
+    for first in ((), date):
+      for last in ((), ("elevation",)):
+        assert context.count_encoded((*first, *place(fourier), *last)) == (len(first), 3 + 4 * fourier)
+
+
+def test_a_part_of_a_context_has_one_row_a_sample_and_all_columns():
+  bands = (*context.DATE_COLUMNS, "elevation", "slope")
+  dates = np.array(["2020-01-01", "2020-07-01"])
+  assert context.encode(bands, dates=dates, static=np.ones((2, 2))).shape == (2, 4)
+  for static in (np.ones((2, 1)), np.ones((2, 3)), np.ones((3, 2)), np.ones(2), np.ones((2, 2, 1))):
+    with pytest.raises(InputError, match="as many static values: elevation, slope, .N 2., not"):
+      context.encode(bands, dates=dates, static=static)

@@ -50,6 +50,19 @@ def test_integers_are_counted_without_overflow(dtype):
   np.testing.assert_array_equal(got.greatest, x.max((0, 1, 2)))
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.int16, np.int32, np.int64])
+def test_moments_of_one_value_and_of_none(dtype):
+  """Of any type; a band may have one value in all of the pieces."""
+  x = np.full((2, 1, 2), 7, dtype)
+  empty = x[:0]
+  for got in (of(x[:1]), of(empty, x[:1]), of(x[:1], empty), of(empty, x[:1], empty)):
+    assert [got.count.tolist(), got.mean.tolist(), got.spread.tolist()] == [[1, 1], [7, 7], [0, 0]]
+    assert got.least.tolist() == got.greatest.tolist() == [7, 7]
+    assert statistics.Normalisation().constants(BANDS, got)["offset"].tolist() == [7, 7]
+  none = of(empty)
+  assert [none.count.tolist(), none.mean.tolist(), none.spread.tolist()] == [[0, 0]] * 3
+
+
 @pytest.mark.parametrize("how", ["zscore", "max", "minmax"])
 def test_normalisations(how):
   x = np.random.default_rng(0).normal(-10, 3, (50, 3, 2)).astype(np.float32)
@@ -70,9 +83,39 @@ def test_constant_and_empty_bands():
   x = np.ones((4, 3, 2), np.float32)
   np.testing.assert_array_equal(statistics.Normalisation().constants(BANDS, of(x))["scale"], [1.0, 1.0])
   np.testing.assert_array_equal(statistics.Normalisation("minmax").constants(BANDS, of(x))["scale"], [1, 1])
-  x[..., 1] = np.nan
-  with pytest.raises(InputError, match="band b of modality m has no value in the training part"):
-    statistics.Normalisation().constants(BANDS, of(x))
+  for band, name in enumerate("ab"):
+    gone = x.copy()
+    gone[..., band] = np.nan
+    with pytest.raises(InputError, match=f"band {name} of modality m has no value in the training part"):
+      statistics.Normalisation().constants(BANDS, of(gone))
+
+
+def test_constants_of_an_encoder_need_a_value_of_some_band(fields):
+  """A pretrained encoder has its own constants, and may read bands that a data set lacks."""
+  own = {"m": {"offset": np.array([1.0, 2.0]), "scale": np.array([3.0, 4.0])}}
+  for how in ("zscore", "fixed"):
+    normalisation = statistics.make_normalisation(how, {}, fields, [BANDS], own)
+    x = np.ones((4, 3, 2), np.float32)
+    x[..., 1] = np.nan
+    for found in (None, of(x)):
+      got = normalisation.constants(BANDS, found)
+      assert {name: value.tolist() for name, value in got.items()} == {"offset": [1, 2], "scale": [3, 4]}
+    with pytest.raises(InputError, match="^modality m has no value in the training part$"):
+      normalisation.constants(BANDS, of(x * np.nan))
+
+
+def test_values_count_for_quantiles_alone():
+  """A band whose values are not among those that are sampled is divided by its deviation."""
+  x = np.random.default_rng(0).normal(5, 2, (50, 3, 2))
+  plain = statistics.Normalisation("zscore").constants(BANDS, of(x))
+  again = statistics.Normalisation("zscore").constants(BANDS, of(x), x[:3])
+  assert all((plain[name] == again[name]).all() for name in ("offset", "scale")) and len(again) == 2
+  part = x[:20].copy()
+  part[..., 1] = np.nan
+  for how in ("robust", "quantile"):
+    got = statistics.Normalisation(how).constants(BANDS, of(x), part)
+    assert got["offset"][1] == 0 and got["scale"][1] == pytest.approx(x[..., 1].std())
+    assert got["offset"][0] == pytest.approx(np.median(part[..., 0]))
 
 
 def test_fixed_constants_are_joined_by_view(fields):
@@ -152,6 +195,8 @@ def test_constants_of_the_task():
   target = np.array([[0.0, 5.0], [4.0, 5.0]], np.float32)  # a constant target is not scaled
   got = statistics.task_constants(Task("regression", ("y", "z")), target, "balanced")
   np.testing.assert_array_equal([got["mean"], got["std"]], [[2.0, 5.0], [2.0, 1.0]])
+  small = statistics.task_constants(Task("regression", ("y",)), target[:, :1] / 10, "none")
+  np.testing.assert_allclose([small["mean"], small["std"]], [[0.2], [0.2]], rtol=1e-6)
   label = np.array([0, 0, 0, 2], np.int32)
   task = Task("multiclass", ("a", "b", "c"))
   weights = statistics.task_constants(task, label, "balanced")["class_weights"]
