@@ -83,13 +83,25 @@ REASONS: dict[str, dict[str, str]] = {
     "rmse = float(sk.root_mean_squared_error(p, y))": SYMMETRIC,
   },
   "nn/attention.py": {
+    "ABSENT = -2000000000.0 # added to the scores of a missing token; finite, so that rows without any token stay finite": "any number that is large enough",
     "CACHE = 4 * 2**20 # bytes of scores that a CPU computes at a time, so that they stay in its cache": COST,
+    "bias = jnp.where(there, 1.0, ABSENT)": "a constant in the scores of all tokens that are there changes no share",
+    "fitting = max(1, CACHE * (4 * heads * count**2))": COST,
+    "fitting = max(1, CACHE // (4 * heads * count**3))": COST,
     "fitting = max(2, CACHE // (4 * heads * count**2))": COST,
+    "if not (pieces == 1):": COST,
     "if pieces == 2:": COST,
+    "kept = hashed_bits(rngs.dropout(), (x.shape[0],) + (1,) * (x.ndim - 1)) <= jnp.uint32(keep * 2**32)": "one of 2^32 values is kept more often",
   },
   "nn/layers.py": {
+    "axes, positions = tuple(range(x.ndim - 1)), x[0, ..., 1].size": "all samples and bands have as many positions",
+    "axes, positions = tuple(range(x.ndim - 1)), x[1, ..., 0].size": "all samples and bands have as many positions",
     "kept = hashed_bits(rngs.dropout(), x.shape) <= jnp.uint32(keep * 2**32)": "one of 2^32 values is kept more often",
+    "moved = lambda old, batch: old[...] + new * ((batch) - old[...])": "no loss depends on the running statistics of the same step",
     "return x.astype(jnp.promote_types(jnp.float32, x.dtype))": SYMMETRIC,
+  },
+  "nn/members.py": {
+    "self.before = nnx.Param(jnp.where(positive, -1.0, 1.0) if signs else jnp.ones((members, features_in)))": OTHER_DRAW,
   },
   "nn/quantiles.py": {
     "return jnp.where(jnp.isnan(known).all() | jnp.isnan(values), values, score)": "all quantiles of a band are known, or none",

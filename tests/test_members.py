@@ -7,6 +7,7 @@ from flax import nnx
 
 from colearn_jax import encoders, methods
 from colearn_jax.methods.predict import activate, mean_prediction
+from colearn_jax.nn import members
 from colearn_jax.nn.members import MemberLinear
 from tests.small_methods import (
   KINDS,
@@ -35,6 +36,8 @@ def test_members_share_a_matrix():
   assert set(np.unique(new.before[...])) == {-1.0, 1.0} and 0.3 < (new.before[...] > 0).mean() < 0.7
   assert (new.behind[...] == 1).all()
   assert (MemberLinear(4, 3, 2, signs=False, rngs=nnx.Rngs(0)).before[...] == 1).all()
+  assert (members.linear(4, 3, 2, rngs=nnx.Rngs(0)).before[...] == 1).all()  # signs are asked for
+  assert isinstance(members.linear(4, 3, 1, rngs=nnx.Rngs(0)), nnx.Linear)
 
 
 @pytest.mark.parametrize("kind", KINDS)

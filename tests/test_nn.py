@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
+from scipy.stats import norm
 
 from colearn_jax.nn import attention, convolution, layers, random
 
@@ -50,6 +51,14 @@ def test_initial_values_of_he_et_al_are_normal():
   assert abs(spread.mean()) < SIGMAS / N**0.5
   assert abs(spread.std() - 1.0) < SIGMAS / (2 * N) ** 0.5
   np.testing.assert_allclose(np.quantile(spread, [0.0013, 0.1587, 0.8413]), [-3, -1, 1], atol=0.1)
+
+
+def test_positions_are_sines_and_cosines_of_falling_frequencies():
+  table = layers.sinusoid(np.array([0, 3]), 4)
+  np.testing.assert_array_equal(table[0], [0, 1, 0, 1])
+  angles = np.array([3.0, 3.0, 3.0 / 100, 3.0 / 100])  # 10000^(2/4) is 100
+  np.testing.assert_allclose(table[1], np.where([1, 0, 1, 0], np.sin(angles), np.cos(angles)), rtol=1e-6)
+  np.testing.assert_allclose(layers.sinusoid(np.array([3]), 4, base=4.0)[0, 2], np.sin(1.5), rtol=1e-6)
 
 
 def agreeing(a, b):
@@ -97,6 +106,22 @@ def test_hashed_bits_depend_on_the_number_of_the_position_alone():
   np.testing.assert_array_equal(random.hashed_bits(key, (8, 4, 3)), flat.reshape(8, 4, 3))
   np.testing.assert_array_equal(random.hashed_bits(key, (50,)), flat[:50])
   assert random.hashed_bits(key, ()).shape == ()
+
+
+def test_draws_of_a_seed_stay_the_same():
+  """A seed of a published figure gives the same initial values and the same order in later versions."""
+  bits = np.asarray(random.hashed_bits(jax.random.key(5), (2, 3)))
+  assert bits.tolist() == [[2722724831, 3359354011, 4291624807], [3782259333, 2887454184, 3858600664]]
+  words, padded_rows = np.array([3, 5], np.uint32), np.array([0, 1, 2, 3, 4, 5, 6, 7, -1, -1])
+  assert random.shuffled(words, 2, padded_rows, np).tolist() == [1, 4, 7, 6, 2, 3, 0, 5, -1, -1]
+  both = random.epoch_rows(words, 1, np.arange(6).reshape(3, 2), 2, np)
+  assert both.tolist() == [[1, 4, 4, 3], [2, 3, 2, 0], [0, 5, 5, 1]]
+  key = random.stream(random.run_key(3, 1), "dropout", 7)
+  assert jax.random.key_data(key).tolist() == [3234772537, 1745768541]
+  values = layers.uniform_fan_in(25)(jax.random.key(3), (3,))
+  np.testing.assert_allclose(values, [-0.04842358, 0.14220658, 0.05896828], rtol=1e-6)
+  values = layers.he_normal(50)(jax.random.key(0), (3,))
+  np.testing.assert_allclose(values, [-1.0589409, 0.35825935, 0.3072748], rtol=1e-5)
 
 
 def test_hashed_bits_do_not_depend_on_the_sharding():
@@ -213,6 +238,18 @@ def test_batchnorm_multiplies_by_its_scale_and_adds_its_bias():
   np.testing.assert_allclose(norm(jnp.asarray(x), train=True), expected, rtol=1e-4, atol=1e-4)
 
 
+def test_batchnorm_of_one_row_and_of_none():
+  x, norm = jnp.array([[9.0, 9.0], [2.0, -4.0], [9.0, 9.0]]), layers.BatchNorm(2)
+  y = norm(x, train=True, present=jnp.array([0.0, 1.0, 0.0]))
+  np.testing.assert_allclose(y[1], [0.0, 0.0], atol=1e-6)
+  stats = lambda: [np.asarray(a[...]).tolist() for a in (norm.mean, norm.var, norm.batches)]
+  one = stats()
+  np.testing.assert_allclose(one[0], [0.2, -0.4], rtol=1e-6)
+  np.testing.assert_allclose(one[1], [0.9, 0.9], rtol=1e-6)
+  norm(x, train=True, present=jnp.zeros(3))
+  assert stats() == one and one[2] == 1
+
+
 def test_both_words_of_a_key_decide_the_order_of_an_epoch():
   rows = np.arange(40)
   orders = {tuple(random.shuffled(np.array(w, np.uint32), 0, rows, np)) for w in ((3, 5), (4, 5), (3, 6))}
@@ -248,6 +285,19 @@ def test_attention_and_its_gradient_are_those_of_the_formula(cache, monkeypatch)
   np.testing.assert_allclose(got[1], want[1], rtol=1e-4, atol=1e-5)
 
 
+def test_attention_can_be_exported_for_any_size_of_a_batch():
+  (batch,) = jax.export.symbolic_shape("b")
+  shapes = [jax.ShapeDtypeStruct((batch, *shape), jnp.float32) for shape in ((5, 18), (5,))]
+  attend = jax.jit(lambda x, bias: attention.attend(x, bias, 2))
+  exported = jax.export.export(attend)(*shapes)
+  for size in (1, 3):
+    x, bias = (
+      jnp.asarray(np.random.default_rng(0).normal(size=(size, 5, 18)), jnp.float32),
+      jnp.zeros((size, 5)),
+    )
+    np.testing.assert_allclose(exported.call(x, bias), attend(x, bias), rtol=1e-5, atol=1e-6)
+
+
 def test_a_missing_token_changes_no_other():
   block = attention.Block(6, 2, 12, rngs=nnx.Rngs(0), dtype=jnp.float32)
   x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 5, 6)), jnp.float32)
@@ -257,6 +307,53 @@ def test_a_missing_token_changes_no_other():
   kept = np.asarray(there)
   np.testing.assert_array_equal(np.asarray(run(x, there))[kept], np.asarray(run(other, there))[kept])
   assert np.abs(run(x, there | True) - run(other, there | True))[1, 0].max() > 1e-3
+
+
+def test_drop_path_leaves_out_whole_samples_and_scales_the_others():
+  x = jnp.asarray(np.random.default_rng(0).uniform(1, 2, (N // 4, 2, 2)), jnp.float32)
+  y = attention.DropPath(0.25)(x, train=True, rngs=nnx.Rngs(dropout=jax.random.key(0)))
+  kept = np.asarray(y[:, 0, 0]) != 0
+  np.testing.assert_allclose(y[kept], x[kept] / 0.75, rtol=1e-6)
+  assert (np.asarray(y)[~kept] == 0).all()
+  assert abs(kept.mean() - 0.75) < SIGMAS * (0.25 * 0.75 / len(x)) ** 0.5
+  assert attention.DropPath(0.25)(x, train=False, rngs=None) is x
+  assert attention.DropPath(0.0)(x, train=True, rngs=None) is x
+
+
+def test_a_block_is_that_of_its_formula():
+  """Pre-norm attention, then two dense layers (Xiong et al. 2020), in float64; eps counts for small x."""
+  block = attention.Block(6, 2, 12, rngs=nnx.Rngs(0), dtype=jnp.float32)
+  x = 0.01 * np.random.default_rng(0).normal(size=(3, 5, 6))
+  there = np.ones((3, 5), bool)
+  there[1, 2] = False
+
+  def normed(layer, x):
+    x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+    return x * np.asarray(layer.scale[...]) + np.asarray(layer.bias[...])
+
+  dense = lambda layer, x: x @ np.asarray(layer.kernel[...], np.float64) + np.asarray(layer.bias[...])
+  query, key, value = np.split(dense(block.project, normed(block.norm, x)), 3, axis=-1)
+  heads = []
+  for at in (slice(0, 3), slice(3, 6)):
+    scores = np.einsum("bnd,bmd->bnm", query[..., at], key[..., at]) / 3**0.5
+    shares = np.where(there[:, None], np.exp(scores), 0)
+    heads.append(shares / shares.sum(-1, keepdims=True) @ value[..., at])
+  expected = x + dense(block.merge, np.concatenate(heads, -1))
+  hidden = dense(block.dense, normed(block.dense_norm, expected))
+  expected = expected + dense(block.dense_out, hidden * norm.cdf(hidden))
+  got = block(jnp.asarray(x, jnp.float32), jnp.asarray(there), train=True)  # nothing is left out by default
+  np.testing.assert_allclose(np.asarray(got)[there], expected[there], rtol=1e-4, atol=1e-6)
+
+
+def test_the_mean_of_a_block_is_that_of_what_it_returns():
+  """With weights above and below those of equal shares, for tokens of which some are missing."""
+  block = attention.Block(6, 2, 12, rngs=nnx.Rngs(0), dtype=jnp.float32)
+  x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 5, 6)), jnp.float32)
+  there = jnp.ones((3, 5), bool).at[1, 2].set(False).at[2, 1:].set(False)
+  share = there / there.sum(1, keepdims=True)
+  run = jax.jit(lambda x: (block.mean(x, share, train=True), block(x, there, train=True)))
+  mean, every = run(x)
+  np.testing.assert_allclose(mean, (share[..., None] * every).sum(1), rtol=1e-5, atol=1e-6)
 
 
 def test_no_order_of_an_epoch_shares_half_of_its_key_with_another(monkeypatch):

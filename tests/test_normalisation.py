@@ -36,6 +36,8 @@ def test_quantiles_become_those_of_a_normal_distribution(values):
   assert norm.cdf(got[..., 1].ravel()[most][0]) == pytest.approx((low + high) / 2, abs=0.02)
   beyond = normalise({"S1": np.full((1, 3, 2), 1e9)}, {"S1": constants("quantile", values)})["S1"]
   np.testing.assert_allclose(beyond, norm.ppf(0.999), rtol=1e-4)
+  below = normalise({"S1": np.full((1, 3, 2), -1e9)}, {"S1": constants("quantile", values)})["S1"]
+  np.testing.assert_allclose(below, norm.ppf(0.001), rtol=1e-4)
 
 
 def test_robust_is_not_moved_by_outliers(values):

@@ -94,7 +94,7 @@ def _map(function, heads: int, *arrays: jax.Array) -> jax.Array:
   if not isinstance(batch, int):
     return function(*arrays)
   fitting = max(1, CACHE // (4 * heads * count**2))
-  pieces = next(p for p in range(-(-batch // fitting), batch + 1) if batch % p == 0) if batch else 1
+  pieces = next(p for p in range(-(-batch // fitting), batch + 1) if batch % p == 0)
   if pieces == 1:
     return function(*arrays)
   cut = [a.reshape(batch // pieces, pieces, *a.shape[1:]) for a in arrays]
