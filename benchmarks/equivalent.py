@@ -8,7 +8,7 @@ SYMMETRIC = "the function is symmetric in its two arguments"
 COST = "time and memory alone"
 OTHER_DRAW = "other bits of the same distribution, for all devices and resumed runs alike"
 ONE_MORE = "one more of all values that are drawn is flipped"
-TWO_AXES = "the axis of classes is the second of two"
+TWO_AXES = "arrays of two axes, or the second of two: the last axis is axis 1"
 
 NO_POLE = "beyond a pole the cosine is negative, and a row has one cell either way"
 KNOWN = "a place is known or not: of latitude and longitude both are NaN, or none"
@@ -85,11 +85,15 @@ REASONS: dict[str, dict[str, str]] = {
   "nn/attention.py": {
     "ABSENT = -2000000000.0 # added to the scores of a missing token; finite, so that rows without any token stay finite": "any number that is large enough",
     "CACHE = 4 * 2**20 # bytes of scores that a CPU computes at a time, so that they stay in its cache": COST,
+    "batch, count = arrays[1].shape[:2]": "both arrays have the same samples and tokens",
     "bias = jnp.where(there, 1.0, ABSENT)": "a constant in the scores of all tokens that are there changes no share",
     "fitting = max(1, CACHE * (4 * heads * count**2))": COST,
     "fitting = max(1, CACHE // (4 * heads * count**3))": COST,
+    "fitting = max(1, CACHE // (4 * heads * count*2))": COST,
+    "fitting = max(1, CACHE // (5 * heads * count**2))": COST,
     "fitting = max(2, CACHE // (4 * heads * count**2))": COST,
     "if not (pieces == 1):": COST,
+    "if pieces != 1:": COST,
     "if pieces == 2:": COST,
     "kept = hashed_bits(rngs.dropout(), (x.shape[0],) + (1,) * (x.ndim - 1)) <= jnp.uint32(keep * 2**32)": "one of 2^32 values is kept more often",
   },
@@ -110,17 +114,62 @@ REASONS: dict[str, dict[str, str]] = {
     "draw = lambda block: shuffled(words, epoch * blocks - block, rows.reshape(-1), xp)": OTHER_DRAW,
     "first, second = (_hash(epoch + xp.uint32(half), words[0], words[1], xp) for half in (1, 2**31))": OTHER_DRAW,
     "position -= jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * jnp.uint32(stride)": OTHER_DRAW,
+    "return _hash(position, words[0], words[2], jnp)": "JAX takes the last of two words",
   },
   "objectives/alignment.py": {
+    "centred = jnp.where(mask[:, None] > 0, z - z.sum(0)[None] / jnp.maximum(mask.sum(), 1.0), 1.0)": "both covariances change alike",
+    "count = jnp.maximum(mask.sum(), 2.0)": "the loss of one row is 0",
+    "kernel = sum(jnp.expm1(-distances / (factor * mean)) for factor in BANDWIDTHS) / len(BANDWIDTHS)": "a constant in the kernel is once added and once subtracted",
+    "mean = (distances * counted).sum() / jnp.maximum(counted.sum(), 2.0)": "there are no pairs, or two at least",
+    "mean = jax.lax.stop_gradient(jnp.where(mean > 0, mean, 2.0))": "distances of 0 have the kernel 1 for any scale",
+    "return jnp.square(covariance(za) - covariance(zb)).sum() / (4.0 * za.shape[1] ** 2)": TWO_AXES,
+    "return masked_mean(jnp.abs(widened(za) - widened(zb)).mean(1), mask)": TWO_AXES,
     "sides = rows / jnp.repeat(jnp.array([1.0, -1.0]), len(mask)) / jnp.maximum(mask.sum(), 1.0)": "a product with 1 or -1 is the quotient",
+    "squares = jnp.square(z).sum(1)": TWO_AXES,
+    "total = (block(first, 1.0) + block(rest, 0.0)) / za.shape[1]": TWO_AXES,
     "z = jnp.where(rows[:, None] > 0, widened(z), 1.0)": "the pairs of these rows have weight 0",
   },
+  "objectives/contrastive.py": {
+    "positive = similarity[rows, (rows - batch) % (2 * batch)]": "half a turn, one way or the other",
+    "total = jax.nn.logsumexp(jnp.where(counted, similarity, -jnp.inf), axis=1)": TWO_AXES,
+    "z = z * jax.lax.rsqrt(jnp.maximum(jnp.square(z).sum(1, keepdims=True), 1e-24))": TWO_AXES,
+  },
   "objectives/distillation.py": {
+    "divergence = (jax.nn.softmax(t) * (jax.nn.log_softmax(t) - jax.nn.log_softmax(s))).sum(1)": TWO_AXES,
+    "divergence = (on + off).mean(1)": TWO_AXES,
+    "of_class = jnp.where(own, logs, 0.0).sum(1)": TWO_AXES,
     "of_others = (jnp.exp(q) * jnp.where(own, 0.0, q - own_q)).sum(1)": TWO_AXES,
+    "of_rest = jax.nn.logsumexp(jnp.where(own, -jnp.inf, logs), axis=1)": TWO_AXES,
+    "of_target = (jnp.exp(b) * (b - own_b)).sum(1)": TWO_AXES,
     "own = jax.nn.one_hot(label, student.shape[1], dtype=bool)": TWO_AXES,
+    "return jnp.stack([of_class, of_rest], axis=-1), jnp.where(own, 1.0, among)": "the part of the own class is not counted",
+    "return jnp.stack([of_class, of_rest], axis=1), jnp.where(own, 0.0, among)": TWO_AXES,
+    "teacher = jax.lax.stop_gradient(jnp.where(mask[:, None] > 0, teacher, 1.0))": "these rows are not counted",
+  },
+  "objectives/orthogonality.py": {
+    "cosines = (za * zb).sum(-1) * jnp.where(some, jax.lax.rsqrt(jnp.where(some, squares, 2.0)), 0.0)": "the value of a row of zeros is not taken",
+    "cosines = (za * zb).sum(1) * jnp.where(some, jax.lax.rsqrt(jnp.where(some, squares, 1.0)), 0.0)": TWO_AXES,
+    "squares = jnp.square(za).sum(-1) * jnp.square(zb).sum(1)": TWO_AXES,
+    "squares = jnp.square(za).sum(1) * jnp.square(zb).sum(-1)": TWO_AXES,
   },
   "objectives/ring.py": {
+    "begin = jnp.full(2 * rows, -2.0 / temperature), jnp.zeros(2 * rows), z, mask": "any bound below all similarities",
     "logsum = top + jnp.log(jnp.where(mask > 0, total, 2.0))": "the rows with this value are not counted",
+    "positive = (z[:rows] * z[rows:]).sum(1) / temperature": TWO_AXES,
+    "return top, jnp.exp(similarity - top[:, None]).sum(1)": TWO_AXES,
+    "return total / jnp.maximum(count, 2e-12)": "samples are counted: none, or one at least",
+    "to_next = [(i, (i - 1) % size) for i in range(size)]": "the blocks go around the other way",
+    "top = (jnp.maximum(similarity.max(-1), -1.0 / temperature))": "the largest value cancels, and so does its gradient",
+    "top = jax.lax.stop_gradient(jnp.maximum(similarity.max(-1), -2.0 / temperature))": "any bound below all similarities",
+    "top = jax.lax.stop_gradient(jnp.maximum(similarity.max(1), -1.0 / temperature))": TWO_AXES,
+    "unit = lambda z: z * jax.lax.rsqrt(jnp.maximum(jnp.square(z).sum(1, keepdims=True), 1e-24))": TWO_AXES,
+  },
+  "objectives/task.py": {
+    "nll = (1.0 - smoothing) * nll - smoothing * jax.nn.log_softmax(logits).mean(1)": TWO_AXES,
+    "return jnp.where(mask > 0, values * mask, 0.0).sum() / jnp.maximum(mask.sum(), 2e-12)": "the sum over no rows is 0",
+    "return masked_mean(optax.sigmoid_binary_cross_entropy(logits, target).mean(1), mask)": TWO_AXES,
+    "return masked_mean(penalty.mean(1), mask)": TWO_AXES,
+    "standardised = lambda y: (y + mean[None]) / std[None]": "the mean cancels",
   },
   "training/closed_form.py": {
     "effects = groups, jnp.where(of_group > 0, part / jnp.where(of_group >= 0, of_group, 1.0), 0.0)": "the quotient that is not finite is not taken",

@@ -67,14 +67,37 @@ def test_the_absolute_difference_is_a_mean_over_rows_and_features():
 def test_samples_that_lack_a_sensor_have_no_part_in_the_gradient(name):
   grad = jax.jit(jax.grad(LOSSES[name], (0, 1)))
   got = grad(ZA, ZB, MASK)
-  hidden = [np.where(MASK[:, None] > 0, z, 1e3).astype(np.float32) for z in (ZA, ZB)]
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), grad(*hidden, MASK), got)
+  for absent in (1e3, np.nan):
+    hidden = [np.where(MASK[:, None] > 0, z, absent).astype(np.float32) for z in (ZA, ZB)]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), grad(*hidden, MASK), got)
   for side in got:
     assert np.abs(np.asarray(side)[MASK > 0]).max() > 1e-4 and not np.any(np.asarray(side)[MASK == 0])
   # Equal features, one sample and none have finite gradients.
   same = jnp.ones((ROWS, D))
   for mask in (MASK, np.eye(ROWS, dtype=np.float32)[1], np.zeros(ROWS, np.float32)):
     assert all(np.isfinite(side).all() for side in (*grad(same, same, mask), *grad(ZA, ZB, mask)))
+
+
+def test_small_features_and_two_rows():
+  """A variance as small as the constant that is added to it, and as few rows as have a variance."""
+  loss = jax.jit(LOSSES["decoupling"])
+  for a, b in ((0.003 * ZA, 0.003 * ZB), (ZA[:2], ZB[:2])):
+    np.testing.assert_allclose(loss(a, b, np.ones(len(a))), by_numpy("decoupling", a, b), rtol=2e-4)
+  assert loss(ZA[:2], ZB[:2], np.ones(2)) > 0.1
+
+
+def test_the_scale_of_the_discrepancy_is_that_of_the_features_and_has_no_gradient():
+  """So features that all grow alike change nothing, while a single one moves by the kernel alone."""
+  loss, every = jax.jit(discrepancy), np.ones(ROWS, np.float32)
+  np.testing.assert_allclose(loss(0.01 * ZA, 0.01 * ZB, every), loss(ZA, ZB, every), rtol=1e-4)
+  both = np.concatenate([ZA, ZB]).astype(np.float64)
+  distances = ((both[:, None] - both[None]) ** 2).sum(-1)
+  scale = distances.sum() / (len(both) * (len(both) - 1))
+  # d/da_0 of (Σ_j k(a_0, a_j) / n² - Σ_j k(a_0, b_j) / n²) · 2, with k' = -2 (x - y) k_f / (f s).
+  each = sum(np.exp(-distances[0] / (f * scale)) / f for f in BANDWIDTHS) / len(BANDWIDTHS)
+  sides = np.repeat([1.0, -1.0], ROWS) / ROWS**2
+  expected = 2 * (sides * each) @ (-2 * (both[0] - both) / scale)
+  np.testing.assert_allclose(jax.jit(jax.grad(discrepancy))(ZA, ZB, every)[0], expected, rtol=1e-3, atol=1e-6)
 
 
 def test_discrepancy_by_hand():

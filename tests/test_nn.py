@@ -203,6 +203,19 @@ def test_temporal_convolution_pads_both_ends_alike(size):
   np.testing.assert_allclose(y, expected, rtol=0, atol=1e-5)
 
 
+def test_a_temporal_convolution_begins_like_a_dense_layer_of_its_window():
+  conv = convolution.TemporalConv(25, 40, 4, rngs=nnx.Rngs(0))
+  for values in (conv.kernel[...], conv.bias[...]):
+    assert 0.08 < np.abs(values).max() <= 0.1  # 1 / √(25 · 4)
+
+
+def test_a_layernorm_of_large_values_keeps_their_digits():
+  x = 1000.0 + np.random.default_rng(0).normal(size=(4, 64))
+  expected = (x - x.mean(-1, keepdims=True)) / x.std(-1, keepdims=True)
+  normalise = layers.layer_norm(64, rngs=nnx.Rngs(0))
+  np.testing.assert_allclose(normalise(jnp.asarray(x, jnp.float32)), expected, atol=2e-3)
+
+
 def test_batchnorm_is_over_the_positions_of_present_samples():
   rng = np.random.default_rng(1)
   x, present = (
@@ -261,9 +274,9 @@ def test_gelu_is_the_exact_one():
   np.testing.assert_allclose(attention.gelu(x), jax.nn.gelu(x, approximate=False), atol=1e-6)
 
 
-@pytest.mark.parametrize("cache", [1, attention.CACHE])
+@pytest.mark.parametrize("cache", [1, 400, attention.CACHE])
 def test_attention_and_its_gradient_are_those_of_the_formula(cache, monkeypatch):
-  """Whole and piece by piece; more tokens than numbers of a head, one token missing."""
+  """In pieces of one sample and of two, and whole; more tokens than numbers of a head, one token missing."""
   monkeypatch.setattr(attention, "CACHE", cache)
   rng = np.random.default_rng(0)
   projected, weight = (jnp.asarray(rng.normal(size=(4, 5, n)), jnp.float32) for n in (18, 6))
@@ -343,6 +356,15 @@ def test_a_block_is_that_of_its_formula():
   expected = expected + dense(block.dense_out, hidden * norm.cdf(hidden))
   got = block(jnp.asarray(x, jnp.float32), jnp.asarray(there), train=True)  # nothing is left out by default
   np.testing.assert_allclose(np.asarray(got)[there], expected[there], rtol=1e-4, atol=1e-6)
+
+
+def test_a_block_leaves_out_nothing_unless_it_is_trained():
+  block = attention.Block(6, 2, 12, 0.5, rngs=nnx.Rngs(0), dtype=jnp.float32)
+  x, share = jnp.asarray(np.random.default_rng(0).normal(size=(8, 5, 6)), jnp.float32), jnp.full((8, 5), 0.2)
+  mean, every = block.mean(x, share), block(x, share > 0)
+  np.testing.assert_allclose(mean, every.mean(1), rtol=1e-5, atol=1e-6)
+  dropped = block(x, share > 0, train=True, rngs=nnx.Rngs(dropout=0))
+  assert 0 < (np.abs(dropped - every).max((1, 2)) > 1e-3).sum()
 
 
 def test_the_mean_of_a_block_is_that_of_what_it_returns():

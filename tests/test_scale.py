@@ -81,6 +81,20 @@ def test_a_ring_of_devices_gives_the_dense_contrastive_loss(negatives, masked, f
   np.testing.assert_allclose(warm, contrastive(za, zb, 5.0, mask, negatives=negatives), rtol=1e-5)
   nobody = jax.jit(lambda za: ring.contrastive(mesh(), za, zb, 0.1, np.zeros(BATCH), negatives=negatives))
   assert nobody(za) == 0.0
+  assert not np.any(jax.jit(jax.grad(nobody))(za))
+
+
+@pytest.mark.parametrize("negatives", ["both", "cross"])
+def test_the_ring_is_exact_at_a_low_temperature(negatives):
+  """Exponents of ±200; the first sample is opposite to all others, which are alike."""
+  za, zb = (1.0 + 0.3 * a for a in features())
+  za[0] *= -1.0
+  mask = np.ones(BATCH, np.float32)
+  mask[5] = 0.0
+  want = contrastive(za, zb, 0.005, mask, negatives=negatives)
+  za[5] = np.nan  # a row that does not count
+  around = jax.jit(lambda za: ring.contrastive(mesh(), za, zb, 0.005, mask, negatives=negatives))
+  np.testing.assert_allclose(around(za), want, rtol=1e-5)
 
 
 def test_no_device_holds_the_matrix_of_all_pairs():
