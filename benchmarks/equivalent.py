@@ -32,6 +32,7 @@ REASONS: dict[str, dict[str, str]] = {
     "flip_rows, flip_columns = drawn.flip_rows < 0.5, drawn.flip_columns <= 0.5": ONE_MORE,
     "flip_rows, flip_columns = drawn.flip_rows <= 0.5, drawn.flip_columns < 0.5": ONE_MORE,
     "if x.ndim in (4, 5) and (self.flip or self.quarter_turns or self.crop <= 1):": "a crop of the whole image is the image",
+    "source = jnp.arange(steps)[None] + shift[:, None]": "shifts to both sides are as frequent",
     "x = x.astype(jnp.float32) - self.noise * scale.reshape((1,) * (x.ndim - 1) + scale.shape) * normal": OTHER_DRAW,
   },
   "data/context.py": {
@@ -69,8 +70,14 @@ REASONS: dict[str, dict[str, str]] = {
   },
   "data/stream.py": {
     "PIECE = 2**23 # bytes of samples in one work item of a thread": COST,
+    "PIECE = 3**22 # bytes of samples in one work item of a thread": COST,
+    "ahead = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=max(2 * THREADS, share * piece))": COST,
+    "ahead = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=max(3 * THREADS, share // piece))": COST,
     "ahead = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=min(2 * THREADS, share // piece))": COST,
+    "dataset = dataset.batch(share // piece, drop_remainder=False, batch_fn=_concatenate).map(put)": "all batches are whole",
     "if not (workers):": "processes read what threads read; no processes are asked for where there are to be none",
+    "padded = np.append(rows, np.full(-len(rows) % size, -2))": "any negative row is padding",
+    "return (len(self.order) // self.size + self.start) * len(self.places)": "the sequence is endless",
   },
   "evaluation/metrics.py": {
     '"accuracy": float(sk.accuracy_score(predicted, target)),': SYMMETRIC,
@@ -155,6 +162,7 @@ REASONS: dict[str, dict[str, str]] = {
   "objectives/ring.py": {
     "begin = jnp.full(2 * rows, -2.0 / temperature), jnp.zeros(2 * rows), z, mask": "any bound below all similarities",
     "logsum = top + jnp.log(jnp.where(mask > 0, total, 2.0))": "the rows with this value are not counted",
+    "logsum = top + jnp.log(jnp.where(mask >= 0, total, 1.0))": "the gradient of a row without any pair does not reach the features",
     "positive = (z[:rows] * z[rows:]).sum(1) / temperature": TWO_AXES,
     "return top, jnp.exp(similarity - top[:, None]).sum(1)": TWO_AXES,
     "return total / jnp.maximum(count, 2e-12)": "samples are counted: none, or one at least",

@@ -57,7 +57,7 @@ TESTS = {
   "statistics": "statistics normalisation context data_labels training_leakage",
   "protocols": "protocols data_labels mixup fixed_budget teacher",
   "layers": "nn by_band members reversal normalisation steps",
-  "feeds": "data augment data_labels steps closed_form training training_leakage ahead parts",
+  "feeds": "data augment data_labels samples steps closed_form training training_leakage ahead parts",
   "metrics": "metrics evaluate",
 }
 MARKED = ("not slow and not long", "long and not slow")

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from colearn_jax.data import augment
 from colearn_jax.data.augment import Augment, make_augment
 from colearn_jax.parallel import sharding
 
@@ -63,6 +64,33 @@ def test_a_crop_shows_the_same_window_to_all_sensors():
   assert corners[:, 0].std() > 0.05 and (got["fine"] >= 0).all() and (got["fine"] <= 1).all()
   middle = lambda x: x.mean((-3, -2))
   np.testing.assert_allclose(middle(got["coarse"])[:, 0], middle(got["fine"]), atol=0.6 / 12)
+
+
+def test_images_need_not_be_square():
+  x = np.random.default_rng(0).normal(size=(B, 4, 6, 1)).astype(np.float32)
+  got = apply(Augment(flip=True), {"a": x})["a"]
+  flips = [x, x[:, ::-1], x[:, :, ::-1], x[:, ::-1, ::-1]]
+  which = {next(k for k, y in enumerate(flips) if np.array_equal(y[b], got[b])) for b in range(B)}
+  assert which == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize("bits", [0, 2**32 - 1])
+def test_noise_is_finite_for_any_random_bits(bits, monkeypatch):
+  """And as many numbers are drawn as keys: dropped steps and noise of each sensor have their own."""
+  keys = []
+
+  def drawn(key, shape):
+    keys.append(tuple(jax.random.key_data(key).tolist()))
+    return jnp.full(shape, bits, jnp.uint32)
+
+  monkeypatch.setattr(augment, "hashed_bits", drawn)
+  given = {m: np.ones((2, 3, 2), np.float32) for m in "ab"}
+  constants = {m: {"scale": jnp.ones(2)} for m in given}
+  for x in Augment(noise=0.1)(jax.random.key(0), given, constants).values():
+    assert np.isfinite(x).all() and 0.4 < np.abs(x - 1).min() < 0.6
+  keys.clear()
+  Augment(noise=0.1, time_dropout=0.5)(jax.random.key(0), given, constants)
+  assert len(keys) == 4 == len(set(keys))
 
 
 def test_series_shift_together_and_what_comes_in_is_missing():

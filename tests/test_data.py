@@ -65,6 +65,9 @@ def test_batches_are_the_same_in_pieces_of_any_size(fields, monkeypatch):
     (batch,) = stream.eval_batches(reader, readers.labels(index), rows, size=8, sharding=place())
     np.testing.assert_array_equal(batch["inputs"]["S1"], inputs["S1"][rows])
     np.testing.assert_array_equal(batch["target"], index.target[rows])
+  one = sharding.by_example(sharding.make_mesh(dict.fromkeys(sharding.AXES, 1), 1, jax.devices()[:1]))
+  each = list(stream.eval_batches(reader, readers.labels(index), rows, size=1, sharding=one))
+  np.testing.assert_array_equal(np.concatenate([b["target"] for b in each]), index.target[rows])
 
 
 def order(rows, size, seed=0):
@@ -87,6 +90,7 @@ def test_training_batches_see_every_row_once_an_epoch_and_resume_from_a_batch(fi
   resumed = make(start=3)
   assert [take(next(resumed)) for _ in range(4)] == later
   assert [take(next(make(seed=2)))] != batches[:1]
+  assert len(order(rows, 16)) > 2**60  # there is no last batch
   for it in (iterator, resumed):
     it.close()
 

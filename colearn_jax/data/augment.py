@@ -122,7 +122,7 @@ class Augment:
       x = jnp.where(missing.reshape(*missing.shape, *[1] * (x.ndim - 2)), jnp.nan, x.astype(jnp.float32))
     if self.noise:
       bits = hashed_bits(jax.random.fold_in(key, 1), x.shape)
-      uniform = ((bits >> 8).astype(jnp.float32) + 0.5) * 2.0**-24
+      uniform = ((bits >> 9).astype(jnp.float32) + 0.5) * 2.0**-23  # 24 bits would be rounded to 1
       normal = 2.0**0.5 * jax.lax.erf_inv(2.0 * uniform - 1.0)
       x = x.astype(jnp.float32) + self.noise * scale.reshape((1,) * (x.ndim - 1) + scale.shape) * normal
     return x
