@@ -29,9 +29,13 @@ REASONS: dict[str, dict[str, str]] = {
     "span = np.ptp(days) + 2": "more room between two codes than is needed",
   },
   "data/augment.py": {
+    "bits = hashed_bits(jax.random.fold_in(key, 2), x.shape)": OTHER_DRAW,
     "flip_rows, flip_columns = drawn.flip_rows < 0.5, drawn.flip_columns <= 0.5": ONE_MORE,
     "flip_rows, flip_columns = drawn.flip_rows <= 0.5, drawn.flip_columns < 0.5": ONE_MORE,
+    "if x.ndim in (4, 5) and (self.flip or self.quarter_turns or self.crop < 2):": "a crop of the whole image is the image",
     "if x.ndim in (4, 5) and (self.flip or self.quarter_turns or self.crop <= 1):": "a crop of the whole image is the image",
+    "missing |= bits <= jnp.uint32(self.time_dropout * 2**32)": ONE_MORE,
+    "return jnp.clip(jnp.floor(at * size).astype(jnp.int32), 0, size + 1)": "positions are clipped when they are taken",
     "source = jnp.arange(steps)[None] + shift[:, None]": "shifts to both sides are as frequent",
     "x = x.astype(jnp.float32) - self.noise * scale.reshape((1,) * (x.ndim - 1) + scale.shape) * normal": OTHER_DRAW,
   },

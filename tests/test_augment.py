@@ -68,10 +68,12 @@ def test_a_crop_shows_the_same_window_to_all_sensors():
 
 def test_images_need_not_be_square():
   x = np.random.default_rng(0).normal(size=(B, 4, 6, 1)).astype(np.float32)
-  got = apply(Augment(flip=True), {"a": x})["a"]
+  got = apply(Augment(flip=True), {"a": x, "series": np.repeat(x[:, None], 3, 1)})
   flips = [x, x[:, ::-1], x[:, :, ::-1], x[:, ::-1, ::-1]]
-  which = {next(k for k, y in enumerate(flips) if np.array_equal(y[b], got[b])) for b in range(B)}
-  assert which == {0, 1, 2, 3}
+  which = [next(k for k, y in enumerate(flips) if np.array_equal(y[b], got["a"][b])) for b in range(B)]
+  assert set(which) == {0, 1, 2, 3}
+  for b, k in enumerate(which):
+    np.testing.assert_array_equal(got["series"][b], np.repeat(flips[k][b][None], 3, 0))
 
 
 @pytest.mark.parametrize("bits", [0, 2**32 - 1])
@@ -126,11 +128,13 @@ def test_steps_drop_out_by_themselves_and_noise_is_in_units_of_the_scale():
 
 
 def test_months_move_with_their_series_and_get_no_noise():
-  x = np.tile(np.arange(5, dtype=np.float32)[None, :, None], (B, 1, 2))
+  x = np.tile(np.arange(5, dtype=np.float32)[None, :, None], (B, 1, 3))
   got = apply(Augment(time_shift=1, noise=0.5, months=("a",)), {"a": x, "b": x})
-  known = got["a"][..., 1][np.isfinite(got["a"][..., 1])]
-  assert set(known.tolist()) == {0.0, 1.0, 2.0, 3.0, 4.0}
-  assert np.nanstd(got["a"][..., 0] - got["a"][..., 1]) > 0.3 and np.nanstd(got["b"][..., 1] % 1) > 0.1
+  month = got["a"][..., 2]
+  assert set(month[np.isfinite(month)].tolist()) == {0.0, 1.0, 2.0, 3.0, 4.0}
+  for band in (0, 1):
+    assert np.nanstd(got["a"][..., band] - month) > 0.3
+  assert np.nanstd(got["b"][..., 2] % 1) > 0.1
 
 
 ALL = Augment(flip=True, quarter_turns=True, crop=0.6, time_shift=1, time_dropout=0.2, noise=0.3)
