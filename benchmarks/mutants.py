@@ -53,7 +53,7 @@ AREAS = {
 # The files of tests that may notice.
 TESTS = {
   "objectives": "losses alignment distillation reversal scale",
-  "steps": "steps closed_form conflicts mixup fixed_budget training nonfinite training_leakage",
+  "steps": "steps samples closed_form conflicts mixup fixed_budget training nonfinite training_leakage",
   "statistics": "statistics normalisation context data_labels training_leakage",
   "protocols": "protocols data_labels mixup fixed_budget teacher",
   "layers": "nn by_band members reversal normalisation steps",

@@ -129,7 +129,17 @@ def test_heads_are_ridge_regressions_on_target_and_teacher(method, features, eff
 def test_no_small_change_of_a_head_lowers_the_objective_with_its_ridge(method, kind):
   """The derivative by a kernel's column is opposed to the column, that by a bias is 0."""
   r, _, state, rows = begun(method, MANY, kind=kind)
-  _, batch, values = features_of(r, state, rows)
+  inputs, batch, values = features_of(r, state, rows)
+
+  def strength(m):
+    """λ of classes that exclude each other: r is half of a row's weight in the mean over two sensors."""
+    known = np.isfinite(values.arrays["teacher"][TRAIN]).all(1) & (method is DISTILL)
+    of_class = np.asarray(state.values["task"]["class_weights"])[np.asarray(batch.target)]
+    measured, taught = (batch.present[m] * w for w in (of_class * batch.labelled, known))
+    weight = method.main * measured / measured.sum()
+    weight += method.distillation * taught / taught.sum() if method is DISTILL else 0.0
+    used = np.asarray(weight) > 0
+    return float(0.3 * (weight[used] / 2 / 2).mean() * np.square(inputs[m][used]).sum(1).mean())
 
   def objective(heads):
     model = r.network.model(state.params | {"heads": heads}, state.stats)
@@ -144,6 +154,8 @@ def test_no_small_change_of_a_head_lowers_the_objective_with_its_ridge(method, k
     for w, g in zip(kernel.T, of_kernel.T):
       factor = -(w @ g) / (w @ w)
       assert factor > 0
+      if kind in ("binary", "multiclass"):
+        assert factor == pytest.approx(strength(m), rel=0.02)
       np.testing.assert_allclose(g, -factor * w, atol=0.02 * np.abs(g).max() + 1e-5)
 
 
@@ -175,6 +187,17 @@ def test_a_learnt_metric_is_that_of_the_gradients_of_the_outputs():
     )
     np.testing.assert_allclose(got, metric, atol=0.01 * np.abs(metric).max())
     assert np.abs(got - before).max() > 0.1 * np.abs(metric).max()
+
+
+def test_what_is_computed_before_the_first_step():
+  """Heads with a ridge, and encoders that read training samples: of any sensor."""
+  plain = recipe(1)
+  encoders = plain.network.architecture.encoders
+  assert not closed_form.needed(plain) and closed_form.needed(dataclasses.replace(plain, ridge=0.1))
+  one = dataclasses.replace(
+    plain.network.architecture, encoders=encoders | {"optical": {"model_type": "kernel"}}
+  )
+  assert closed_form.needed(dataclasses.replace(plain, network=Network(plain.method, one)))
 
 
 @pytest.mark.parametrize("features", [FEW, MANY])

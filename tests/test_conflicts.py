@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from colearn_jax.methods.dml import MutualLearning
 from colearn_jax.methods.mdico import MDiCo
 from colearn_jax.nn import random
 from colearn_jax.nn.random import hashed_bits
@@ -53,16 +54,22 @@ def test_of_several_trees_against_vectors():
   assert len(orders) > 1
 
 
-@pytest.mark.long
-def test_a_step_projects_the_gradients_of_the_terms():
+@pytest.mark.parametrize(
+  ("method", "opposed"),
+  [(MutualLearning(), "mutual"), pytest.param(MDiCo(), "auxiliary", marks=pytest.mark.long)],
+)
+def test_a_step_projects_the_gradients_of_the_terms(method, opposed):
   """Against the gradients of each term by itself: with the rate of SGD they are the change of parameters."""
   batch = jax.tree.map(jnp.asarray, take(table(), batched(TRAIN, BATCH)[0]))
   plain, projected = (
-    jax.jit(functools.partial(train_step, r)) for r in (recipe(1), recipe(1, project_conflicts=True))
+    jax.jit(functools.partial(train_step, recipe(1, method=method, project_conflicts=on)))
+    for on in (False, True)
   )
-  state = jax.jit(functools.partial(init, recipe(1)))(jax.random.key(0), VALUES)
+  terms = method.terms[:4]
+  values = VALUES | {"weights": dict.fromkeys(terms, np.float32(1.0))}
+  state = jax.jit(functools.partial(init, recipe(1, method=method)))(jax.random.key(0), values)
   # A term that is to grow is opposed to the others.
-  weights = {term: np.float32(-1.0 if term == "auxiliary" else 1.0) for term in MDiCo.terms[:4]}
+  weights = {term: np.float32(-1.0 if term == opposed else 1.0) for term in terms}
 
   def moved(step, weights):
     new = step(dataclasses.replace(state, values=VALUES | {"weights": weights}), batch)[0].params
@@ -72,7 +79,7 @@ def test_a_step_projects_the_gradients_of_the_terms():
   only = lambda term: {other: weight * (other == term) for other, weight in weights.items()}
   each = np.array([moved(plain, only(term)) for term in sorted(weights)])  # in the order of a dict
   np.testing.assert_allclose(moved(plain, weights), each.sum(0), rtol=1e-3, atol=1e-6)
-  bits = hashed_bits(random.stream(state.key, "conflicts", state.step), (4, 4))
+  bits = hashed_bits(random.stream(state.key, "conflicts", state.step), (len(terms),) * 2)
   want = by_numpy(each, np.argsort(np.asarray(bits), axis=1))
   assert np.abs(want - each.sum(0)).max() > 1e-3
   np.testing.assert_allclose(moved(projected, weights), want, rtol=5e-3, atol=5e-6)

@@ -10,6 +10,7 @@ import pytest
 
 from colearn_jax.data import stream
 from colearn_jax.data.augment import Augment
+from colearn_jax.methods.individual import Individual
 from colearn_jax.methods.mdico import MDiCo
 from colearn_jax.methods.predict import activate, normalise
 from colearn_jax.nn import random
@@ -28,7 +29,18 @@ from colearn_jax.training.optimizer import (
 from colearn_jax.training.state import init
 from colearn_jax.training.step import eval_step, mean_terms, predict_step, present_rows, train_step
 from colearn_jax.types import InputError
-from tests.small_training import BATCH, SHAPES, TRAIN, VALIDATION, VALUES, N, constant_rate, recipe, table
+from tests.small_training import (
+  BATCH,
+  SHAPES,
+  TRAIN,
+  VALIDATION,
+  VALUES,
+  N,
+  close,
+  constant_rate,
+  recipe,
+  table,
+)
 
 
 @functools.cache
@@ -229,6 +241,74 @@ def test_the_best_epoch_keeps_its_own_parameters():
   assert int(worse.best.epoch) == 1 and int(worse.epoch) == 2
 
 
+def test_an_epoch_counts_that_is_better_by_the_least_difference():
+  """`min_delta` is 0.01; of two epochs alike the first is kept."""
+  state = programs()[0](jax.random.key(0), VALUES)
+  stop = jax.jit(functools.partial(end_epoch, recipe()))
+  seen = []
+  for objective in (1.0, 0.995, 0.98, 0.98, 0.985):
+    state = stop(state, jnp.float32(objective))
+    seen.append((int(state.stop.wait), int(state.best.epoch)))
+  assert seen == [(0, 1), (1, 2), (0, 3), (1, 3), (2, 3)]
+
+
+ALONE = Individual()
+
+
+def one_step(batch, state=None, **changes):
+  """The state before and after a step of `individual`, and its terms."""
+  r = recipe(1, method=ALONE, encoder=(("model_type", "gru"),), **changes)
+  given = VALUES | {"weights": {"main": np.float32(1.0)}}
+  before = state or jax.jit(functools.partial(init, r))(jax.random.key(0), given)
+  return before, *jax.jit(functools.partial(train_step, r))(before, batch)
+
+
+def equal(a, b):
+  jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_a_step_that_is_not_finite_changes_nothing():
+  good = jax.tree.map(jnp.asarray, take(table(), batched(TRAIN, BATCH)[0]))
+  bad = good | {"target": good["target"].at[3].set(jnp.inf)}
+  begun, plain, terms = one_step(good)
+  assert "skipped" not in terms and int(plain.step) == 1
+  for nonfinite in ("skip", "stop"):
+    _, after, terms = one_step(good, nonfinite=nonfinite)
+    equal(after.params, plain.params)
+    assert int(after.step) == 1 and int(after.faults.step) == -1 == int(after.faults.epoch)
+    assert terms.get("skipped", 0.0) == 0.0 and ("skipped" in terms) == (nonfinite == "skip")
+    before, fault, terms = one_step(bad, nonfinite=nonfinite)
+    equal(fault.params, before.params)
+    equal(fault.opt_state, before.opt_state)
+    skips = nonfinite == "skip"
+    assert int(fault.step) == skips and (int(fault.faults.step), int(fault.faults.epoch)) == (0, 0)
+    assert terms.get("skipped", 1.0) == 1.0
+    _, later, _ = one_step(good, dataclasses.replace(fault, epoch=jnp.int32(4)), nonfinite=nonfinite)
+    changed = [np.any(a != b) for a, b in zip(jax.tree.leaves(later.params), jax.tree.leaves(fault.params))]
+    assert any(changed) == skips and int(later.step) == 2 * skips
+    _, again, _ = one_step(bad, dataclasses.replace(later, epoch=jnp.int32(4)), nonfinite=nonfinite)
+    assert (int(again.faults.step), int(again.faults.epoch)) == (0, 0)  # the first one is kept
+
+
+def test_microbatches_without_batch_statistics_change_nothing():
+  batch = jax.tree.map(jnp.asarray, take(table(), batched(TRAIN, BATCH)[0]))
+  (_, whole, terms), (_, parts, others) = (one_step(batch, microbatches=n) for n in (1, 4))
+  close(jax.device_get(parts.params), jax.device_get(whole.params))
+  close(jax.device_get(others), jax.device_get(terms))
+
+
+def test_a_stack_of_uneven_runs_makes_no_step_without_rows():
+  """The row of number 0 is one; the second batch has none."""
+  r = recipe(1, method=ALONE, encoder=(("model_type", "gru"),))
+  given = VALUES | {"weights": {"main": np.float32(1.0)}}
+  state = jax.jit(functools.partial(init, r))(jax.random.key(0), given)
+  rows = np.full((2, BATCH), -1, np.int32)
+  rows[0, 0] = 0
+  epoch = jax.jit(functools.partial(train_epoch, r, uneven=True))
+  after, _ = epoch(state, table(), rows, batched(VALIDATION, BATCH))
+  assert int(after.step) == 1 and int(after.epoch) == 1
+
+
 def test_nothing_is_traced_twice():
   r = recipe(1)
   once = chex.assert_max_traces(lambda *args: train_epoch(r, *args), n=1)
@@ -420,6 +500,10 @@ def test_schedules():
   close("cosine", range(41))
   reference = optax.cosine_onecycle_schedule(40, 0.1)
   close("one_cycle", range(40))
+  cycle = make_schedule("one_cycle", 0.1, 4)
+  np.testing.assert_allclose(at(cycle, [0, 12, 40, 50]), [0.1 / 25, 0.1, 0.1 / 25e4, 0.1 / 25e4], rtol=1e-3)
+  warm = make_schedule("linear", 0.1, 4, warmup=1, unit="epochs")
+  np.testing.assert_allclose(at(warm, [9, 25, 40]), [0.1, 0.05, 0.0], rtol=1e-5, atol=1e-8)
   # Waves end where log2(1 + 15 t) is whole: at 1/15, 3/15 and 7/15 of 60 steps. In the middle is the maximum.
   quiet, high = [0, 4, 12, 28, 60], [60 * (2 ** (k + 0.5) - 1) / 15 for k in range(4)]
   coslog = make_schedule("coslog4", 0.1, 6)
@@ -478,6 +562,30 @@ def test_an_exponential_average_is_the_formula():
     value = average.after_step(value, new, jnp.int32(step))
   np.testing.assert_allclose(value["w"], want, rtol=1e-6)
   assert int(value["n"]) == 4
+
+
+def test_an_average_of_epochs_is_their_mean():
+  """From the epoch of number 1 on; until there it is the current model. Counters are the last ones."""
+  average = Average("swa", first_epoch=1)
+  models = [{"w": jnp.full(2, value), "n": jnp.int32(value)} for value in (8.0, 2.0, 6.0, 1.0)]
+  kept, seen = models[0], []
+  for epoch, model in enumerate(models):
+    assert average.after_step(kept, model, jnp.int32(epoch)) is kept
+    kept = average.after_epoch(kept, model, jnp.int32(epoch))
+    seen.append((float(kept["w"][0]), int(kept["n"])))
+  assert seen == [(8.0, 8), (2.0, 2), (4.0, 6), (3.0, 1)]
+  ema = Average("ema")
+  assert ema.after_epoch(kept, models[0], jnp.int32(1)) is kept
+
+
+def test_rates_of_parts_are_multiples_of_the_rate():
+  optimizer = Optimizer(optax.identity(), lambda *_: 0.1, {"^a": 0.5, "^b": 0.0}, {"w$": 0.5})
+  params = {name: {"w": jnp.ones(1), "v": jnp.ones(1)} for name in "abc"}
+  new, _ = optimizer.update(params, optimizer.transform.init(params), params, 0.1)
+  got = {
+    f"{name}/{leaf}": round(1 - float(x[0]), 6) for name, leaves in new.items() for leaf, x in leaves.items()
+  }
+  assert got == {"a/w": 0.025, "a/v": 0.05, "b/w": 0, "b/v": 0, "c/w": 0.05, "c/v": 0.1}
 
 
 def test_the_last_epoch_is_kept_where_that_is_asked_for_and_patience_0_never_stops():
