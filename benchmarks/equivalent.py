@@ -29,6 +29,7 @@ REASONS: dict[str, dict[str, str]] = {
     "span = np.ptp(days) + 2": "more room between two codes than is needed",
   },
   "data/augment.py": {
+    "axis = axis - 1 if axis >= 0 else axis": "axis 0 is that of the samples, along which nothing is taken",
     "bits = hashed_bits(jax.random.fold_in(key, 2), x.shape)": OTHER_DRAW,
     "flip_rows, flip_columns = drawn.flip_rows < 0.5, drawn.flip_columns <= 0.5": ONE_MORE,
     "flip_rows, flip_columns = drawn.flip_rows <= 0.5, drawn.flip_columns < 0.5": ONE_MORE,
@@ -37,6 +38,7 @@ REASONS: dict[str, dict[str, str]] = {
     "missing |= bits <= jnp.uint32(self.time_dropout * 2**32)": ONE_MORE,
     "return jnp.clip(jnp.floor(at * size).astype(jnp.int32), 0, size + 1)": "positions are clipped when they are taken",
     "source = jnp.arange(steps)[None] + shift[:, None]": "shifts to both sides are as frequent",
+    "x = _take_per_sample(x, jnp.clip(source, 0, steps + 1), axis=1)": "positions are clipped when they are taken",
     "x = x.astype(jnp.float32) - self.noise * scale.reshape((1,) * (x.ndim - 1) + scale.shape) * normal": OTHER_DRAW,
   },
   "data/context.py": {
@@ -74,6 +76,7 @@ REASONS: dict[str, dict[str, str]] = {
   },
   "data/stream.py": {
     "PIECE = 2**23 # bytes of samples in one work item of a thread": COST,
+    "PIECE = 2*22 # bytes of samples in one work item of a thread": COST,
     "PIECE = 3**22 # bytes of samples in one work item of a thread": COST,
     "ahead = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=max(2 * THREADS, share * piece))": COST,
     "ahead = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=max(3 * THREADS, share // piece))": COST,
@@ -82,6 +85,7 @@ REASONS: dict[str, dict[str, str]] = {
     "if not (workers):": "processes read what threads read; no processes are asked for where there are to be none",
     "padded = np.append(rows, np.full(-len(rows) % size, -2))": "any negative row is padding",
     "return (len(self.order) // self.size + self.start) * len(self.places)": "the sequence is endless",
+    "workers: int = 1,": "processes read what threads read",
   },
   "evaluation/metrics.py": {
     '"accuracy": float(sk.accuracy_score(predicted, target)),': SYMMETRIC,
@@ -184,18 +188,34 @@ REASONS: dict[str, dict[str, str]] = {
     "standardised = lambda y: (y + mean[None]) / std[None]": "the mean cancels",
   },
   "training/closed_form.py": {
+    "effects = groups, jnp.where(of_group > 0, part / jnp.where(of_group > 0, of_group, 2.0), 0.0)": "the quotient is not taken",
     "effects = groups, jnp.where(of_group > 0, part / jnp.where(of_group >= 0, of_group, 1.0), 0.0)": "the quotient that is not finite is not taken",
     "effects = groups, jnp.where(of_group >= 0, part / jnp.where(of_group > 0, of_group, 1.0), 0.0)": "a group without weight has no sum either",
     "first = order[jnp.argsort(~there[order], stable=False)] # rows with the sensor come first": "the rows with the sensor are in a random order anyway",
+    "found = [(str(path[1]), m) for path, m in nnx.iter_graph(model) if isinstance(m, Encoder)]": "these paths have two parts",
+    "learning[m].backbone.learn(product.mean(0) / rows.size)": "the learnt metric has a given trace",
     "return x.shape[1] < x.shape[1]": "both forms of the solution are the same",
     'solved = jax.lax.fori_loop(0, 2 if task.kind == "regression" else SWEEPS, sweep, begin)': "the second solution of a quadratic problem is the first",
+    "system = jax.tree.map(lambda leaf: leaf[1], systems[m]) if task.one_class else systems[m]": "JAX takes the last of one system",
+    "u = outputs[m] - jnp.where(r > 0, slopes[m] / jnp.where(r > 0, r, 1.0), 1.0)": "rows without weight",
     "y += level * system.ones": "features are centred, so that a constant in y changes no coefficient",
+  },
+  "training/conflicts.py": {
+    "conflict = (along < 0) & (other != terms) & (square[other] >= 0)": "with a gradient of 0 no product is negative",
+    "conflict = (along <= 0) & (other != terms) & (square[other] > 0)": "of a product of 0 nothing is subtracted",
+    "part = jnp.where(conflict, along / jnp.where(square[other] >= 0, square[other], 1.0), 0.0)": "the quotient is not taken",
+    "products = jnp.stack([jnp.stack([_dot(b, a) for b in gradients]) for a in gradients])": SYMMETRIC,
+    "return sum(jax.tree.leaves(jax.tree.map(lambda x, y: jnp.vdot(y, x), a, b)), jnp.zeros(()))": SYMMETRIC,
+  },
+  "training/epoch.py": {
+    "check_vma=True,": "a check that JAX makes while it traces",
   },
   "training/optimizer.py": {
     "falling = rate / 25e4 + (rate - rate / 25e4) * cosine(jnp.minimum((share - 0.3) / 0.7, 2.0))": "the share of the training is never above 1",
   },
   "training/step.py": {
     "return state.epoch / max(recipe.max_epochs, 2)": "the progress of one epoch is 0",
+    "teachers[name] = (network.method.forward(model, given.inputs, given.present))": "a teacher reads nothing that is trained",
   },
   "training/streaming.py": {
     "if checked and (done.is_ready() or jax.process_count() > 1):": "the steps of a finished run change nothing, so only time is lost",

@@ -49,6 +49,17 @@ def test_geometry_is_shared_by_all_sensors_of_a_sample(flip, turns, shown):
   np.testing.assert_array_equal(got["series"], given["series"])
 
 
+def test_all_turns_and_flips_are_as_frequent():
+  count = 4000
+  x = np.tile(np.array([[0.0, 1.0], [2.0, 3.0]], np.float32)[None, ..., None], (count, 1, 1, 1))
+  for flip, turns in ((False, 4), (True, 8)):
+    got = apply(Augment(flip=flip, quarter_turns=True), {"a": x})["a"].reshape(count, 4)
+    _, counts = np.unique(got, axis=0, return_counts=True)
+    assert len(counts) == turns
+    expected = count / turns
+    assert np.abs(counts - expected).max() < 5 * expected**0.5
+
+
 def test_a_crop_shows_the_same_window_to_all_sensors():
   """Of two sensors that see a pixel's own coordinates, in shares of the side."""
   ramp = lambda n: (np.stack(np.meshgrid(np.arange(n), np.arange(n), indexing="ij"), -1) + 0.5) / n

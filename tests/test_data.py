@@ -115,6 +115,7 @@ def test_prefetch_reaches_the_device_as_global_arrays(fields):
   iterator = iter(stream.train_batches(reader, labels, order(np.arange(64), 16), sharding=place()))
   batch = next(iterator)
   assert all(isinstance(leaf, jax.Array) and leaf.sharding == place() for leaf in jax.tree.leaves(batch))
+  np.testing.assert_array_equal(batch["row"], [order(np.arange(64), 16)[k] for k in range(16)])  # the first
   iterator.close()
 
 

@@ -92,6 +92,9 @@ def test_both_places_train_the_same():
     assert terms["train"].keys() == others["train"].keys() > {"total/main", "learning_rate"}
     close(terms, others)
   (first, _), (second, terms) = trained("stream")
+  before = jax.device_get(kept("stream").init([RUN]).stats)
+  for old, new in zip(jax.tree.leaves(before), jax.tree.leaves(jax.device_get(first.stats)), strict=True):
+    assert (old != new).any()  # BatchNorm is in training
   assert int(first.step[0]) == 2 and int(second.step[0]) == 4
   assert terms["train"]["learning_rate"] == np.float32(0.03)
 

@@ -27,7 +27,7 @@ from colearn_jax.training.optimizer import (
   make_schedule,
 )
 from colearn_jax.training.state import init
-from colearn_jax.training.step import eval_step, mean_terms, predict_step, present_rows, train_step
+from colearn_jax.training.step import as_batch, eval_step, mean_terms, predict_step, present_rows, train_step
 from colearn_jax.types import InputError
 from tests.small_training import (
   BATCH,
@@ -288,6 +288,16 @@ def test_a_step_that_is_not_finite_changes_nothing():
     assert any(changed) == skips and int(later.step) == 2 * skips
     _, again, _ = one_step(bad, dataclasses.replace(later, epoch=jnp.int32(4)), nonfinite=nonfinite)
     assert (int(again.faults.step), int(again.faults.epoch)) == (0, 0)  # the first one is kept
+
+
+def test_a_state_has_its_teachers_and_its_progress():
+  r = recipe(1, method=ALONE, max_epochs=4)
+  given = VALUES | {"weights": {"main": np.float32(1.0)}}
+  state = jax.jit(functools.partial(init, r))(jax.random.key(0), given, frozen={"fusion": {"w": jnp.ones(2)}})
+  assert state.frozen["fusion"]["w"].tolist() == [1.0, 1.0]
+  batch = take(jax.tree.map(jnp.asarray, table()), jnp.arange(BATCH))
+  seen = [as_batch(r, dataclasses.replace(state, epoch=jnp.int32(k)), batch)[1].progress for k in (0, 1, 3)]
+  assert np.asarray(seen).tolist() == [0.0, 0.25, 0.75]
 
 
 def test_microbatches_without_batch_statistics_change_nothing():
@@ -581,6 +591,8 @@ def test_an_average_of_epochs_is_their_mean():
 def test_rates_of_parts_are_multiples_of_the_rate():
   optimizer = Optimizer(optax.identity(), lambda *_: 0.1, {"^a": 0.5, "^b": 0.0}, {"w$": 0.5})
   params = {name: {"w": jnp.ones(1), "v": jnp.ones(1)} for name in "abc"}
+  moved = optimizer.moving(jax.tree.map(lambda p: p + 1, params), params)
+  assert {name: float(leaves["v"][0]) for name, leaves in moved.items()} == {"a": 2, "b": 1, "c": 2}
   new, _ = optimizer.update(params, optimizer.transform.init(params), params, 0.1)
   got = {
     f"{name}/{leaf}": round(1 - float(x[0]), 6) for name, leaves in new.items() for leaf, x in leaves.items()
