@@ -35,6 +35,7 @@ def given():
   out["target"] = np.concatenate([out["target"], rng.normal(5.0, 2.0, (N, 1))], 1).astype(np.float32)
   out["labelled"] = (rng.random(N) > 0.2).astype(np.float32)
   out["present"] = {m: (rng.random(N) > 0.1 + 0.1 * k).astype(np.float32) for k, m in enumerate(SHAPES)}
+  out["present"]["radar"][:2] = 0.0, 1.0
   teacher = rng.normal(3.0, 2.0, (N, 2)).astype(np.float32)
   teacher[::7] = np.nan
   return jax.tree.map(jnp.asarray, out), teacher

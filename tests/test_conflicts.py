@@ -52,6 +52,8 @@ def test_of_several_trees_against_vectors():
     want = by_numpy(vectors.astype(np.float64), order)
     np.testing.assert_allclose(np.concatenate([got["a"], got["b"].ravel()]), want, rtol=1e-4, atol=1e-5)
   assert len(orders) > 1
+  small = call(key, [{"a": jnp.asarray(0.01 * v)} for v in vectors])["a"]  # the size has no influence
+  np.testing.assert_allclose(100 * small, want, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -242,14 +242,14 @@ def test_the_best_epoch_keeps_its_own_parameters():
 
 
 def test_an_epoch_counts_that_is_better_by_the_least_difference():
-  """`min_delta` is 0.01; of two epochs alike the first is kept."""
+  """`min_delta` is 0.01, and the patience two epochs; of two epochs alike the first is kept."""
   state = programs()[0](jax.random.key(0), VALUES)
-  stop = jax.jit(functools.partial(end_epoch, recipe()))
+  stop = jax.jit(functools.partial(end_epoch, recipe(patience=2)))
   seen = []
   for objective in (1.0, 0.995, 0.98, 0.98, 0.985):
     state = stop(state, jnp.float32(objective))
-    seen.append((int(state.stop.wait), int(state.best.epoch)))
-  assert seen == [(0, 1), (1, 2), (0, 3), (1, 3), (2, 3)]
+    seen.append((int(state.stop.wait), int(state.best.epoch), bool(state.stop.done)))
+  assert seen == [(0, 1, False), (1, 2, False), (0, 3, False), (1, 3, False), (2, 3, True)]
 
 
 ALONE = Individual()
@@ -295,6 +295,11 @@ def test_a_state_has_its_teachers_and_its_progress():
   given = VALUES | {"weights": {"main": np.float32(1.0)}}
   state = jax.jit(functools.partial(init, r))(jax.random.key(0), given, frozen={"fusion": {"w": jnp.ones(2)}})
   assert state.frozen["fusion"]["w"].tolist() == [1.0, 1.0]
+  zeros = jax.tree.map(jnp.zeros_like, {"encoders": {"radar": state.params["encoders"]["radar"]}})
+  from_file = init(r, jax.random.key(0), given, pretrained={"params": zeros})
+  assert not any(np.any(leaf) for leaf in jax.tree.leaves(from_file.params["encoders"]["radar"]))
+  close(jax.device_get(from_file.params["heads"]), jax.device_get(state.params["heads"]))
+  close(jax.device_get(from_file.params["encoders"]["optical"]), state.params["encoders"]["optical"])
   batch = take(jax.tree.map(jnp.asarray, table()), jnp.arange(BATCH))
   seen = [as_batch(r, dataclasses.replace(state, epoch=jnp.int32(k)), batch)[1].progress for k in (0, 1, 3)]
   assert np.asarray(seen).tolist() == [0.0, 0.25, 0.75]
