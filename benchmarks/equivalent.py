@@ -82,7 +82,10 @@ REASONS: dict[str, dict[str, str]] = {
     "ahead = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=max(3 * THREADS, share // piece))": COST,
     "ahead = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=min(2 * THREADS, share // piece))": COST,
     "dataset = dataset.batch(share // piece, drop_remainder=False, batch_fn=_concatenate).map(put)": "all batches are whole",
+    "dataset = rows.map(_Example(reader, labels)).batch(piece, drop_remainder=False).to_iter_dataset(ahead)": "all pieces are whole",
     "if not (workers):": "processes read what threads read; no processes are asked for where there are to be none",
+    "n for n in range(1, share + 1) if share % n == 0 and n / reader.nbytes <= max(PIECE, reader.nbytes)": COST,
+    "n for n in range(1, share + 1) if share % n == 0 or n * reader.nbytes <= max(PIECE, reader.nbytes)": COST,
     "n for n in range(1, share + 2) if share % n == 0 and n * reader.nbytes <= max(PIECE, reader.nbytes)": COST,
     "padded = np.append(rows, np.full(-len(rows) % size, -2))": "any negative row is padding",
     "piece = min(": COST,
@@ -130,6 +133,7 @@ REASONS: dict[str, dict[str, str]] = {
   "nn/random.py": {
     "draw = lambda block: shuffled(words, epoch * blocks - block, rows.reshape(-1), xp)": OTHER_DRAW,
     "first, second = (_hash(epoch + xp.uint32(half), words[0], words[1], xp) for half in (1, 2**31))": OTHER_DRAW,
+    "first, second = (_hash(epoch - xp.uint32(half), words[0], words[1], xp) for half in (0, 2**31))": "modulo 2^32, the number 2^31 is its own opposite",
     "position -= jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * jnp.uint32(stride)": OTHER_DRAW,
     "return _hash(position, words[0], words[2], jnp)": "JAX takes the last of two words",
   },

@@ -267,6 +267,9 @@ def test_batchnorm_of_one_row_and_of_none():
   one = stats()
   np.testing.assert_allclose(one[0], [0.2, -0.4], rtol=1e-6)
   np.testing.assert_allclose(one[1], [0.9, 0.9], rtol=1e-6)
+  two = layers.BatchNorm(2)
+  two(x, train=True, present=jnp.array([1.0, 1.0, 0.0]))
+  np.testing.assert_allclose(two.var[...], 0.9 + 0.1 * np.var(x[:2], axis=0, ddof=1), rtol=1e-6)
   norm(x, train=True, present=jnp.zeros(3))
   assert stats() == one and one[2] == 1
 

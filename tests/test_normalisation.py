@@ -7,6 +7,7 @@ from scipy.stats import norm
 
 from colearn_jax.data.statistics import Normalisation, moments, sampled_rows
 from colearn_jax.methods.predict import normalise
+from colearn_jax.nn.quantiles import normal_scores
 from colearn_jax.types import Modality
 
 
@@ -38,6 +39,15 @@ def test_quantiles_become_those_of_a_normal_distribution(values):
   np.testing.assert_allclose(beyond, norm.ppf(0.999), rtol=1e-4)
   below = normalise({"S1": np.full((1, 3, 2), -1e9)}, {"S1": constants("quantile", values)})["S1"]
   np.testing.assert_allclose(below, norm.ppf(0.001), rtol=1e-4)
+
+
+def test_a_band_without_quantiles_stays_as_it_is():
+  """The date and the place of a context, which have no scale."""
+  quantiles = jnp.stack([jnp.linspace(0.0, 1.0, 101), jnp.full(101, jnp.nan)], axis=1)
+  x = jnp.array([[0.5, 0.25], [jnp.nan, jnp.nan], [1.0, -1.0]])
+  got = np.asarray(normal_scores(x, quantiles))
+  np.testing.assert_array_equal(got[:, 1], x[:, 1])
+  np.testing.assert_allclose(got[:, 0], [0.0, np.nan, norm.ppf(0.999)], atol=1e-5)
 
 
 def test_robust_is_not_moved_by_outliers(values):
