@@ -194,6 +194,7 @@ REASONS: dict[str, dict[str, str]] = {
     "standardised = lambda y: (y + mean[None]) / std[None]": "the mean cancels",
   },
   "training/closed_form.py": {
+    "effects = groups, jnp.where(of_group > 0, part / jnp.where(of_group > 0, of_group, 1.0), 1.0)": "a group without weight has no sum either",
     "effects = groups, jnp.where(of_group > 0, part / jnp.where(of_group > 0, of_group, 2.0), 0.0)": "the quotient is not taken",
     "effects = groups, jnp.where(of_group > 0, part / jnp.where(of_group >= 0, of_group, 1.0), 0.0)": "the quotient that is not finite is not taken",
     "effects = groups, jnp.where(of_group >= 0, part / jnp.where(of_group > 0, of_group, 1.0), 0.0)": "a group without weight has no sum either",
@@ -201,10 +202,13 @@ REASONS: dict[str, dict[str, str]] = {
     "for done in range(max((_rounds(encoder) for _, encoder in _fitted(model)), default=1)):": "one more solution of the same problem",
     "found = [(str(path[1]), m) for path, m in nnx.iter_graph(model) if isinstance(m, Encoder)]": "these paths have two parts",
     "learning[m].backbone.learn(product.mean(0) / rows.size)": "the learnt metric has a given trace",
+    "model = recipe.network.model(state.stats, state.params)": "both are merged into one model",
     "return x.shape[1] < x.shape[1]": "both forms of the solution are the same",
     'solved = jax.lax.fori_loop(0, 2 if task.kind == "regression" else SWEEPS, sweep, begin)': "the second solution of a quadratic problem is the first",
     "system = jax.tree.map(lambda leaf: leaf[1], systems[m]) if task.one_class else systems[m]": "JAX takes the last of one system",
+    "total = lambda x, output=output: sum(y[:, output].mean() for y in outputs(x).values())": "the learnt metric has a given trace",
     "u = outputs[m] - jnp.where(r > 0, slopes[m] / jnp.where(r > 0, r, 1.0), 1.0)": "rows without weight",
+    "u = outputs[m] - jnp.where(r >= 0, slopes[m] / jnp.where(r > 0, r, 1.0), 0.0)": "rows without weight",
     "y += level * system.ones": "features are centred, so that a constant in y changes no coefficient",
   },
   "training/conflicts.py": {

@@ -508,6 +508,10 @@ def test_schedules():
   warm = make_schedule("constant", 0.1, 4, warmup=5, unit="steps")
   np.testing.assert_allclose(at(warm, [0, 4]), [0.02, 0.1], rtol=1e-6)
   np.testing.assert_allclose(at(make_schedule("linear", 0.1, 4), [0, 20, 40]), [0.1, 0.05, 0.0], atol=1e-8)
+  warm = make_schedule("constant", 0.1, 4, warmup=1, unit="steps")
+  np.testing.assert_allclose(at(warm, [0, 1]), [0.1, 0.1], rtol=1e-6)
+  single = make_schedule("linear", 0.1, 1)
+  assert float(single(0, 1)) == pytest.approx(0.1) and float(single(1, 1)) == 0.0
   reference = optax.cosine_decay_schedule(0.1, 40)
   close = lambda kind, steps: np.testing.assert_allclose(
     at(make_schedule(kind, 0.1, 4), steps), [reference(s) for s in steps], atol=1e-6
@@ -535,6 +539,8 @@ def test_the_logged_rate_is_the_schedules():
 def test_warm_up_has_to_end():
   with pytest.raises(InputError, match="train.warmup: 5 epochs are not less than train.max_epochs=5"):
     make_optimizer("adam", learning_rate=0.1, max_epochs=5, warmup=5)
+  with pytest.raises(InputError, match="train.warmup: 1 epochs are not less than train.max_epochs=1"):
+    make_optimizer("adam", learning_rate=0.1, max_epochs=1, warmup=1)
   with pytest.raises(InputError, match="train.warmup: one_cycle has its own warm-up"):
     make_optimizer("adam", learning_rate=0.1, max_epochs=5, warmup=1, schedule="one_cycle")
 
