@@ -90,6 +90,7 @@ REASONS: dict[str, dict[str, str]] = {
     "padded = np.append(rows, np.full(-len(rows) % size, -2))": "any negative row is padding",
     "piece = min(": COST,
     "return (len(self.order) // self.size + self.start) * len(self.places)": "the sequence is endless",
+    "return grain.experimental.ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=3)": COST,
     "workers: int = 1,": "processes read what threads read",
   },
   "evaluation/metrics.py": {
@@ -220,6 +221,10 @@ REASONS: dict[str, dict[str, str]] = {
   },
   "training/epoch.py": {
     "check_vma=True,": "a check that JAX makes while it traces",
+  },
+  "training/on_device.py": {
+    "done = jax.device_put(np.zeros(len(runs), bool), state.stop.done.sharding)": COST,
+    "uneven = len({len(batches) for batches in parts[0]}) >= 1": COST,
   },
   "training/optimizer.py": {
     "falling = rate / 25e4 + (rate - rate / 25e4) * cosine(jnp.minimum((share - 0.3) / 0.7, 2.0))": "the share of the training is never above 1",

@@ -13,12 +13,25 @@ from colearn_jax import methods
 from colearn_jax.data import reader as readers
 from colearn_jax.data.splits import Run
 from colearn_jax.data.statistics import Normalisation
+from colearn_jax.methods.base import Network
 from colearn_jax.nn import random
-from colearn_jax.training import streaming
+from colearn_jax.training import closed_form, streaming
 from colearn_jax.training.epoch import batched
 from colearn_jax.training.on_device import OnDevice
+from colearn_jax.training.optimizer import Average
 from colearn_jax.types import InputError, Modality
-from tests.small_training import BATCH, SHAPES, TRAIN, VALIDATION, VALUES, N, close, recipe, table
+from tests.small_training import (
+  BATCH,
+  SHAPES,
+  TRAIN,
+  VALIDATION,
+  VALUES,
+  N,
+  architecture,
+  close,
+  recipe,
+  table,
+)
 
 RUN = Run(3, 1, TRAIN, VALIDATION, VALIDATION)
 OTHER = Run(4, 0, np.arange(5, 25), np.arange(3), np.arange(3))  # as many steps
@@ -43,7 +56,7 @@ TARGET = np.where(np.arange(N)[:, None] % 5 == 1, np.nan, table()["target"]).ast
 INDEX = readers.Index(np.arange(N).astype(str), TARGET, {})
 
 
-def samples(place, how="fixed", method=METHOD, **changes):
+def samples(place, how="fixed", method=METHOD, network=None, **changes):
   """`OnDevice` or `Streamed`, of one device."""
   options = {
     "class_weights": "none",
@@ -52,6 +65,7 @@ def samples(place, how="fixed", method=METHOD, **changes):
     "normalisation": Normalisation(how, VALUES["inputs"]),
   }
   r = recipe(1, method=method, **changes)
+  r = r if network is None else dataclasses.replace(r, network=network)
   if place == "device":
     return OnDevice(r, MODALITIES, readers.read_table(READER), INDEX, **options)
   with pytest.MonkeyPatch.context() as patch:
@@ -226,6 +240,28 @@ def test_runs_of_a_stack_are_trained_as_each_is_alone(other):
     close(pick(state.params, k), pick(one.params, 0))
     close(pick(terms, k), pick(own, 0))
     assert int(state.step[k]) == int(one.step[0])
+
+
+def test_each_run_of_a_stack_begins_with_its_own_closed_form():
+  """Landmarks, heads, the best model and the average."""
+  encoder = {"model_type": "kernel", "landmarks": 6, "layer_sizes": (), "dropout": 0.0}
+  own = architecture(emb_dim=6, projection=False, standardised=True)
+  own = dataclasses.replace(own, encoders=dict.fromkeys(SHAPES, encoder))
+  of = samples("device", network=Network(METHOD, own), ridge=0.3, average=Average("ema"))
+  state = of.init([RUN, LONGER])
+  state = of.begin([RUN, LONGER], state)
+  for k, run in enumerate((RUN, LONGER)):
+    one = of.pick(of.init([run]), 0)
+    rows = batched(run.train, BATCH)
+    params, stats = jax.jit(functools.partial(closed_form.begin, of.recipe))(one, of.device_table, rows)
+    for model in (state, state.best):
+      got = jax.tree.map(lambda leaf, k=k: leaf[k], (model.params, model.stats))
+      close(jax.device_get(got), jax.device_get((params, stats)))
+    average = jax.tree.map(lambda leaf, k=k: leaf[k], state.average)
+    close(jax.device_get((average["params"], average["stats"])), jax.device_get((params, stats)))
+  before = jax.device_get(of.init([RUN]).params["heads"])
+  after = jax.device_get(jax.tree.map(lambda leaf: leaf[:1], state.params["heads"]))
+  assert all((a != b).any() for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True))
 
 
 def test_compiling_ahead_trains_nothing_and_a_stream_takes_one_run():
