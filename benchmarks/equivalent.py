@@ -204,6 +204,9 @@ REASONS: dict[str, dict[str, str]] = {
     "found = [(str(path[1]), m) for path, m in nnx.iter_graph(model) if isinstance(m, Encoder)]": "these paths have two parts",
     "learning[m].backbone.learn(product.mean(0) / rows.size)": "the learnt metric has a given trace",
     "model = recipe.network.model(state.stats, state.params)": "both are merged into one model",
+    "number, root = jnp.maximum(known.sum(), 2), jnp.sqrt(share)": "of one row the centred features are 0",
+    "part = 1.0 + 1.0 / jnp.sqrt(1.0 + number * effect * of_group)": "the square of 1 - part is the same",
+    "return x.shape[0] <= x.shape[1]": "both forms of the solution are the same",
     "return x.shape[1] < x.shape[1]": "both forms of the solution are the same",
     'solved = jax.lax.fori_loop(0, 2 if task.kind == "regression" else SWEEPS, sweep, begin)': "the second solution of a quadratic problem is the first",
     "system = jax.tree.map(lambda leaf: leaf[1], systems[m]) if task.one_class else systems[m]": "JAX takes the last of one system",
@@ -215,6 +218,7 @@ REASONS: dict[str, dict[str, str]] = {
   "training/conflicts.py": {
     "conflict = (along < 0) & (other != terms) & (square[other] >= 0)": "with a gradient of 0 no product is negative",
     "conflict = (along <= 0) & (other != terms) & (square[other] > 0)": "of a product of 0 nothing is subtracted",
+    "part = jnp.where(conflict, along / jnp.where(square[other] > 0, square[other], 2.0), 0.0)": "the quotient is not taken",
     "part = jnp.where(conflict, along / jnp.where(square[other] >= 0, square[other], 1.0), 0.0)": "the quotient is not taken",
     "products = jnp.stack([jnp.stack([_dot(b, a) for b in gradients]) for a in gradients])": SYMMETRIC,
     "return sum(jax.tree.leaves(jax.tree.map(lambda x, y: jnp.vdot(y, x), a, b)), jnp.zeros(()))": SYMMETRIC,
@@ -230,6 +234,8 @@ REASONS: dict[str, dict[str, str]] = {
     "falling = rate / 25e4 + (rate - rate / 25e4) * cosine(jnp.minimum((share - 0.3) / 0.7, 2.0))": "the share of the training is never above 1",
   },
   "training/step.py": {
+    "model = recipe.network.model(stats, params)": "both are merged into one model",
+    "return forward(state.stats, (given.inputs, given.present, 1))": OTHER_DRAW,
     "return state.epoch / max(recipe.max_epochs, 2)": "the progress of one epoch is 0",
     "teachers[name] = (network.method.forward(model, given.inputs, given.present))": "a teacher reads nothing that is trained",
   },

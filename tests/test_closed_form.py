@@ -215,6 +215,17 @@ def test_landmarks_are_training_samples_that_have_the_sensor(features):
     assert set(found) <= set(allowed) and len(set(found)) == min(features, len(allowed))
 
 
+def test_a_sensor_that_one_sample_has_has_landmarks_there():
+  r, before, _, rows = begun(Individual(), FEW)
+  rows["present"]["radar"] = jnp.zeros(N).at[5].set(1.0)
+  stats = jax.jit(functools.partial(closed_form.fit, r))(before, rows, jnp.asarray(TRAIN))
+  batch, _ = as_batch(r, before, take(rows, jnp.array([5])))
+  points = np.asarray(stats["encoders"]["radar"]["backbone"]["landmarks"]["points"])
+  np.testing.assert_allclose(
+    points, np.tile(np.asarray(batch.inputs["radar"]).reshape(1, -1), (FEW, 1)), rtol=1e-6
+  )
+
+
 @pytest.fixture(scope="module")
 def lfmc(tmp_path_factory):
   manual, prepared = tmp_path_factory.mktemp("manual"), tmp_path_factory.mktemp("prepared")

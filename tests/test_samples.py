@@ -226,6 +226,18 @@ def test_the_arrays_of_a_run():
   np.testing.assert_allclose(values["task"]["std"], labelled.std(0), rtol=1e-5)
 
 
+def test_each_run_of_a_stack_has_its_own_teachers_and_all_have_the_values_of_a_file():
+  of = kept("device")
+  zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape[1:], leaf.dtype), of.init([RUN]).params["encoders"])
+  teachers = [{"fusion": {"params": np.full((3, 2), k, np.float32)}} for k in (1, 2)]
+  fresh = samples("device")  # compiles for these arguments
+  state = fresh.init([RUN, OTHER], frozen=teachers, pretrained={"params": {"encoders": zeros}})
+  assert state.frozen["fusion"]["params"].tolist() == [np.full((3, 2), k).tolist() for k in (1, 2)]
+  assert not any(np.any(leaf) for leaf in jax.tree.leaves(state.params["encoders"]))
+  plain = of.init([RUN, OTHER])
+  close(jax.device_get(state.params["heads"]), jax.device_get(plain.params["heads"]))
+
+
 @pytest.mark.parametrize("other", [OTHER, LONGER], ids=["even", "uneven"])
 def test_runs_of_a_stack_are_trained_as_each_is_alone(other):
   of = kept("device")

@@ -250,6 +250,9 @@ def test_an_epoch_counts_that_is_better_by_the_least_difference():
     state = stop(state, jnp.float32(objective))
     seen.append((int(state.stop.wait), int(state.best.epoch), bool(state.stop.done)))
   assert seen == [(0, 1, False), (1, 2, False), (0, 3, False), (1, 3, False), (2, 3, True)]
+  stop = jax.jit(functools.partial(end_epoch, recipe(min_delta=0.0)))
+  state = stop(stop(programs()[0](jax.random.key(0), VALUES), jnp.float32(1.0)), jnp.float32(1.0))
+  assert int(state.stop.wait) == 1
 
 
 ALONE = Individual()
