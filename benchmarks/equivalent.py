@@ -203,6 +203,8 @@ REASONS: dict[str, dict[str, str]] = {
     "for done in range(max((_rounds(encoder) for _, encoder in _fitted(model)), default=1)):": "one more solution of the same problem",
     "found = [(str(path[1]), m) for path, m in nnx.iter_graph(model) if isinstance(m, Encoder)]": "these paths have two parts",
     "learning[m].backbone.learn(product.mean(0) / rows.size)": "the learnt metric has a given trace",
+    'm: {"kernel": jnp.ones((z.shape[1], classes)), "bias": jnp.zeros(classes)} for m, z in inputs.items()': "the minimum does not depend on where the search begins",
+    'm: {"kernel": jnp.zeros((z.shape[1], classes)), "bias": jnp.ones(classes)} for m, z in inputs.items()': "the minimum does not depend on where the search begins",
     "model = recipe.network.model(state.stats, state.params)": "both are merged into one model",
     "number, root = jnp.maximum(known.sum(), 2), jnp.sqrt(share)": "of one row the centred features are 0",
     "part = 1.0 + 1.0 / jnp.sqrt(1.0 + number * effect * of_group)": "the square of 1 - part is the same",
@@ -232,6 +234,7 @@ REASONS: dict[str, dict[str, str]] = {
   },
   "training/optimizer.py": {
     "falling = rate / 25e4 + (rate - rate / 25e4) * cosine(jnp.minimum((share - 0.3) / 0.7, 2.0))": "the share of the training is never above 1",
+    "return optax.apply_updates(updates, params), opt_state": SYMMETRIC,
   },
   "training/step.py": {
     "model = recipe.network.model(stats, params)": "both are merged into one model",
@@ -241,7 +244,10 @@ REASONS: dict[str, dict[str, str]] = {
   },
   "training/streaming.py": {
     "if checked and (done.is_ready() or jax.process_count() > 1):": "the steps of a finished run change nothing, so only time is lost",
+    'present = lambda m: np.stack([sample["present"].get(m.name, 2.0) for sample in every])': "any positive number",
     "return len(begun) > 2 and bool(jax.device_get(begun.popleft()) >= 1)": "a fault in the first step is then found at the end of the epoch, and nothing changes until there",
+    'self._programs["end"] = jit(_end, 1, self._placed, self._whole)': COST,
+    'self._programs["train"] = jit(_train, (1, 1), self._placed, self._whole, self._whole)': COST,
   },
 }
 

@@ -221,9 +221,29 @@ def test_the_arrays_of_a_run():
   assert of._values(LONGER)["steps_per_epoch"] == 3
   seen = table()["inputs"]["radar"][[row for row in TRAIN if row % 7 != 3]]
   np.testing.assert_allclose(values["inputs"]["radar"]["offset"], seen.mean((0, 1)), rtol=1e-5)
+  robust = samples("device", "robust")._values(RUN)["inputs"]["radar"]
+  np.testing.assert_allclose(robust["offset"], np.median(seen, axis=(0, 1)), rtol=1e-5)
   labelled = TARGET[[row for row in TRAIN if row % 5 != 1]]
   np.testing.assert_allclose(values["task"]["mean"], labelled.mean(0), rtol=1e-5)
   np.testing.assert_allclose(values["task"]["std"], labelled.std(0), rtol=1e-5)
+
+
+def test_what_a_run_needs_is_checked_before_it_begins(monkeypatch):
+  def lacking(run):
+    raise InputError(f"{run.name}: no teacher")
+
+  of = samples("device")
+  of.check([RUN])
+  of._arrays = lacking
+  of.check([RUN], arrays=False)
+  with pytest.raises(InputError, match="^seed3_fold1: no teacher"):
+    of.check([RUN])
+  seen = []
+  monkeypatch.setattr(streaming, "check_unchanged", lambda dataset, index: seen.append((dataset, index)))
+  kept("device").check_source()
+  assert not seen
+  kept("stream").check_source()
+  assert seen == [(None, INDEX)]
 
 
 def test_each_run_of_a_stack_has_its_own_teachers_and_all_have_the_values_of_a_file():

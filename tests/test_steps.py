@@ -524,6 +524,7 @@ def test_schedules():
   close("one_cycle", range(40))
   cycle = make_schedule("one_cycle", 0.1, 4)
   np.testing.assert_allclose(at(cycle, [0, 12, 40, 50]), [0.1 / 25, 0.1, 0.1 / 25e4, 0.1 / 25e4], rtol=1e-3)
+  assert at(cycle, [12])[0] == pytest.approx(0.1, rel=2e-6)
   warm = make_schedule("linear", 0.1, 4, warmup=1, unit="epochs")
   np.testing.assert_allclose(at(warm, [9, 25, 40]), [0.1, 0.05, 0.0], rtol=1e-5, atol=1e-8)
   # Waves end where log2(1 + 15 t) is whole: at 1/15, 3/15 and 7/15 of 60 steps. In the middle is the maximum.
