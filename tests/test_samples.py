@@ -147,9 +147,11 @@ def test_a_streamed_epoch_goes_on_from_any_of_its_steps():
   assert [int(one.step[0]) for one, _ in saved] == [1, 2, 4, 5]
   assert [of.number([LONGER], k // 2, partial) for k, (_, partial) in enumerate(saved)] == [1, 2, 4, 5]
   assert of.number([LONGER], 2, None) == 6 == int(state.step[0])
-  for one, partial in saved[2:]:
+  for one, partial in saved:
+    again = copied(one)
     with of.epochs([LONGER], one, partial) as epoch:
-      again, said = epoch(copied(one))
+      while int(again.epoch[0]) < 2:
+        again, said = epoch(again)
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(again.params), jax.device_get(state.params))
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(said), jax.device_get(terms))
 
