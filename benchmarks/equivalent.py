@@ -208,6 +208,7 @@ REASONS: dict[str, dict[str, str]] = {
     'm: {"kernel": jnp.zeros((z.shape[1], classes)), "bias": jnp.ones(classes)} for m, z in inputs.items()': "the minimum does not depend on where the search begins",
     "model = recipe.network.model(state.stats, state.params)": "both are merged into one model",
     "number, root = jnp.maximum(known.sum(), 2), jnp.sqrt(share)": "of one row the centred features are 0",
+    "ones = _without_groups(root[:, None], root, effects)[:, 1]": "JAX takes the last of one column",
     "part = 1.0 + 1.0 / jnp.sqrt(1.0 + number * effect * of_group)": "the square of 1 - part is the same",
     "return x.shape[0] <= x.shape[1]": "both forms of the solution are the same",
     "return x.shape[1] < x.shape[1]": "both forms of the solution are the same",
@@ -236,6 +237,7 @@ REASONS: dict[str, dict[str, str]] = {
   "training/optimizer.py": {
     "falling = rate / 25e4 + (rate - rate / 25e4) * cosine(jnp.minimum((share - 0.3) / 0.7, 2.0))": "the share of the training is never above 1",
     "return optax.apply_updates(updates, params), opt_state": SYMMETRIC,
+    "return rate * full * warm / jnp.ones(())": SYMMETRIC,
   },
   "training/step.py": {
     "model = recipe.network.model(stats, params)": "both are merged into one model",

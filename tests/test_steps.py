@@ -443,9 +443,11 @@ def updated(optimizer, steps=1):
   [
     ("adam", optax.adam(0.01)),
     ("adamw", optax.adamw(0.01, weight_decay=0.1, mask=lambda p: jax.tree.map(lambda a: a.ndim > 1, p))),
+    ("lamb", optax.lamb(0.01)),
     ("lion", optax.lion(0.01, weight_decay=0.0)),
     ("nadam", optax.nadam(0.01)),
     ("radam", optax.radam(0.01)),
+    ("rmsprop", optax.rmsprop(0.01, momentum=0.9)),
     ("sgd", optax.sgd(0.01, momentum=0.9)),
   ],
 )
