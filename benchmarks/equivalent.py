@@ -216,6 +216,7 @@ REASONS: dict[str, dict[str, str]] = {
     "system = jax.tree.map(lambda leaf: leaf[1], systems[m]) if task.one_class else systems[m]": "JAX takes the last of one system",
     "total = lambda x, output=output: sum(y[:, output].mean() for y in outputs(x).values())": "the learnt metric has a given trace",
     "u = outputs[m] - jnp.where(r > 0, slopes[m] / jnp.where(r > 0, r, 1.0), 1.0)": "rows without weight",
+    "u = outputs[m] - jnp.where(r > 0, slopes[m] / jnp.where(r >= 0, r, 1.0), 0.0)": "the quotient is not taken",
     "u = outputs[m] - jnp.where(r >= 0, slopes[m] / jnp.where(r > 0, r, 1.0), 0.0)": "rows without weight",
     "y += level * system.ones": "features are centred, so that a constant in y changes no coefficient",
   },
@@ -229,6 +230,10 @@ REASONS: dict[str, dict[str, str]] = {
   },
   "training/epoch.py": {
     "check_vma=True,": "a check that JAX makes while it traces",
+    'if recipe.mesh.shape["replica"] != 1:': COST,
+    'if recipe.mesh.shape["replica"] == 2:': COST,
+    'names = list(batch["present"])': "jax.tree.map sorts the names",
+    "return jax.tree.map(lambda leaf: leaf[1], stack)": "JAX takes the last of one run",
   },
   "training/on_device.py": {
     "done = jax.device_put(np.zeros(len(runs), bool), state.stop.done.sharding)": COST,
@@ -236,6 +241,7 @@ REASONS: dict[str, dict[str, str]] = {
   },
   "training/optimizer.py": {
     "falling = rate / 25e4 + (rate - rate / 25e4) * cosine(jnp.minimum((share - 0.3) / 0.7, 2.0))": "the share of the training is never above 1",
+    "return jnp.where(share <= 0.3, rising, falling)": "both are the same there",
     "return optax.apply_updates(updates, params), opt_state": SYMMETRIC,
     "return rate * full * warm / jnp.ones(())": SYMMETRIC,
   },

@@ -163,9 +163,19 @@ def test_a_finished_run_stays_as_it_is():
     done = dataclasses.replace(state, stop=dataclasses.replace(state.stop, done=jnp.ones(1, bool)))
     before = jax.device_get(done.params)
     with of.epochs([RUN], done) as epoch:
-      after, _ = epoch(done)
+      after, terms = epoch(done)
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(after.params), before)
     assert int(after.step[0]) == int(after.epoch[0]) == 0
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(jax.device_get(terms)))
+
+
+def test_a_finished_run_of_a_stack_waits_for_the_others():
+  of = kept("device")
+  state = of.init([RUN, OTHER])
+  state = dataclasses.replace(state, stop=dataclasses.replace(state.stop, done=jnp.array([True, False])))
+  with of.epochs([RUN, OTHER], state) as epoch:
+    after, _ = epoch(state)
+  assert after.step.tolist() == [0, 2] and after.epoch.tolist() == [0, 1]
 
 
 @pytest.mark.parametrize("paired", [True, False])

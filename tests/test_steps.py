@@ -528,7 +528,7 @@ def test_schedules():
   np.testing.assert_allclose(at(cycle, [0, 12, 40, 50]), [0.1 / 25, 0.1, 0.1 / 25e4, 0.1 / 25e4], rtol=1e-3)
   assert at(cycle, [12])[0] == pytest.approx(0.1, rel=2e-6)
   warm = make_schedule("linear", 0.1, 4, warmup=1, unit="epochs")
-  np.testing.assert_allclose(at(warm, [9, 25, 40]), [0.1, 0.05, 0.0], rtol=1e-5, atol=1e-8)
+  np.testing.assert_allclose(at(warm, [9, 25, 40, 60]), [0.1, 0.05, 0.0, 0.0], rtol=1e-5, atol=1e-8)
   # Waves end where log2(1 + 15 t) is whole: at 1/15, 3/15 and 7/15 of 60 steps. In the middle is the maximum.
   quiet, high = [0, 4, 12, 28, 60], [60 * (2 ** (k + 0.5) - 1) / 15 for k in range(4)]
   coslog = make_schedule("coslog4", 0.1, 6)
@@ -610,11 +610,16 @@ def test_rates_of_parts_are_multiples_of_the_rate():
   params = {name: {"w": jnp.ones(1), "v": jnp.ones(1)} for name in "abc"}
   moved = optimizer.moving(jax.tree.map(lambda p: p + 1, params), params)
   assert {name: float(leaves["v"][0]) for name, leaves in moved.items()} == {"a": 2, "b": 1, "c": 2}
-  new, _ = optimizer.update(params, optimizer.transform.init(params), params, 0.1)
+  grads = jax.tree.map(lambda p: 2 * p, params)
+  new, _ = optimizer.update(grads, optimizer.transform.init(params), params, 0.1)
   got = {
     f"{name}/{leaf}": round(1 - float(x[0]), 6) for name, leaves in new.items() for leaf, x in leaves.items()
   }
-  assert got == {"a/w": 0.025, "a/v": 0.05, "b/w": 0, "b/v": 0, "c/w": 0.05, "c/v": 0.1}
+  assert got == {"a/w": 0.05, "a/v": 0.1, "b/w": 0, "b/v": 0, "c/w": 0.1, "c/v": 0.2}
+  clipped = make_optimizer("sgd", learning_rate=1.0, max_epochs=1, momentum=0.0, clip_norm=0.5)
+  new, _ = clipped.update(grads, clipped.transform.init(params), params, 1.0)
+  change = jax.tree.leaves(jax.tree.map(jnp.subtract, new, params))
+  np.testing.assert_allclose(np.linalg.norm(np.concatenate(change)), 0.5, rtol=1e-5)
 
 
 def test_the_last_epoch_is_kept_where_that_is_asked_for_and_patience_0_never_stops():
