@@ -216,9 +216,11 @@ REASONS: dict[str, dict[str, str]] = {
     "system = jax.tree.map(lambda leaf: leaf[1], systems[m]) if task.one_class else systems[m]": "JAX takes the last of one system",
     "total = lambda x, output=output: sum(y[:, output].mean() for y in outputs(x).values())": "the learnt metric has a given trace",
     "u = outputs[m] - jnp.where(r > 0, slopes[m] / jnp.where(r > 0, r, 1.0), 1.0)": "rows without weight",
+    "u = outputs[m] - jnp.where(r > 0, slopes[m] / jnp.where(r > 0, r, 2.0), 0.0)": "the quotient is not taken",
     "u = outputs[m] - jnp.where(r > 0, slopes[m] / jnp.where(r >= 0, r, 1.0), 0.0)": "the quotient is not taken",
     "u = outputs[m] - jnp.where(r >= 0, slopes[m] / jnp.where(r > 0, r, 1.0), 0.0)": "rows without weight",
     "y += level * system.ones": "features are centred, so that a constant in y changes no coefficient",
+    "y = _without_groups((system.root * u)[:, None], system.root, system.effects)[:, 1]": "JAX takes the last of one column",
   },
   "training/conflicts.py": {
     "conflict = (along < 0) & (other != terms) & (square[other] >= 0)": "with a gradient of 0 no product is negative",
@@ -230,6 +232,7 @@ REASONS: dict[str, dict[str, str]] = {
   },
   "training/epoch.py": {
     "check_vma=True,": "a check that JAX makes while it traces",
+    "if len(rows[1]) == 1:": "rows of both parts are of the same runs",
     'if recipe.mesh.shape["replica"] != 1:': COST,
     'if recipe.mesh.shape["replica"] == 2:': COST,
     'names = list(batch["present"])': "jax.tree.map sorts the names",

@@ -47,7 +47,7 @@ CLASSES = {"binary": 2, "multiclass": 3, "multilabel": 2}
 GROUPS = np.where(np.isin(np.arange(N), TRAIN), np.arange(N) ** 2 % 5, -1).astype(np.int32)
 
 
-def begun(method, features, ridge=0.3, kind="regression", effect=0.0, **settings):
+def begun(method, features, ridge=0.3, kind="regression", effect=0.0, own_rounds=None, **settings):
   """A recipe, its state before and after `begin`, and all that it reads."""
   encoder = {"model_type": "kernel", "landmarks": features, "layer_sizes": (), "dropout": 0.0} | settings
   own = architecture(
@@ -57,7 +57,8 @@ def begun(method, features, ridge=0.3, kind="regression", effect=0.0, **settings
     standardised=True,
     task=Task(kind, ("x", "y", "z")[: CLASSES.get(kind, 2)]),
   )
-  own = dataclasses.replace(own, encoders=dict.fromkeys(SHAPES, encoder))
+  of_sensor = lambda m: encoder | ({"metric_rounds": own_rounds[m]} if own_rounds else {})
+  own = dataclasses.replace(own, encoders={m: of_sensor(m) for m in SHAPES})
   r = dataclasses.replace(recipe(1), network=Network(method, own), ridge=ridge, group_effect=effect)
   rows, teacher = given()
   task = {"mean": np.array([1.0, 5.0], np.float32), "std": np.array([2.0, 1.5], np.float32)}
@@ -188,6 +189,14 @@ def test_a_learnt_metric_is_that_of_the_gradients_of_the_outputs():
     )
     np.testing.assert_allclose(got, metric, atol=0.01 * np.abs(metric).max())
     assert np.abs(got - before).max() > 0.1 * np.abs(metric).max()
+
+
+def test_each_sensor_has_as_many_rounds_as_it_asks_for():
+  metric = lambda state, m: np.asarray(state.stats["encoders"][m]["backbone"]["landmarks"]["metric"])
+  _, _, fixed, _ = begun(Individual(), FEW, smoothness=2.5)
+  _, _, learnt, _ = begun(Individual(), FEW, smoothness=2.5, own_rounds={"radar": 0, "optical": 1})
+  np.testing.assert_array_equal(metric(learnt, "radar"), metric(fixed, "radar"))
+  assert np.abs(metric(learnt, "optical") - metric(fixed, "optical")).max() > 1e-3
 
 
 def test_what_is_computed_before_the_first_step():
