@@ -233,6 +233,7 @@ REASONS: dict[str, dict[str, str]] = {
   "training/epoch.py": {
     "check_vma=True,": "a check that JAX makes while it traces",
     "if len(rows[1]) == 1:": "rows of both parts are of the same runs",
+    'if not (recipe.mesh.shape["replica"] == 1):': COST,
     'if recipe.mesh.shape["replica"] != 1:': COST,
     'if recipe.mesh.shape["replica"] == 2:': COST,
     'names = list(batch["present"])': "jax.tree.map sorts the names",

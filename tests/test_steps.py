@@ -606,16 +606,16 @@ def test_an_average_of_epochs_is_their_mean():
 
 
 def test_rates_of_parts_are_multiples_of_the_rate():
-  optimizer = Optimizer(optax.identity(), lambda *_: 0.1, {"^a": 0.5, "^b": 0.0}, {"w$": 0.5})
-  params = {name: {"w": jnp.ones(1), "v": jnp.ones(1)} for name in "abc"}
+  optimizer = Optimizer(optax.identity(), lambda *_: 0.1, {"^a": 0.5, "^b": 0.0, "^d": 2.0}, {"w$": 0.5})
+  params = {name: {"w": jnp.ones(1), "v": jnp.ones(1)} for name in "abcd"}
   moved = optimizer.moving(jax.tree.map(lambda p: p + 1, params), params)
-  assert {name: float(leaves["v"][0]) for name, leaves in moved.items()} == {"a": 2, "b": 1, "c": 2}
+  assert {name: float(leaves["v"][0]) for name, leaves in moved.items()} == {"a": 2, "b": 1, "c": 2, "d": 2}
   grads = jax.tree.map(lambda p: 2 * p, params)
   new, _ = optimizer.update(grads, optimizer.transform.init(params), params, 0.1)
   got = {
     f"{name}/{leaf}": round(1 - float(x[0]), 6) for name, leaves in new.items() for leaf, x in leaves.items()
   }
-  assert got == {"a/w": 0.05, "a/v": 0.1, "b/w": 0, "b/v": 0, "c/w": 0.1, "c/v": 0.2}
+  assert got == {"a/w": 0.05, "a/v": 0.1, "b/w": 0, "b/v": 0, "c/w": 0.1, "c/v": 0.2, "d/w": 0.2, "d/v": 0.4}
   clipped = make_optimizer("sgd", learning_rate=1.0, max_epochs=1, momentum=0.0, clip_norm=0.5)
   new, _ = clipped.update(grads, clipped.transform.init(params), params, 1.0)
   change = jax.tree.leaves(jax.tree.map(jnp.subtract, new, params))
