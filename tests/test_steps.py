@@ -306,6 +306,10 @@ def test_a_state_has_its_teachers_and_its_progress():
   batch = take(jax.tree.map(jnp.asarray, table()), jnp.arange(BATCH))
   seen = [as_batch(r, dataclasses.replace(state, epoch=jnp.int32(k)), batch)[1].progress for k in (0, 1, 3)]
   assert np.asarray(seen).tolist() == [0.0, 0.25, 0.75]
+  linear = make_optimizer("sgd", learning_rate=0.1, max_epochs=4, schedule="linear")
+  later = dataclasses.replace(state, step=jnp.int32(1), opt_state=linear.transform.init(state.params))
+  step = jax.jit(functools.partial(train_step, dataclasses.replace(r, optimizer=linear)))
+  assert float(step(later, batch)[1]["learning_rate"]) == pytest.approx(0.1 * (1 - 1 / 8))  # of 8 steps
 
 
 def test_microbatches_without_batch_statistics_change_nothing():
