@@ -247,7 +247,7 @@ REASONS: dict[str, dict[str, str]] = {
     "falling = rate / 25e4 + (rate - rate / 25e4) * cosine(jnp.minimum((share - 0.3) / 0.7, 2.0))": "the share of the training is never above 1",
     "return jnp.where(share <= 0.3, rising, falling)": "both are the same there",
     "return optax.apply_updates(updates, params), opt_state": SYMMETRIC,
-    "return rate * full * warm / jnp.ones(())": SYMMETRIC,
+    "return rate * full * warm / jnp.ones(())": "a quotient by 1 is the product",
   },
   "training/step.py": {
     "model = recipe.network.model(stats, params)": "both are merged into one model",
