@@ -259,6 +259,13 @@ def test_batchnorm_multiplies_by_its_scale_and_adds_its_bias():
   np.testing.assert_allclose(norm(jnp.asarray(x), train=True), expected, rtol=1e-4, atol=1e-4)
 
 
+def test_batchnorm_adds_a_small_number_to_the_variance():
+  x = 0.003 * np.random.default_rng(1).normal(size=(16, 2))
+  expected = (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-5)
+  got = layers.BatchNorm(2)(jnp.asarray(x, jnp.float32), train=True)
+  np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-5)
+
+
 def test_batchnorm_of_one_row_and_of_none():
   x, norm = jnp.array([[9.0, 9.0], [2.0, -4.0], [9.0, 9.0]]), layers.BatchNorm(2)
   y = norm(x, train=True, present=jnp.array([0.0, 1.0, 0.0]))

@@ -256,13 +256,13 @@ def test_an_epoch_counts_that_is_better_by_the_least_difference():
 
 
 ALONE = Individual()
+VALUES_ALONE = VALUES | {"weights": {"main": np.float32(1.0)}}
 
 
 def one_step(batch, state=None, **changes):
   """The state before and after a step of `individual`, and its terms."""
   r = recipe(1, method=ALONE, encoder=(("model_type", "gru"),), **changes)
-  given = VALUES | {"weights": {"main": np.float32(1.0)}}
-  before = state or jax.jit(functools.partial(init, r))(jax.random.key(0), given)
+  before = state or jax.jit(functools.partial(init, r))(jax.random.key(0), VALUES_ALONE)
   return before, *jax.jit(functools.partial(train_step, r))(before, batch)
 
 
@@ -295,11 +295,12 @@ def test_a_step_that_is_not_finite_changes_nothing():
 
 def test_a_state_has_its_teachers_and_its_progress():
   r = recipe(1, method=ALONE, max_epochs=4)
-  given = VALUES | {"weights": {"main": np.float32(1.0)}}
-  state = jax.jit(functools.partial(init, r))(jax.random.key(0), given, frozen={"fusion": {"w": jnp.ones(2)}})
+  state = jax.jit(functools.partial(init, r))(
+    jax.random.key(0), VALUES_ALONE, frozen={"fusion": {"w": jnp.ones(2)}}
+  )
   assert state.frozen["fusion"]["w"].tolist() == [1.0, 1.0]
   zeros = jax.tree.map(jnp.zeros_like, {"encoders": {"radar": state.params["encoders"]["radar"]}})
-  from_file = init(r, jax.random.key(0), given, pretrained={"params": zeros})
+  from_file = init(r, jax.random.key(0), VALUES_ALONE, pretrained={"params": zeros})
   assert not any(np.any(leaf) for leaf in jax.tree.leaves(from_file.params["encoders"]["radar"]))
   close(jax.device_get(from_file.params["heads"]), jax.device_get(state.params["heads"]))
   close(jax.device_get(from_file.params["encoders"]["optical"]), state.params["encoders"]["optical"])
@@ -322,8 +323,7 @@ def test_microbatches_without_batch_statistics_change_nothing():
 def test_a_stack_of_uneven_runs_makes_no_step_without_rows():
   """The row of number 0 is one; the second batch has none."""
   r = recipe(1, method=ALONE, encoder=(("model_type", "gru"),))
-  given = VALUES | {"weights": {"main": np.float32(1.0)}}
-  state = jax.jit(functools.partial(init, r))(jax.random.key(0), given)
+  state = jax.jit(functools.partial(init, r))(jax.random.key(0), VALUES_ALONE)
   rows = np.full((2, BATCH), -1, np.int32)
   rows[0, 0] = 0
   epoch = jax.jit(functools.partial(train_epoch, r, uneven=True))
