@@ -19,6 +19,7 @@ from colearn_jax.training import closed_form, streaming
 from colearn_jax.training.epoch import batched
 from colearn_jax.training.on_device import OnDevice
 from colearn_jax.training.optimizer import Average
+from colearn_jax.training.state import finished_model
 from colearn_jax.types import InputError, Modality
 from tests.small_training import (
   BATCH,
@@ -111,6 +112,29 @@ def test_both_places_train_the_same():
     assert (old != new).any()  # BatchNorm is in training
   assert int(first.step[0]) == 2 and int(second.step[0]) == 4
   assert terms["train"]["learning_rate"] == np.float32(0.03)
+
+
+def test_runs_of_about_the_same_size_share_a_program():
+  """Batches of padding take no steps and count in no mean."""
+  fewer = dataclasses.replace(RUN, train=TRAIN[:25], validation=VALIDATION[:9])  # 9 and 3 batches
+  device, streamed = (samples(place, batch_size=3) for place in PLACES)
+  for run, steps in ((RUN, 10), (fewer, 9)):
+    states, terms = [], []
+    for of in (device, streamed):
+      state = of.init([run])
+      with of.epochs([run], state) as epoch:
+        state, own = epoch(state)
+      states.append(jax.device_get(state))
+      terms.append(jax.device_get(own))
+    assert states[0].step[0] == states[1].step[0] == steps
+    close(states[0].params, states[1].params)
+    close(*terms)
+  (program,) = (device._programs[name] for name in device._programs if name not in ("begin", "join"))
+  assert program._cache_size() == 1
+  model = device.pick(finished_model(state), 0)
+  for rows in (VALIDATION, VALIDATION[:9]):
+    close(device.predict(model, rows), streamed.predict(model, rows))
+  assert device._predict._cache_size() == 1
 
 
 def test_without_a_validation_part_there_are_no_terms_of_it():

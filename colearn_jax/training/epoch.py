@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
-from typing import TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -55,9 +55,12 @@ def show_one(sensor: int, sensors: int, rows: int) -> np.ndarray:
   return (np.arange(rows) // (rows // sensors) == sensor).astype(np.float32)
 
 
-def batched(rows: np.ndarray, batch_size: int) -> np.ndarray:
-  """Splits row numbers `[N]` into batches `[S B]`, in order. The last batch is padded with -1."""
-  padded = np.full(-(-len(rows) // batch_size) * batch_size, -1, np.int32)
+def batched(rows: np.ndarray, batch_size: int, multiple: int = 1) -> np.ndarray:
+  """Splits row numbers `[N]` into batches `[S B]`, in order. Their end is padded with -1.
+
+  S is a multiple of `multiple`: the last batches may consist of padding only.
+  """
+  padded = np.full(-(-len(rows) // (batch_size * multiple)) * batch_size * multiple, -1, np.int32)
   padded[: len(rows)] = rows
   return padded.reshape(-1, batch_size)
 
@@ -81,7 +84,8 @@ def train_epoch(
     table: leaves `[N ...]`.
     train_rows: `[S B]`, see `batched`. They are shuffled anew in every epoch.
     validation_rows: `[V B]`, used in this order. V = 0 without a validation part.
-    uneven: whether the last batches may consist of padding only. No steps are made with these.
+    uneven: whether the last batches may consist of padding only. No steps are made with these. (Under `vmap`
+      they are made and have no effect.)
 
   Returns:
     The new state, and the mean of every term over rows, `{"train": ..., "validation": ...}`; without a
@@ -97,13 +101,14 @@ def train_epoch(
     def step(state, rows):
       batch = take(table, over_devices(rows), one_sensor_each=not recipe.method.paired)
       new, terms = train_step(recipe, state, batch)
-      if uneven:
-        new = keep_where((rows >= 0).any(), new, state)
       return new, (terms, present_rows(batch))
 
     def validate(_, rows):
       batch = take(table, over_devices(rows))
       return None, (eval_step(recipe, state, batch), present_rows(batch))
+
+    if uneven:
+      step, validate = _unless_padding(step), _unless_padding(validate)
 
     order = random.epoch_rows(words, state.epoch, train_rows, recipe.blocks)
     state, train = jax.lax.scan(step, state, order)
@@ -208,11 +213,11 @@ def train_stack(
 def predict_rows(recipe: Recipe, model: Tree, table: Tree, rows: jax.Array) -> Predictions:
   """Runs `predict_step` on rows `[S B]` of a table; leaves `[S B C]`. Ignore the rows of padding."""
 
-  def of(rows):
+  def of(_, rows):
     batch = take(table, rows)
-    return predict_step(recipe, model, batch["inputs"], batch["present"])
+    return None, predict_step(recipe, model, batch["inputs"], batch["present"])
 
-  return jax.lax.map(of, rows)
+  return jax.lax.scan(_unless_padding(of), None, rows)[1]
 
 
 def keep_where(condition: jax.Array, new: T, old: T) -> T:
@@ -230,7 +235,12 @@ def stacked(run: T) -> T:
   return jax.tree.map(lambda leaf: leaf[None], run)
 
 
-def _unless(done: jax.Array, run, state: TrainState):
-  """Runs an epoch unless `done`. Else the state is unchanged and all terms are 0."""
+def _unless_padding(step: Callable) -> Callable:
+  """A step of a scan that is not made for rows of padding only; its outputs are then 0."""
+  return lambda state, rows: _unless((rows < 0).all(), lambda state: step(state, rows), state)
+
+
+def _unless(done: jax.Array, run: Callable, state: TrainState | None) -> Any:
+  """Runs an epoch or a step unless `done`. Else the state is unchanged and all terms are 0."""
   nothing = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(run, state)[1])
   return jax.lax.cond(done, lambda state: (state, nothing), run, state)

@@ -63,6 +63,15 @@ class OnDevice(SamplesOf):
     inputs, present = self.table["inputs"], self.table["present"]
     return {m: x[rows[present[m][rows] > 0] if m in present else rows] for m, x in inputs.items()}
 
+  @property
+  def _multiple(self) -> int:
+    """Numbers of batches are padded to multiples of it, an eighth of those of the data set.
+
+    Parts of about the same size then share one program, since compiling takes longer than an epoch of a small
+    data set. Batches of padding are not computed.
+    """
+    return -(-len(self.index.labelled) // (8 * self.recipe.batch_size))
+
   def begin(self, runs: Sequence[Run], state: TrainState) -> TrainState:
     """See `SamplesOf`. One run after another, because features of all samples take much memory."""
     rows = _padded([batched(run.train, self.recipe.batch_size) for run in runs])
@@ -79,11 +88,17 @@ class OnDevice(SamplesOf):
   def epochs(
     self, runs: Sequence[Run], state: TrainState, partial: dict | None = None, pause: Pause | None = None
   ) -> Iterator[Epoch]:
-    """Yields a function that trains these runs for one epoch, which is one program: it has no pauses."""
+    """Yields a function that trains these runs for one epoch, which is one program: it has no pauses.
+
+    Parts of runs that are trained one after another are padded, see `_multiple`.
+    """
     del state, partial, pause
     size, split = self.recipe.batch_size, sharding.by_replica(self.recipe.mesh)
-    parts = [[batched(getattr(run, part), size) for run in runs] for part in ("train", "validation")]
-    uneven = len({len(batches) for batches in parts[0]}) > 1
+    multiple = self._multiple if len(runs) == 1 else 1
+    parts = [
+      [batched(getattr(run, part), size, multiple) for run in runs] for part in ("train", "validation")
+    ]
+    uneven = len(runs) == 1 or len({len(batches) for batches in parts[0]}) > 1
 
     if uneven not in self._programs:
       program = functools.partial(train_stack, self.recipe, uneven=uneven)
@@ -116,7 +131,8 @@ class OnDevice(SamplesOf):
 
   def predict(self, model: Tree, rows: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
     """Predictions of every head for these rows, `{head: {predictor: [n C]}}`. `model` is on the host."""
-    placed = jax.device_put((model, batched(rows, self.recipe.batch_size)), self._whole)
+    batches = batched(rows, self.recipe.batch_size, self._multiple)
+    placed = jax.device_put((model, batches), self._whole)
     got = jax.device_get(self._predict(placed[0], self.device_table, placed[1]))
     return jax.tree.map(lambda a: a.reshape(-1, a.shape[-1])[: len(rows)], got)
 

@@ -90,12 +90,13 @@ def _first_fault(state: TrainState, finite: jax.Array) -> Faults:
 def mean_terms(terms: Terms, weights: jax.Array) -> Terms:
   """Means of terms `[S]` over steps, weighted by rows. Of `learning_rate` the last, of `skipped` the sum.
 
-  Steps that were skipped do not count.
+  Steps that were skipped do not count, and those without rows are none.
   """
+  last = len(weights) - 1 - jnp.argmax(weights[::-1] > 0)
   skipped = terms.get("skipped", jnp.zeros_like(weights))
   weights = weights * (1.0 - skipped)
   mean = lambda values: jnp.where(skipped > 0, 0.0, values * weights).sum() / weights.sum()
-  own = {"learning_rate": lambda values: values[-1], "skipped": jnp.sum}
+  own = {"learning_rate": lambda values: values[last], "skipped": jnp.sum}
   return {name: own.get(name, mean)(values) for name, values in terms.items()}
 
 
