@@ -130,7 +130,8 @@ def configured():
     "protocol.name": "clean",
   }
   keys |= {"model.emb_dim": 8, "model.encoder.layer_sizes": (8,), "train.batch_size": 64}
-  return config_lib.load("configs/lfmc.py:encoder=mlp", keys | {"train.patience": 0, "train.keep": "last"})
+  keys |= {"train.max_epochs": 10**9, "train.patience": 0, "train.keep": "last"}
+  return config_lib.load("configs/lfmc.py:encoder=mlp", keys)
 
 
 def samples_of(path: Path) -> tuple[Streamed, list]:

@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from colearn_jax.parallel import memory
 from colearn_jax.types import InputError
 
 
@@ -58,8 +59,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     scheduler=given.scheduler,
     any_values=given.any_values,
   )
-  for path in maps.make(given.model, given.input, given.out, settings):
-    print(path)
+  with memory.telling("a smaller --block"):
+    for path in maps.make(given.model, given.input, given.out, settings):
+      print(path)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from colearn_jax.parallel import memory
 from colearn_jax.types import InputError
 
 
@@ -29,15 +30,16 @@ def main(argv: Sequence[str] | None = None) -> None:
   given = parser.parse_args(argv)
   from colearn_jax.deploy import predictions, stored  # imported here: loads JAX; --help is quick
 
-  number = predictions.write(
-    given.model,
-    given.input,
-    given.out,
-    coverage=given.coverage,
-    rows=given.rows,
-    any_values=given.any_values,
-    decoding=stored.decoding(given.nodata, given.scale, given.offset),
-  )
+  with memory.telling("a smaller --rows"):
+    number = predictions.write(
+      given.model,
+      given.input,
+      given.out,
+      coverage=given.coverage,
+      rows=given.rows,
+      any_values=given.any_values,
+      decoding=stored.decoding(given.nodata, given.scale, given.offset),
+    )
   print(f"{number} predictions in {given.out}")
 
 

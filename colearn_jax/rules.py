@@ -31,9 +31,15 @@ def is_group(value: object) -> TypeGuard[Mapping[str, Any]]:
   return isinstance(value, Mapping | ConfigDict)
 
 
-def integer(least: int, what: str = "an integer") -> Rule:
-  """An integer with a lower bound."""
-  return Rule(lambda v: is_integer(v) and v >= least, f"{what} >= {least}")
+def integer(least: int, what: str = "an integer", most: int | None = None) -> Rule:
+  """An integer with a lower bound, and perhaps an upper one.
+
+  What is built one by one (layers, processes, trees) has an upper bound far above use. A slip of the keyboard
+  would build for hours otherwise.
+  """
+  if most is None:
+    return Rule(lambda v: is_integer(v) and v >= least, f"{what} >= {least}")
+  return Rule(lambda v: is_integer(v) and least <= v <= most, f"{what} from {least} to {most}")
 
 
 def number(ok: Callable[[float], bool], allowed: str) -> Rule:
@@ -63,7 +69,8 @@ SWITCH = Rule(lambda v: isinstance(v, bool), "True or False")
 POSITIVE = number(lambda v: v > 0, "> 0")
 WEIGHT = number(lambda v: v >= 0, ">= 0; 0 switches the term off")
 SHARE = number(lambda v: 0 <= v < 1, ">= 0 and < 1")
-WIDTHS = each(lambda v: is_integer(v) and v >= 1, "integers >= 1, as in (64, 32), or () for none")
+WIDEST = 1_000_000  # of layers, by far
+WIDTHS = each(integer(1, most=WIDEST).ok, f"integers from 1 to {WIDEST}, as in (64, 32), or () for none")
 
 
 def setting(default: Any, rule: Rule, help: str) -> Any:

@@ -19,6 +19,7 @@ from colearn_jax.rules import (
   SHARE,
   SWITCH,
   TEXT,
+  WIDEST,
   WIDTHS,
   Rule,
   Setting,
@@ -110,7 +111,9 @@ SCHEMA: dict[str, Setting] = {
     "Additional input of every sensor's encoder: date, location, and static views.",
   ),
   "data.fourier": Setting(
-    0, integer(0), "Number of Fourier scales of the location in the context. 0: only its unit vector."
+    0,
+    integer(0, most=30),
+    "Number of Fourier scales of the location in the context. 0: only its unit vector.",
   ),
   "data.placement": Setting(
     "auto",
@@ -125,7 +128,7 @@ SCHEMA: dict[str, Setting] = {
   ),
   "data.workers": Setting(
     0,
-    integer(0, "a number of processes"),
+    integer(0, "a number of processes", most=1024),
     "Number of reader processes with data.placement=stream. 0: threads of the main process read.",
   ),
   "data.series": Setting(
@@ -232,7 +235,7 @@ SCHEMA: dict[str, Setting] = {
   ),
   "model.emb_dim": Setting(
     128,
-    Rule(lambda v: is_integer(v) and v >= 2 and v % 2 == 0, "an even integer >= 2"),
+    Rule(lambda v: integer(2, most=WIDEST).ok(v) and v % 2 == 0, f"an even integer from 2 to {WIDEST}"),
     "Number of features that an encoder returns.",
   ),
   "model.projection": Setting(
@@ -244,7 +247,7 @@ SCHEMA: dict[str, Setting] = {
   "model.head_layers": Setting((), WIDTHS, "Widths of the hidden layers of the heads."),
   "model.members": Setting(
     1,
-    integer(1),
+    integer(1, most=1000),
     "Members of an ensemble that share the matrices of their encoders and heads, as in TabM. Each learns by "
     "itself; a prediction is their mean. 1: no ensemble.",
   ),
@@ -332,7 +335,7 @@ SCHEMA: dict[str, Setting] = {
   ),
   "train.workers": Setting(
     1,
-    integer(0, "a number of processes"),
+    integer(0, "a number of processes", most=1024),
     "Number of processes of one core each that train folds, seeds, ablations and the baseline side by side "
     "on a CPU. 1: one training after another, with all cores. 0: the number of cores, if there are as many "
     "trainings, their samples are kept on the device, and the CPU is one device; otherwise 1.",

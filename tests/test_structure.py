@@ -45,8 +45,8 @@ ROOMS = {
     " config deploy"
   ),
   "export": "types deploy training",
-  "predict": "types deploy",
-  "map": "types deploy",
+  "predict": "types parallel deploy",
+  "map": "types parallel deploy",
   "interop": (
     "types rules storage nn encoders weights methods data evaluation datasets schema configs config deploy"
   ),

@@ -63,7 +63,19 @@ from colearn_jax.encoders.resnet import ResNet
 from colearn_jax.encoders.table import EMBEDDINGS, Table
 from colearn_jax.encoders.tempcnn import TempCNN
 from colearn_jax.encoders.transformer import Transformer
-from colearn_jax.rules import POSITIVE, SHARE, SWITCH, TEXT, WIDTHS, Rule, Setting, choice, each, integer
+from colearn_jax.rules import (
+  POSITIVE,
+  SHARE,
+  SWITCH,
+  TEXT,
+  WIDEST,
+  WIDTHS,
+  Rule,
+  Setting,
+  choice,
+  each,
+  integer,
+)
 from colearn_jax.types import InputError, Modality
 
 ENCODERS = {
@@ -92,6 +104,7 @@ WITH_MEMBERS = ("table",)  # backbones that take `members=K` and then return `[B
 
 NORMS = ("none", "layer", "batch")
 SIZES_OF_FILE = ("layer_size", "n_layers", "num_heads", "feedforward_size")  # of encoders in BY_BAND
+COUNTS = ("n_layers", "kernel_size", "metric_rounds")  # of what is built one by one
 SIZES = ("seq_len", "num_features")  # settings of every encoder that are checked against the sample's shape
 NO_SETTINGS = (
   "bands",
@@ -200,7 +213,8 @@ def _rule(name: str, default: object) -> Rule:
   if name in SIZES:
     return Rule(lambda v: v is None or integer(1).ok(v), "an integer >= 1, or None for the data's own")
   if default is None:
-    return Rule(lambda v: v is None or integer(1).ok(v), "an integer >= 1, or None for that of the weights")
+    own = integer(1, most=_most(name))
+    return Rule(lambda v: v is None or own.ok(v), f"{own.allowed}, or None for that of the weights")
   if name == "leave_out":
     return each(TEXT.ok, "names of bands, as in B1,B9, or () for none")
   if "drop" in name:
@@ -208,7 +222,13 @@ def _rule(name: str, default: object) -> Rule:
   if name == "embedding":
     return choice(*EMBEDDINGS)
   least = min(1, default) if type(default) is int else 1
-  return {bool: SWITCH, int: integer(least), float: POSITIVE, tuple: WIDTHS}.get(type(default), TEXT)
+  whole = integer(least, most=_most(name))
+  return {bool: SWITCH, int: whole, float: POSITIVE, tuple: WIDTHS}.get(type(default), TEXT)
+
+
+def _most(name: str) -> int:
+  """The largest value of an argument that is an integer."""
+  return 1000 if name in COUNTS else WIDEST
 
 
 def automatic(shape: tuple[int, ...]) -> str:

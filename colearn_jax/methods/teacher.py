@@ -60,7 +60,7 @@ class Taught(Method):
   teacher_temperature: float = setting(
     1.0, POSITIVE, "Temperature T of the teacher's and the students' probabilities; unused for a regression."
   )
-  trees: int = setting(200, integer(1), "Trees of a forest, and steps of boosting.")
+  trees: int = setting(200, integer(1, most=100_000), "Trees of a forest, and steps of boosting.")
   tree_leaf: int = setting(2, integer(1), "Smallest number of samples in a leaf of a forest.")
 
   @property

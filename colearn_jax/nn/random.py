@@ -42,7 +42,7 @@ def hashed_bits(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
   words = jax.random.key_data(key).astype(jnp.uint32)
   position, stride = jnp.zeros(shape, jnp.uint32), 1
   for axis in reversed(range(len(shape))):
-    position += jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * jnp.uint32(stride)
+    position += jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * jnp.uint32(stride % 2**32)
     stride *= shape[axis]
   return _hash(position, words[0], words[1], jnp)
 

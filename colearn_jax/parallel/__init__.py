@@ -1,1 +1,1 @@
-"""Devices and processes: the mesh, its sharding rules, and jobs of many processes."""
+"""Devices and processes: the mesh, its sharding rules, jobs of many processes, and full memory."""

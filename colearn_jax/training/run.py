@@ -23,7 +23,7 @@ from colearn_jax.data.splits import Run
 from colearn_jax.evaluation import evaluate, results
 from colearn_jax.evaluation.results import Results
 from colearn_jax.methods.configured import make_method
-from colearn_jax.parallel import processes
+from colearn_jax.parallel import memory, processes
 from colearn_jax.storage import files, models
 from colearn_jax.training import (
   ahead,
@@ -44,6 +44,7 @@ from colearn_jax.training.streaming import Streamed
 from colearn_jax.types import InputError, Modality
 
 
+@memory.telling()
 def run(config: ConfigDict, workdir: str | Path) -> Results:
   """Trains a configuration and its baseline, prints the table, and returns the results.
 
@@ -51,8 +52,8 @@ def run(config: ConfigDict, workdir: str | Path) -> Results:
   then the same, bit for bit, as without interruption.
 
   Raises:
-    InputError: the configuration does not fit the data, the work directory holds another run, or the disk is
-      full.
+    InputError: the configuration does not fit the data, the work directory holds another run, or the disk or
+      the memory is full.
   """
   workdir = Path(workdir).expanduser().absolute()
   workdir.mkdir(parents=True, exist_ok=True)
@@ -69,6 +70,7 @@ def run(config: ConfigDict, workdir: str | Path) -> Results:
   return trained
 
 
+@memory.telling()
 def train(config: ConfigDict, workdir: Path) -> Results:
   """Trains and evaluates every seed, fold and ablation of one method, and writes all files."""
   training = begin(config, workdir)

@@ -11,7 +11,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from colearn_jax.parallel import workers
+from colearn_jax.parallel import memory, workers
 
 
 def train(job: workers.Job) -> dict[str, Any]:
@@ -23,7 +23,7 @@ def train(job: workers.Job) -> dict[str, Any]:
 
   workdir, name = Path(job["workdir"]), job["run"]
   try:
-    with preemption.watch(), files.telling(workdir):
+    with preemption.watch(), files.telling(workdir), memory.telling():
       with phases.of_process().during("data"):
         training, samples = _opened(json.dumps(job["config"]), workdir, job["cache"])
       (own,) = (one for one in training.runs if one.name == name)
