@@ -1,12 +1,16 @@
 """The report of a study and of a single run: what is read, compared and written."""
 
 import csv
+import json
+import shutil
 
 import numpy as np
 import pytest
 
+from benchmarks import kept_scores
 from colearn_jax import report
 from colearn_jax.reporting import comparisons, study, tables
+from colearn_jax.storage import files
 from colearn_jax.types import InputError
 from tests.report_files import NOISE, write_arm, write_study
 
@@ -138,3 +142,26 @@ def test_special_characters():
   assert r"| \<b\>&\_% | **1 ± 2** |" in tables.markdown(own) and r"| x\|y | n |" in tables.markdown(own)
   assert r"$<$b$>$\&\_\% & \textbf{1 $\pm$ 2} \\" in tables.latex(own) and r"see \#1" in tables.latex(own)
   assert "&lt;b&gt;&amp;_%" in tables.as_html(own) and "<strong>1 ± 2</strong>" in tables.as_html(own)
+
+
+def test_kept_scores_give_the_tests_of_the_report(planned, tmp_path):
+  """A study that is trained in two parts, from one table of the scores of all runs."""
+  plan = files.read_json(planned / "study.json")
+  cell, table = plan["cells"][0], tmp_path / "kept.csv"
+  for part in (["co", "trees"], ["co", "alone"]):
+    for arm in part:
+      shutil.copytree(planned / cell["name"] / arm, tmp_path / part[1] / cell["name"] / arm)
+    own = [arm for arm in cell["arms"] if arm["name"] in part]
+    whole = plan | {"cells": [cell | {"arms": own}], "comparisons": []}
+    (tmp_path / part[1] / "study.json").write_text(json.dumps(whole))
+    kept_scores.write(table, kept_scores.read(table) | kept_scores.finished(tmp_path / part[1]))
+  rows = kept_scores.compared(kept_scores.read(table), "alone")
+  assert len(rows) == 8 and [row["runs"] for row in rows] == [6] * 8
+  tested = {(row["arm"], row["predictor"]): row for row in rows if "p" in row}
+  assert set(tested) == {("co", "S1"), ("co", "S2"), ("co", "ensemble"), ("trees", "S1"), ("trees", "S2")}
+  for (arm, predictor), row in tested.items():
+    want = comparisons.compare(study.read(planned).cells[0], arm, "alone", predictor).paired
+    np.testing.assert_allclose(row["difference"], want.mean, atol=1e-5)
+    if arm == "trees":  # the other differences are nearly constant
+      np.testing.assert_allclose(row["p"], want.p, rtol=0.01)
+  assert kept_scores.table(rows).splitlines()[2].startswith("| co | S1 | 6 | 0.4")
