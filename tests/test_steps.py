@@ -79,11 +79,11 @@ def test_stacked_runs_are_padded_with_batches_of_no_row():
 
 
 def test_means_of_terms_are_over_rows_of_the_steps_that_were_made():
-  """The last step has no row."""
-  terms = {"loss": [1.0, np.nan, 5.0, 0.0], "skipped": [0.0, 1.0, 0.0, 0.0]}
-  terms["learning_rate"] = [0.3, 0.2, 0.1, 0.0]
-  got = mean_terms({k: jnp.array(v) for k, v in terms.items()}, jnp.array([1.0, 4.0, 3.0, 0.0]))
-  assert {k: round(float(v), 6) for k, v in got.items()} == {"loss": 4, "skipped": 1, "learning_rate": 0.1}
+  """The last two steps have no row."""
+  terms = {"loss": [1.0, np.nan, 5.0, 0.0, 0.0], "skipped": [0.0, 1.0, 0.0, 0.0, 0.0]}
+  terms["learning_rate"] = [0.3, 0.2, 0.1, 0.0, 0.0]
+  got = mean_terms({k: jnp.array(v) for k, v in terms.items()}, jnp.array([3.0, 4.0, 1.0, 0.0, 0.0]))
+  assert {k: round(float(v), 6) for k, v in got.items()} == {"loss": 2, "skipped": 1, "learning_rate": 0.1}
 
 
 def test_rates_decrease_towards_the_input_of_a_backbone():
