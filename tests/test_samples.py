@@ -294,13 +294,17 @@ def test_each_run_of_a_stack_has_its_own_teachers_and_all_have_the_values_of_a_f
   close(jax.device_get(state.params["heads"]), jax.device_get(plain.params["heads"]))
 
 
-@pytest.mark.parametrize("other", [OTHER, LONGER], ids=["even", "uneven"])
-def test_runs_of_a_stack_are_trained_as_each_is_alone(other):
+@pytest.mark.parametrize(
+  "runs",
+  [(RUN, OTHER), (RUN, LONGER), (LONGER, dataclasses.replace(LONGER, seed=6))],
+  ids=["two steps", "uneven", "three steps"],
+)
+def test_runs_of_a_stack_are_trained_as_each_is_alone(runs):
   of = kept("device")
-  state = of.init([RUN, other])
-  with of.epochs([RUN, other], state) as epoch:
+  state = of.init(runs)
+  with of.epochs(runs, state) as epoch:
     state, terms = epoch(state)
-  for k, run in enumerate((RUN, other)):
+  for k, run in enumerate(runs):
     one = of.init([run])
     with of.epochs([run], one) as epoch:
       one, own = epoch(one)
