@@ -52,7 +52,9 @@ BATCHES = flags.DEFINE_integer("batches", 4, "Batches in one program.")
 ROUNDS = flags.DEFINE_integer("rounds", 9, "Turns of each program.")
 ABSENT = flags.DEFINE_float("absent", 0.0, "Share of the steps that are missing.")
 CLOCK = flags.DEFINE_enum("clock", "wall", ["wall", "processor"], "Which seconds are counted.")
-DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Type of the computation in JAX.")
+DTYPE = flags.DEFINE_enum(
+  "dtype", "float32", ["float32", "bfloat16"], "Type of the computation in both programs."
+)
 Call = Callable[[], object]
 
 
@@ -136,7 +138,8 @@ def theirs(
   module = torch_pretrained.MODULES[encoder](groups, STEPS, WIDTH)
   assert sum(p.numel() for p in module.parameters()) == parameters
   threads = [1] if CLOCK.value == "processor" else sorted({1, os.cpu_count()})
-  calls = {f"torch_{n}": torch_pretrained.calls(module, batches, n) for n in threads}
+  half = DTYPE.value == "bfloat16"
+  calls = {f"torch_{n}": torch_pretrained.calls(module, batches, n, half) for n in threads}
   return {who: dict(zip(("forward", "step"), pair)) for who, pair in calls.items()}
 
 

@@ -6,6 +6,8 @@ modality has are computed, and a mask leaves out those that a sample lacks.
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import torch
 from torch import nn
@@ -127,14 +129,18 @@ class Galileo(nn.Module):
 MODULES = {"galileo": Galileo, "presto": Presto}
 
 
-def calls(module: nn.Module, batches: list[tuple[np.ndarray, ...]], threads: int):
-  """Two functions without arguments: forward in evaluation mode; forward, backward and Adam."""
+def calls(module: nn.Module, batches: list[tuple[np.ndarray, ...]], threads: int, half: bool = False):
+  """Two functions without arguments: forward in evaluation mode; forward, backward and Adam.
+
+  With `half`, products are computed in bfloat16, by PyTorch's autocast.
+  """
+  cast = functools.partial(torch.autocast, "cpu", torch.bfloat16, enabled=half)
   batches = [tuple(map(torch.from_numpy, batch)) for batch in batches]
   optimizer = torch.optim.Adam(module.parameters(), lr=1e-3, foreach=True)
 
   def forward():
     torch.set_num_threads(threads)
-    with torch.no_grad():
+    with torch.no_grad(), cast():
       for batch in batches:
         module(*batch)
 
@@ -142,7 +148,9 @@ def calls(module: nn.Module, batches: list[tuple[np.ndarray, ...]], threads: int
     torch.set_num_threads(threads)
     for batch in batches:
       optimizer.zero_grad()
-      module(*batch).square().mean().backward()
+      with cast():
+        loss = module(*batch).float().square().mean()
+      loss.backward()
       optimizer.step()
 
   return forward, step

@@ -216,9 +216,14 @@ def test_a_layernorm_of_large_values_keeps_their_digits():
   np.testing.assert_allclose(normalise(jnp.asarray(x, jnp.float32)), expected, atol=2e-3)
 
 
-def test_the_gradient_of_a_product_is_that_of_jax():
+@pytest.mark.parametrize(
+  "shapes",
+  [((2, 3, 4), (4, 5), (2, 3, 5)), ((3, 5, 7), (7, 2), (3, 5, 2)), ((6, 7), (7, 2), (6, 2))],
+  ids=["wider", "turned", "few rows"],
+)
+def test_the_gradient_of_a_product_is_that_of_jax(shapes):
   rng = np.random.default_rng(0)
-  x, kernel, d = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((2, 3, 4), (4, 5), (2, 3, 5)))
+  x, kernel, d = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in shapes)
   (y, back), (want, by_jax) = jax.vjp(layers.product, x, kernel), jax.vjp(lambda x, k: x @ k, x, kernel)
   for got, expected in zip((y, *back(d)), (want, *by_jax(d)), strict=True):
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)

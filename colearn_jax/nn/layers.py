@@ -62,7 +62,15 @@ def he_normal(fan: int) -> nnx.Initializer:
 def linear(features_in: int, features_out: int, *, rngs: nnx.Rngs, dtype=jnp.float32) -> nnx.Linear:
   """A dense layer, `[... features_in]` to `[... features_out]`, initialised by `uniform_fan_in`."""
   init = uniform_fan_in(features_in)
-  return nnx.Linear(features_in, features_out, kernel_init=init, bias_init=init, dtype=dtype, rngs=rngs)
+  return nnx.Linear(
+    features_in,
+    features_out,
+    kernel_init=init,
+    bias_init=init,
+    dtype=dtype,
+    dot_general=_product_of_last_axis,
+    rngs=rngs,
+  )
 
 
 def layer_norm(features: int, *, rngs: nnx.Rngs, dtype=jnp.float32) -> nnx.LayerNorm:
@@ -89,7 +97,9 @@ def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
   """The matrix product `[... C] @ [C D]`, for x with many more rows than columns.
 
   The gradient is written by hand. In the one that JAX derives, XLA copies the cotangent into transposed order
-  before it multiplies, which takes several times as long as the multiplication on a CPU.
+  before it multiplies, which takes several times as long as the multiplication on a CPU. There the gradient
+  of a kernel with more rows than columns is computed in transposed order if x has more rows still: XLA's
+  product then takes half to four fifths of the time. The barrier keeps XLA from turning it back.
   """
   return x @ kernel
 
@@ -97,10 +107,21 @@ def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
 def _product_backward(residuals: tuple[jax.Array, jax.Array], d: jax.Array) -> tuple[jax.Array, jax.Array]:
   x, kernel = residuals
   flat = lambda a: a.reshape(-1, a.shape[-1])
-  return d @ kernel.T, flat(x).T @ flat(d)
+  plain = lambda x, d: x.T @ d
+  rows, (columns, width) = x.size // x.shape[-1], kernel.shape
+  if not rows > columns > width:
+    return d @ kernel.T, plain(flat(x), flat(d))
+  turned = lambda x, d: jax.lax.optimization_barrier(d.T @ x).T
+  return d @ kernel.T, jax.lax.platform_dependent(flat(x), flat(d), cpu=turned, default=plain)
 
 
 product.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _product_backward)
+
+
+def _product_of_last_axis(x: jax.Array, kernel: jax.Array, dimensions: object, **_: object) -> jax.Array:
+  """`product` in the form that `nnx.Linear` calls, which multiplies the last axis of x."""
+  del dimensions
+  return product(x, kernel)
 
 
 class BatchNorm(nnx.Module):
