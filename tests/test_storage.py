@@ -1,5 +1,6 @@
 """Damaged files: a finished model, a checkpoint, predictions, a prepared data set, a cache of statistics."""
 
+import logging
 import random
 import shutil
 
@@ -216,3 +217,17 @@ def test_a_sealed_file_that_was_altered_says_what_to_do(tmp_path):
     files.read_json(path)
   path.write_text('{"a": 2}')
   assert files.read_json(path) == {"a": 2}
+
+
+@pytest.mark.parametrize(
+  ("level", "path", "text", "shown"),
+  [
+    (logging.WARNING, "/x/orbax/manager.py", "Waiting for previous save to complete took %f seconds.", False),
+    (logging.ERROR, "/x/orbax/writer.py", "a traceback", False),
+    (logging.WARNING, "/x/orbax/manager.py", "something else", True),
+    (logging.ERROR, "/x/other/writer.py", "a traceback", True),
+  ],
+)
+def test_what_orbax_logs_is_not_shown_where_it_is_told_otherwise(level, path, text, shown):
+  record = logging.LogRecord("absl", level, path, 1, text, (), None)
+  assert models._without_orbax(record) == shown

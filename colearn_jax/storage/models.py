@@ -70,9 +70,13 @@ def open_manager(directory: Path, keep: int = 2) -> Iterator[ocp.CheckpointManag
 
 
 def _without_orbax(record: logging.LogRecord) -> bool:
-  """Leaves out the tracebacks that threads of Orbax log. The errors are raised as well, see `saving`."""
+  """Leaves out the tracebacks that threads of Orbax log, and that a slow disk made it wait.
+
+  The errors are raised as well, see `saving`. How often to save is a setting here, `checkpoint.every_epochs`.
+  """
   left = record.name == "asyncio" and "exception was never retrieved" in str(record.msg)
-  return not left and (record.levelno < logging.ERROR or "orbax" not in record.pathname)
+  waited = str(record.msg).startswith("Waiting for previous save")
+  return not left and ("orbax" not in record.pathname or record.levelno < logging.ERROR and not waited)
 
 
 def _seal(directory: Path) -> None:
