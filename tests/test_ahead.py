@@ -52,7 +52,7 @@ def test_the_next_training_has_the_same_table_and_its_programs(where, tmp_path, 
   training, second, nothing = next(turns)
   assert [samples for samples, _ in compiled] == [second] and nothing() is None
   assert second.table is first.table and second.device_table is first.device_table
-  epoch = second._programs[False]
+  epoch = second._programs[True]
   assert epoch._cache_size() == 1
   steps, status = [], second.status
   second.status = lambda state: steps.append(int(state.step[0])) or status(state)
