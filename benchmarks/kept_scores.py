@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from colearn_jax.reporting import statistics, study
+from colearn_jax.reporting import statistics, study, tables
 from colearn_jax.storage import files
 
 COLUMNS = ("arm", "predictor", "seed", "fold", "score")
@@ -77,13 +77,19 @@ def compared(scores: Scores, against: str) -> list[dict]:
 
 def table(rows: Iterable[Mapping]) -> str:
   """The rows in Markdown."""
-  lines = ["| arm | predictor | runs | score | difference | p | p, Holm |", "|---" * 7 + "|"]
-  for row in rows:
-    tests = [f"{row['difference']:+.3f}", f"{row['p']:.2g}", f"{row['holm']:.2g}"] if "p" in row else [""] * 3
-    score = f"{row['mean']:.3f} ± {row['std']:.3f}"
-    cells = [row["arm"], row["predictor"], str(row["runs"]), score, *tests]
-    lines.append("| " + " | ".join(cells) + " |")
-  return "\n".join(lines)
+  header = ("arm", "predictor", "runs", "score", "difference", "p", "p, Holm")
+  fields = [
+    [
+      row["arm"],
+      row["predictor"],
+      str(row["runs"]),
+      tables.spread(row["mean"], row["std"]),
+      tables.number(row.get("difference"), sign="+"),
+      *(tables.probability(row.get(name, float("nan"))) for name in ("p", "holm")),
+    ]
+    for row in rows
+  ]
+  return tables.markdown(tables.table("", header, fields))
 
 
 def main() -> None:
@@ -96,9 +102,21 @@ def main() -> None:
   parser.add_argument("--predictors", type=lambda text: text.split(","))
   given = parser.parse_args()
   if given.what == "keep":
+    if given.workdir is None:
+      parser.error("keep needs --workdir, the directory of a study")
     write(given.table, read(given.table) | finished(given.workdir))
-  chosen = lambda predictor: not given.predictors or predictor in given.predictors
-  scores = {key: runs for key, runs in read(given.table).items() if chosen(key[1])}
+  scores = read(given.table)
+  arms, predictors = ({key[at] for key in scores} for at in (0, 1))
+  for flag, named, known in (
+    ("--against", {given.against}, arms),
+    ("--predictors", set(given.predictors or ()), predictors),
+  ):
+    if named - known:
+      parser.error(
+        f"{flag}: {given.table} has no {', '.join(named - known)}, only {', '.join(sorted(known))}"
+      )
+  chosen = set(given.predictors or predictors)
+  scores = {key: runs for key, runs in scores.items() if key[1] in chosen}
   print(table(compared(scores, given.against)))
 
 

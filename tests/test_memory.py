@@ -1,12 +1,15 @@
 """Sizes that no machine has room for: one line, not a traceback, a hang or all of the memory."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from colearn_jax import config
+from colearn_jax import config, map, predict
+from colearn_jax.deploy import maps, predictions
 from colearn_jax.nn import random
 from colearn_jax.parallel import memory
+from colearn_jax.training import run, worker
 from colearn_jax.types import InputError
 
 
@@ -22,6 +25,29 @@ def test_full_memory_is_one_line():
 def test_other_errors_are_not_taken_for_full_memory():
   with pytest.raises(RuntimeError, match="^odd$"), memory.telling():
     raise RuntimeError("odd")
+
+
+def full(*_, **__):
+  raise MemoryError
+
+
+@pytest.mark.parametrize(
+  ("command", "room", "work", "flags", "less"),
+  [
+    (predict, predictions, "write", ["--model=m", "--input=a.csv", "--out=b.csv"], "--rows"),
+    (map, maps, "make", ["--model=m", "--out=b.tif", "--input", "a.tif"], "--block"),
+  ],
+)
+def test_commands_say_what_needs_less(monkeypatch, command, room, work, flags, less):
+  monkeypatch.setattr(room, work, full)
+  with pytest.raises(InputError, match=f"^out of memory; a smaller {less} needs less$"):
+    command.main(flags)
+
+
+def test_a_worker_returns_it_as_its_error(monkeypatch, tmp_path):
+  monkeypatch.setattr(worker, "_opened", full)
+  answer = worker.train({"workdir": str(tmp_path), "run": "a", "config": {}, "cache": None, "after": 0})
+  assert answer["error"].startswith("out of memory; a smaller train.batch_size")
 
 
 @pytest.mark.parametrize(
@@ -49,15 +75,11 @@ def test_a_model_that_does_not_fit_is_one_line(tmp_path):
   """Its kernels have more values than 32 bits can count."""
   keys = {"model.encoder.layer_size": 10**6, "train.max_epochs": 1, "data.data_dir": str(tmp_path / "data")}
   chosen = config.load("configs/synthetic.py:individual", keys)
-  from colearn_jax.training import run
-
   with pytest.raises(InputError, match="^out of memory"):
     run.run(chosen, tmp_path / "run")
   assert not list((tmp_path / "run").glob("checkpoints/*"))
 
 
 def test_bits_of_arrays_beyond_32_bits_repeat():
-  import jax
-
   shape = jax.eval_shape(lambda key: random.hashed_bits(key, (3, 10**6, 10**6)), jax.random.key(0))
   assert shape.shape == (3, 10**6, 10**6) and shape.dtype == np.uint32
