@@ -135,7 +135,7 @@ REASONS: dict[str, dict[str, str]] = {
     "draw = lambda block: shuffled(words, epoch * blocks - block, rows.reshape(-1), xp)": OTHER_DRAW,
     "first, second = (_hash(epoch + xp.uint32(half), words[0], words[1], xp) for half in (1, 2**31))": OTHER_DRAW,
     "first, second = (_hash(epoch - xp.uint32(half), words[0], words[1], xp) for half in (0, 2**31))": "modulo 2^32, the number 2^31 is its own opposite",
-    "position -= jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * jnp.uint32(stride)": OTHER_DRAW,
+    "position -= jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * jnp.uint32(stride % 2**32)": OTHER_DRAW,
     "return _hash(position, words[0], words[2], jnp)": "JAX takes the last of two words",
   },
   "objectives/alignment.py": {
