@@ -11,7 +11,7 @@ import dataclasses
 import difflib
 import runpy
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from colearn_jax.constraints import check_together
 from colearn_jax.data import context as context_lib
 from colearn_jax.data import fixed_length, grouping
 from colearn_jax.data import modality as modality_lib
+from colearn_jax.effects import without_effect
 from colearn_jax.rules import Setting
 from colearn_jax.types import CONTEXT, InputError, Modality, Task
 from colearn_jax.values import assign, check, refuse, unknown
@@ -38,13 +39,14 @@ def load(spec: str, overrides: Mapping[str, object] | None = None) -> ConfigDict
     overrides: new values by dotted key, e.g. `{"train.max_epochs": 3, "model.encoders.S1": "gru"}`.
 
   Raises:
-    InputError: there is no such configuration, or a key or value is not allowed.
+    InputError: there is no such configuration, or a key or value is not allowed, or a key of `overrides` has
+      no effect.
   """
-  config = read(spec)
+  config, overrides = read(spec), overrides or {}
   known = settings_of(config)
-  for key, value in (overrides or {}).items():
+  for key, value in overrides.items():
     assign(config, known, key, value)
-  validate(config)
+  validate(config, given=overrides)
   return config.lock()
 
 
@@ -120,16 +122,17 @@ def settings_of(config: ConfigDict) -> dict[str, Setting]:
     raise InputError(f"method={names[0]}, model.encoder.model_type={names[1]}: {error}") from None
 
 
-def validate(config: ConfigDict, *, begun: bool = False) -> None:
+def validate(config: ConfigDict, *, given: Iterable[str] = (), begun: bool = False) -> None:
   """Checks every key of a configuration, also against the data set. Builds and reads no data.
 
   Args:
     config: the configuration, with every key.
+    given: keys that the user set; each has to have an effect.
     begun: whether the run is resumed. If so, files of pretrained weights need not exist, because they are
       read only at the start of a run.
 
   Raises:
-    InputError: a key is missing or unknown, or its value is not allowed.
+    InputError: a key is missing or unknown, its value is not allowed, or a given key has no effect.
   """
   values, known = dict(schema.flat(config)), settings_of(config)
   for key in values:
@@ -141,6 +144,8 @@ def validate(config: ConfigDict, *, begun: bool = False) -> None:
     check(key, values[key], setting.rule)
   check_together(config, known)
   _check_data(config, begun)
+  for reason in without_effect(config, given).values():
+    raise InputError(reason)
 
 
 def _check_data(config: ConfigDict, begun: bool) -> None:

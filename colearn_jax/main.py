@@ -79,7 +79,7 @@ def parse(
       raise InputError(unknown(key, known))
     assign(config, known, key, _value(key, text, known))
   begun = workdir is not None and (Path(workdir).expanduser() / "config.json").is_file()
-  config_lib.validate(config, begun=begun)
+  config_lib.validate(config, given=[key for key, _ in given], begun=begun)
   quieten(values)
   return Command(config.lock(), values)
 

@@ -64,6 +64,7 @@ def mapping(ok: Callable[[Any], bool], allowed: str) -> Rule:
   return Rule(lambda v: is_group(v) and all(map(ok, v.values())), allowed)
 
 
+ON = Rule(bool, "another value")  # than 0, False and nothing
 TEXT = Rule(lambda v: isinstance(v, str), "text")
 SWITCH = Rule(lambda v: isinstance(v, bool), "True or False")
 POSITIVE = number(lambda v: v > 0, "> 0")
@@ -73,26 +74,35 @@ WIDEST = 1_000_000  # of layers, by far
 WIDTHS = each(integer(1, most=WIDEST).ok, f"integers from 1 to {WIDEST}, as in (64, 32), or () for none")
 
 
-def setting(default: Any, rule: Rule, help: str) -> Any:
-  """A field of a dataclass (a method or an encoder) that the configuration can set.
-
-  Args:
-    default: the default, from the paper of the method where it states one.
-    rule: the allowed values.
-    help: one sentence for `--help` and the reference page.
-  """
-  return dataclasses.field(default=default, metadata={"rule": rule, "help": help})
-
-
 class Setting(NamedTuple):
-  """One setting: its default, its allowed values, and a sentence that explains it."""
+  """One setting.
+
+  Attributes:
+    default: its default.
+    rule: the allowed values.
+    help: a sentence for `--help` and the reference page.
+    needs: what it needs to have an effect, see `effects`: the rule of another key by its dotted name, or
+      `ON` by one of the names in `effects.facts`.
+  """
 
   default: Any
   rule: Rule
   help: str
+  needs: Mapping[str, Rule] = {}
+
+
+def setting(default: Any, rule: Rule, help: str, needs: Mapping[str, Rule] | None = None) -> Any:
+  """A field of a dataclass (a method or an encoder) that the configuration can set.
+
+  Args:
+    default: the default, from the paper of the method where it states one.
+    rule: see `Setting`.
+    help: see `Setting`.
+    needs: see `Setting`.
+  """
+  return dataclasses.field(default=default, metadata={"setting": Setting(default, rule, help, needs or {})})
 
 
 def settings_of(cls: type) -> dict[str, Setting]:
   """The settings that a dataclass declares with `setting`, by name."""
-  described = [field for field in dataclasses.fields(cls) if "rule" in field.metadata]
-  return {f.name: Setting(f.default, f.metadata["rule"], f.metadata["help"]) for f in described}
+  return {f.name: f.metadata["setting"] for f in dataclasses.fields(cls) if "setting" in f.metadata}

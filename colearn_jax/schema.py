@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from colearn_jax.data.grouping import EACH, parse_folds
 from colearn_jax.rules import (
+  ON,
   POSITIVE,
   SHARE,
   SWITCH,
@@ -124,12 +125,14 @@ SCHEMA: dict[str, Setting] = {
   "data.device_bytes": Setting(
     2**31,
     integer(0),
-    "With data.placement=auto, largest size of a data set that is kept on the device, in bytes.",
+    "Largest size of a data set that is kept on the device, in bytes.",
+    needs={"data.placement": choice("auto")},
   ),
   "data.workers": Setting(
     0,
     integer(0, "a number of processes", most=1024),
-    "Number of reader processes with data.placement=stream. 0: threads of the main process read.",
+    "Number of reader processes if samples are streamed. 0: threads of the main process read.",
+    needs={"data.placement": choice("auto", "stream")},
   ),
   "data.series": Setting(
     "pad",
@@ -141,6 +144,7 @@ SCHEMA: dict[str, Setting] = {
     {},
     mapping(integer(1).ok, "steps by view, as in \"{'S2': 146}\""),
     "Number of time steps of padded series, by view. Default: the length of the longest series.",
+    needs={"data.series": choice("pad")},
   ),
   "data.masked_above": Setting(
     {},
@@ -161,9 +165,12 @@ SCHEMA: dict[str, Setting] = {
       "an offset and a scale other than 0 by view, numbers or one for each band, as in "
       "\"{'S1': {'offset': [-11, -18], 'scale': 5}}\"",
     ),
-    "Constants of data.normalisation=fixed, by view. A band becomes (x - offset) / scale.",
+    "Constants by view. A band becomes (x - offset) / scale.",
+    needs={"data.normalisation": choice("fixed")},
   ),
-  "mesh.replica": Setting(1, _SIZE, "Number of devices over which runs are split, see train.replicas."),
+  "mesh.replica": Setting(
+    1, _SIZE, "Number of devices over which runs are split, see train.replicas.", needs={"train.replicas": ON}
+  ),
   "mesh.data": Setting(-1, _SIZE, "Number of devices over which a batch is split."),
   "mesh.fsdp": Setting(
     1, _SIZE, "Number of devices over which a batch, large parameters and their optimizer state are split."
@@ -181,8 +188,9 @@ SCHEMA: dict[str, Setting] = {
   "protocol.folds": Setting(
     10,
     Rule(_is_folds, "an integer >= 2, each, or one of them for each feature of group_by, as in 5,each"),
-    "Number of folds, with protocol.split=kfold. each: every group is left out in turn. For several features "
+    "Number of folds. each: every group is left out in turn. For several features "
     "of protocol.group_by the number of parts of each; every combination of parts is a fold.",
+    needs={"protocol.split": choice("kfold")},
   ),
   "protocol.seeds": Setting(
     (10,),
@@ -224,9 +232,10 @@ SCHEMA: dict[str, Setting] = {
   "protocol.validation_fraction": Setting(
     0.1,
     SHARE,
-    "With protocol.name=clean, fraction of the training samples that becomes the validation part; with "
+    "Fraction of the training samples that becomes the validation part; with "
     "protocol.group_by, fraction of the groups of each feature. 0: no validation part; needs "
     "train.patience=0 and train.keep=last.",
+    needs={"protocol.name": choice("clean")},
   ),
   "protocol.scored": Setting(
     "test",
@@ -255,6 +264,7 @@ SCHEMA: dict[str, Setting] = {
     False,
     SWITCH,
     "Whether the heads of a regression learn the standardised target. They predict in its unit in any case.",
+    needs={"a regression": ON},
   ),
   "model.dtype": Setting(
     "float32",
@@ -265,6 +275,7 @@ SCHEMA: dict[str, Setting] = {
     False,
     SWITCH,
     "Recomputes the encoders' activations in the backward pass, to save memory (rematerialisation).",
+    needs={"train.max_epochs": ON},
   ),
   "model.encoders": Setting(
     {},
@@ -278,6 +289,7 @@ SCHEMA: dict[str, Setting] = {
     "balanced",
     choice("balanced", "none"),
     "Class weights in the task's loss: inversely proportional to class frequency in the training part, or 1.",
+    needs={"classes or labels": ON},
   ),
   "loss.huber": Setting(
     0.0,
@@ -304,22 +316,37 @@ SCHEMA: dict[str, Setting] = {
     "Additional runs with other weights of loss terms, by name.",
   ),
   "augment.flip": Setting(
-    False, SWITCH, "Flips images vertically and horizontally, each with probability 1/2."
+    False,
+    SWITCH,
+    "Flips images vertically and horizontally, each with probability 1/2.",
+    needs={"images": ON},
   ),
   "augment.quarter_turns": Setting(
-    False, SWITCH, "Rotates square images by 0, 90, 180 or 270 degrees, chosen at random."
+    False,
+    SWITCH,
+    "Rotates square images by 0, 90, 180 or 270 degrees, chosen at random.",
+    needs={"images": ON},
   ),
   "augment.crop": Setting(
     1.0,
     number(lambda v: 0 < v <= 1, "> 0 and <= 1"),
     "Smallest side length of a random crop, as a fraction of the image's side length. 1: no crop.",
+    needs={"images": ON},
   ),
   "augment.time_shift": Setting(
-    0, integer(0, "a number of steps"), "Largest random shift of time series, in time steps."
+    0,
+    integer(0, "a number of steps"),
+    "Largest random shift of time series, in time steps.",
+    needs={"series": ON},
   ),
-  "augment.time_dropout": Setting(0.0, SHARE, "Fraction of time steps that are set to missing at random."),
+  "augment.time_dropout": Setting(
+    0.0, SHARE, "Fraction of time steps that are set to missing at random.", needs={"series": ON}
+  ),
   "augment.noise": Setting(
-    0.0, _NOT_NEGATIVE, "Standard deviation of Gaussian noise added to the normalised inputs."
+    0.0,
+    _NOT_NEGATIVE,
+    "Standard deviation of Gaussian noise added to the normalised inputs.",
+    needs={"series": ON},
   ),
   "train.batch_size": Setting(32, integer(2), "Number of samples of one optimizer step, over all devices."),
   "train.unlabelled": Setting(
@@ -328,7 +355,10 @@ SCHEMA: dict[str, Setting] = {
     "Whether training samples without a label are used, in loss terms that need no label.",
   ),
   "train.microbatches": Setting(
-    1, integer(1), "Number of equal parts of a batch that are computed one after another, to save memory."
+    1,
+    integer(1),
+    "Number of equal parts of a batch that are computed one after another, to save memory.",
+    needs={"train.max_epochs": ON},
   ),
   "train.replicas": Setting(
     False, SWITCH, "Trains all folds, seeds and ablations at the same time, as one vectorised program."
@@ -360,7 +390,9 @@ SCHEMA: dict[str, Setting] = {
     integer(0),
     "Largest number of epochs. Learning rate schedules end there. 0: the closed form of train.ridge is kept.",
   ),
-  "train.learning_rate": Setting(1e-3, POSITIVE, "Learning rate: the maximum of the schedule."),
+  "train.learning_rate": Setting(
+    1e-3, POSITIVE, "Learning rate: the maximum of the schedule.", needs={"train.max_epochs": ON}
+  ),
   "train.mixup": Setting(
     0.0,
     _NOT_NEGATIVE,
@@ -368,30 +400,48 @@ SCHEMA: dict[str, Setting] = {
     "mixup.",
   ),
   "train.optimizer": Setting(
-    "adam", choice(*OPTIMIZERS), "Optimizer of optax. Its remaining settings are optax's defaults."
+    "adam",
+    choice(*OPTIMIZERS),
+    "Optimizer of optax. Its remaining settings are optax's defaults.",
+    needs={"train.max_epochs": ON},
   ),
-  "train.momentum": Setting(0.9, SHARE, "Momentum of the optimizers sgd and rmsprop."),
+  "train.momentum": Setting(
+    0.9,
+    SHARE,
+    "Momentum of the optimizer.",
+    needs={"train.optimizer": choice("sgd", "rmsprop"), "train.max_epochs": ON},
+  ),
   "train.weight_decay": Setting(
     0.0,
     _NOT_NEGATIVE,
     "Decoupled weight decay of weight matrices and kernels. Biases, norms and vectors have none.",
+    needs={"train.max_epochs": ON},
   ),
   "train.clip_norm": Setting(
     0.0,
     _NOT_NEGATIVE,
     "Largest global norm of the gradient. Larger gradients are scaled down to it. 0: no clipping.",
+    needs={"train.max_epochs": ON},
   ),
   "train.gradients": Setting(
     "sum",
     choice("sum", "pcgrad"),
     "How the gradients of the loss terms are combined: added (sum), or added after the part of each that is "
     "opposed to another one is projected away (pcgrad; one backward pass for each term).",
+    needs={"train.max_epochs": ON},
   ),
-  "train.schedule": Setting("constant", choice(*SCHEDULES), "Schedule of the learning rate."),
+  "train.schedule": Setting(
+    "constant", choice(*SCHEDULES), "Schedule of the learning rate.", needs={"train.max_epochs": ON}
+  ),
   "train.warmup": Setting(
-    0.0, _NOT_NEGATIVE, "Length of the linear warm-up of the learning rate, in train.schedule_unit."
+    0.0,
+    _NOT_NEGATIVE,
+    "Length of the linear warm-up of the learning rate, in train.schedule_unit.",
+    needs={"train.max_epochs": ON},
   ),
-  "train.schedule_unit": Setting("epochs", choice("epochs", "steps"), "Unit of train.warmup."),
+  "train.schedule_unit": Setting(
+    "epochs", choice("epochs", "steps"), "Unit of train.warmup.", needs={"train.warmup": ON}
+  ),
   "train.rates": Setting(
     {},
     Rule(
@@ -400,20 +450,28 @@ SCHEMA: dict[str, Setting] = {
     ),
     "Learning rate factors by a regular expression for the parameter's path, such as unique/S1/backbone. "
     "The first match is used. 0 freezes the parameter.",
+    needs={"train.max_epochs": ON},
   ),
   "train.layer_decay": Setting(
     1.0,
     number(lambda v: 0 < v <= 1, "> 0 and <= 1"),
     "Learning rate factor from each block of an encoder with blocks (galileo, presto) to the one before it.",
+    needs={"train.max_epochs": ON},
   ),
   "train.average": Setting(
     "none",
     choice("none", "ema", "swa"),
     "Weight averaging: exponential (ema), or over the last epochs (swa). The average is validated and kept.",
+    needs={"train.max_epochs": ON},
   ),
-  "train.average_decay": Setting(0.999, SHARE, "Decay per step of train.average=ema."),
+  "train.average_decay": Setting(
+    0.999, SHARE, "Decay of the average per step.", needs={"train.average": choice("ema")}
+  ),
   "train.average_start": Setting(
-    0.75, SHARE, "Fraction of train.max_epochs after which train.average=swa starts."
+    0.75,
+    SHARE,
+    "Fraction of train.max_epochs after which the average starts.",
+    needs={"train.average": choice("swa")},
   ),
   "train.patience": Setting(
     5,
@@ -421,7 +479,10 @@ SCHEMA: dict[str, Setting] = {
     "Epochs without improvement after which training stops early. 0: no early stopping.",
   ),
   "train.min_delta": Setting(
-    0.01, _NOT_NEGATIVE, "Smallest decrease of the validation objective that counts as an improvement."
+    0.01,
+    _NOT_NEGATIVE,
+    "Smallest decrease of the validation objective that counts as an improvement.",
+    needs={"train.patience": ON},
   ),
   "train.keep": Setting(
     "best",
@@ -440,11 +501,14 @@ SCHEMA: dict[str, Setting] = {
     Rule(lambda v: isinstance(v, str) and v != "" and not _path(v).is_file(), 'a directory, "auto" or "off"'),
     "Cache directory for compiled programs. auto: .jax_cache in the parent of the work directory.",
   ),
-  "checkpoint.every_epochs": Setting(5, integer(1), "Number of epochs between two checkpoints."),
+  "checkpoint.every_epochs": Setting(
+    5, integer(1), "Number of epochs between two checkpoints.", needs={"train.max_epochs": ON}
+  ),
   "checkpoint.every_minutes": Setting(
     10.0,
     _NOT_NEGATIVE,
     "Minutes between two checkpoints within an epoch, if samples are streamed to one process; 0 for none.",
+    needs={"data.placement": choice("auto", "stream"), "train.max_epochs": ON},
   ),
 }
 MAPPINGS = tuple(key for key, setting in SCHEMA.items() if isinstance(setting.default, dict))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping
 
-from colearn_jax.rules import Setting
+from colearn_jax.rules import ON, Setting
 
 Sections = Mapping[str, Mapping[str, Setting]]  # settings by heading and dotted key, see `schema.sections`
 
@@ -40,6 +40,15 @@ def shown(default: object) -> str:
   return default if isinstance(default, str) else repr(default)
 
 
+def explained(setting: Setting) -> str:
+  """What a setting means, and what it needs to have an effect."""
+  needs = [
+    need if rule is ON else f"{need}={rule.allowed.removeprefix('one of: ').replace(', ', ' or ')}"
+    for need, rule in setting.needs.items()
+  ]
+  return f"{setting.help} Needs {' and '.join(needs)}." if needs else setting.help
+
+
 def help_text(sections: Sections) -> str:
   """The part of `--help` that describes the configuration."""
   wrap = lambda text: textwrap.fill(text, 108, initial_indent=" " * 6, subsequent_indent=" " * 6)
@@ -48,7 +57,7 @@ def help_text(sections: Sections) -> str:
     lines.append(f"{heading}:\n")
     for key, setting in named.items():
       lines.append(f"  --config.{key}={shown(setting.default)}")
-      lines.append(wrap(f"{setting.help} Allowed: {setting.rule.allowed.removeprefix('one of: ')}."))
+      lines.append(wrap(f"{explained(setting)} Allowed: {setting.rule.allowed.removeprefix('one of: ')}."))
     lines.append("")
   return "\n".join(lines)
 
@@ -65,7 +74,7 @@ def reference(sections: Sections) -> str:
         code(key),
         code(shown(setting.default)),
         cell(setting.rule.allowed.removeprefix("one of: ")),
-        cell(setting.help),
+        cell(explained(setting)),
       )
       lines.append(f"| {' | '.join(row)} |")
   return "\n".join(lines)

@@ -39,8 +39,8 @@ def fields(tmp_path, monkeypatch):
       csv.writer(file).writerows(rows)
     settings = {"data.manual_dir": folder, "data.data_dir": tmp_path / "data", "data.modalities": "A,B"}
     settings |= {"model.encoders": {v: {"model_type": "mlp", "layer_sizes": (4,)} for v in "AB"}}
-    settings |= {"model.emb_dim": 4, "train.batch_size": 8, "train.max_epochs": 1, "protocol.folds": 2}
-    return settings | changes
+    settings |= {"model.emb_dim": 4, "train.batch_size": 8, "train.max_epochs": 1}
+    return settings | ({} if split else {"protocol.folds": 2}) | changes
 
   return write
 
@@ -147,7 +147,9 @@ def test_parts_that_cannot_be_cut_are_told_before_the_first_training(
 @pytest.mark.long
 def test_splits_that_folds_do_not_use_are_mentioned_once_B27(fields, capsys, tmp_path):
   settings = fields(CLASSES, SPLIT)
-  train.run(config.load("configs/folder.py", settings | {"baseline": True}), tmp_path / "run")
+  train.run(
+    config.load("configs/folder.py", settings | {"baseline": True, "protocol.folds": 2}), tmp_path / "run"
+  )
   line = "the splits of folder (train, validation, test) are not used: protocol.split=kfold"
   assert capsys.readouterr().err.count(line) == 1
   setup._mention_once.cache_clear()

@@ -38,7 +38,10 @@ ROOMS = {
   "values": "types rules schema",
   "configs": "types rules plan encoders methods schema values",
   "constraints": "rules methods values",
-  "config": "types rules storage nn encoders weights methods data datasets schema values configs constraints",
+  "effects": "types rules encoders datasets schema schema_pages",
+  "config": (
+    "types rules storage nn encoders weights methods data datasets schema values configs constraints effects"
+  ),
   "deploy": "types rules dates storage nn encoders methods data evaluation datasets config",
   "training": (
     "types rules storage parallel nn objectives encoders weights methods data evaluation datasets schema"
@@ -56,7 +59,7 @@ ROOMS = {
   "report": "types storage reporting",
   "studies": (
     "types plan storage parallel encoders weights methods data evaluation datasets schema values configs"
-    " config training"
+    " effects config training"
   ),
   "study": "types plan config main studies",
 }

@@ -21,7 +21,7 @@ import pytest
 from colearn_jax.datasets import build
 from colearn_jax.datasets.lfmc.dummy import write_dummy
 
-from colearn_jax import rules, schema
+from colearn_jax import effects, rules, schema
 from colearn_jax.data import dataset as datasets
 from colearn_jax.data.augment import Augment
 from colearn_jax.data.reader import Index, labels
@@ -452,6 +452,7 @@ WIRING = {
   "checkpoint.every_minutes": Key(3.0, clocked),
 }
 BEGUN: dict[str, tuple[Training, dict]] = {}  # trainings that are compared with, and effects seen in them
+FACTS = effects.facts(configuration(NEEDED | SMALL | {"method": "mdico"}))
 OF_METHODS = {method: schema.settings(method, "tempcnn") for method in ("mdico", "individual")}
 
 
@@ -486,6 +487,15 @@ def test_every_key_has_its_effect(prepared, tmp_path, method, key):
     effects[wired.effect] = wired.effect(training)
   after = wired.effect(begin(configuration(values | {key: wired.value}), prepared, tmp_path / "after"))
   assert effects[wired.effect] != after, f"{key} changes nothing"
+
+
+@pytest.mark.parametrize("key", [key for key in WIRING if schema.settings()[key].needs])
+def test_a_key_that_has_its_effect_is_not_refused(key):
+  needs = schema.settings()[key].needs
+  if any(not true for fact, true in FACTS.items() if fact in needs):
+    pytest.skip("needs other data than LFMC's")
+  config = configuration(NEEDED | SMALL | {"method": "mdico"} | WIRING[key].base | {key: WIRING[key].value})
+  assert effects.without_effect(config, [key]) == {}
 
 
 def test_an_epoch_may_not_send_arrays_to_the_devices_unasked(prepared, tmp_path):

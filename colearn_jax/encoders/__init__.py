@@ -64,6 +64,7 @@ from colearn_jax.encoders.table import EMBEDDINGS, Table
 from colearn_jax.encoders.tempcnn import TempCNN
 from colearn_jax.encoders.transformer import Transformer
 from colearn_jax.rules import (
+  ON,
   POSITIVE,
   SHARE,
   SWITCH,
@@ -160,6 +161,21 @@ HELP = {
   "use_norm": "Norm after the encoder's last linear layer.",
   "weights": "File of pretrained weights in PyTorch's or safetensors format. Empty: none.",
 }  # of each encoder argument, for --help and the reference page
+_EPOCHS = {"train.max_epochs": ON}
+_EMBEDDED = {"model.encoder.embedding": choice("piecewise", "periodic")}
+_IMAGES = {"images": ON}
+_BETWEEN = _EPOCHS | {"model.encoder.n_layers": integer(2)}
+NEEDS: Mapping[str, Mapping[str, Rule]] = {
+  "attention_dropout": _EPOCHS,
+  "bins": _EMBEDDED,
+  "context_lengthscale": {"data.context": ON},
+  "drop_path": _EPOCHS,
+  "dropout": _EPOCHS,
+  "embedding_width": _EMBEDDED,
+  "sigma": {"model.encoder.embedding": choice("periodic")},
+  **dict.fromkeys(("gru.dropout", "lstm.dropout", "rnn.dropout"), _BETWEEN),
+  **dict.fromkeys(("patch_size", "resolution"), _IMAGES),
+}  # of an argument of all encoders, or of one of them; see `rules.Setting`
 
 
 def arguments(model_type: str) -> dict[str, object]:
@@ -203,7 +219,15 @@ def settings(model_type: str) -> dict[str, Setting]:
     raise InputError(f"unknown encoder {model_type!r}, have: {', '.join([AUTO, *sorted(ENCODERS)])}")
   else:
     own = arguments(model_type)
-  return {name: Setting(default, _rule(name, default), HELP.get(name, "")) for name, default in own.items()}
+  return {
+    name: Setting(
+      default,
+      _rule(name, default),
+      HELP.get(name, ""),
+      NEEDS.get(f"{model_type}.{name}", NEEDS.get(name, {})),
+    )
+    for name, default in own.items()
+  }
 
 
 def _rule(name: str, default: object) -> Rule:

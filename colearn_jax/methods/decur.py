@@ -14,7 +14,7 @@ from colearn_jax.methods.architecture import encode
 from colearn_jax.methods.base import mean_over_sensors, over_members, summed
 from colearn_jax.methods.individual import Individual
 from colearn_jax.objectives.alignment import decoupling
-from colearn_jax.rules import POSITIVE, SHARE, WEIGHT, setting
+from colearn_jax.rules import ON, POSITIVE, SHARE, WEIGHT, setting
 
 
 @flax.struct.dataclass
@@ -44,9 +44,13 @@ class Decoupling(Individual):
     0.875,
     SHARE,
     "Share of the features that are to be common; 448 of 512 in the authors' program.",
+    needs={"loss.redundancy": ON},
   )
   off_diagonal: float = setting(
-    0.0051, POSITIVE, "Weight λ of the correlations between different features in L_red."
+    0.0051,
+    POSITIVE,
+    "Weight λ of the correlations between different features in L_red.",
+    needs={"loss.redundancy": ON},
   )
 
   closed_form = False

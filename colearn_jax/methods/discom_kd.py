@@ -10,7 +10,7 @@ from colearn_jax.methods.mdico import MDiCo
 from colearn_jax.nn.reversal import growing
 from colearn_jax.objectives.discriminative import modality_loss
 from colearn_jax.objectives.orthogonality import cosine
-from colearn_jax.rules import POSITIVE, SWITCH, WEIGHT, choice, setting
+from colearn_jax.rules import ON, POSITIVE, SWITCH, WEIGHT, choice, setting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,11 +43,12 @@ class DisCoMKD(Method):
   orthogonality: float = setting(
     1.0, WEIGHT, "Weight of L_orth, the cosines of specific with unused and with shared features."
   )
-  reversal: float = setting(1.0, POSITIVE, "Factor of the reversed gradient.")
+  reversal: float = setting(1.0, POSITIVE, "Factor of the reversed gradient.", needs={"loss.adversarial": ON})
   reversal_schedule: str = setting(
     "constant",
     choice("constant", "growing"),
     "Whether the factor is constant, or grows from 0 with the epochs (growing, Ganin et al. 2016).",
+    needs={"loss.adversarial": ON},
   )
   unpaired: bool = setting(
     True, SWITCH, "Whether a training batch holds other samples for each sensor, B of each."

@@ -14,7 +14,7 @@ from colearn_jax.methods.base import mean_over_sensors, over_members, summed
 from colearn_jax.methods.fusion import any_of, hide, of_rows, together
 from colearn_jax.methods.individual import Individual, Separate
 from colearn_jax.objectives.distillation import distillation
-from colearn_jax.rules import POSITIVE, SHARE, WEIGHT, setting
+from colearn_jax.rules import ON, POSITIVE, SHARE, WEIGHT, setting
 from colearn_jax.types import InputError
 
 
@@ -44,7 +44,10 @@ class DecisionDropout(Individual):
     1.0, WEIGHT, "Weight of L_dist, the distance of each sensor from the mean of all sensors."
   )
   temperature: float = setting(
-    0.5, POSITIVE, "Temperature T of the probabilities in L_dist; unused for a regression."
+    0.5,
+    POSITIVE,
+    "Temperature T of the probabilities in L_dist.",
+    needs={"loss.distillation": ON, "classes or labels": ON},
   )
   sensor_dropout: float = setting(
     0.5, SHARE, "Probability of hiding a sensor of a training sample; one always stays."

@@ -132,6 +132,7 @@ class Fusion(Method):
     SHARE,
     "Probability of hiding a sensor of a training sample; one always stays. Above 0 the model also predicts "
     "with each sensor alone.",
+    needs={"loss.shown": choice("drawn")},
   )
   shown: str = setting(
     "drawn",

@@ -9,7 +9,7 @@ from colearn_jax.methods.fusion import together
 from colearn_jax.methods.individual import Individual
 from colearn_jax.methods.predict import mean_prediction
 from colearn_jax.objectives.distillation import decoupled, distillation
-from colearn_jax.rules import POSITIVE, WEIGHT, choice, setting
+from colearn_jax.rules import ON, POSITIVE, WEIGHT, choice, setting
 from colearn_jax.types import InputError
 
 
@@ -27,16 +27,30 @@ class Distillation(Individual):
     1.0, WEIGHT, "Weight of L_dist, the distance of each sensor from the teacher."
   )
   temperature: float = setting(
-    4.0, POSITIVE, "Temperature T of the teacher's and the students' probabilities; unused for a regression."
+    4.0,
+    POSITIVE,
+    "Temperature T of the teacher's and the students' probabilities.",
+    needs={"loss.distillation": ON, "classes or labels": ON},
   )
   form: str = setting(
     "plain",
     choice("plain", "decoupled"),
     "Distance from the teacher: KL divergence (plain), or its parts for the sample's class and for the other "
     "classes, with weights of their own (decoupled, DKD).",
+    needs={"loss.distillation": ON},
   )
-  target_weight: float = setting(1.0, WEIGHT, "Weight α of the sample's class, with loss.form=decoupled.")
-  rest_weight: float = setting(8.0, WEIGHT, "Weight β of the other classes, with loss.form=decoupled.")
+  target_weight: float = setting(
+    1.0,
+    WEIGHT,
+    "Weight α of the sample's class.",
+    needs={"loss.distillation": ON, "loss.form": choice("decoupled")},
+  )
+  rest_weight: float = setting(
+    8.0,
+    WEIGHT,
+    "Weight β of the other classes.",
+    needs={"loss.distillation": ON, "loss.form": choice("decoupled")},
+  )
 
   closed_form = False
   terms = ("main", "distillation")

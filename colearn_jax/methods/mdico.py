@@ -23,7 +23,7 @@ from colearn_jax.objectives import ring
 from colearn_jax.objectives.alignment import coral, discrepancy
 from colearn_jax.objectives.contrastive import contrastive
 from colearn_jax.objectives.discriminative import modality_loss
-from colearn_jax.rules import POSITIVE, SWITCH, WEIGHT, choice, setting
+from colearn_jax.rules import ON, POSITIVE, SWITCH, WEIGHT, choice, setting
 
 LARGE_BATCH = 4096  # from this batch size on, the similarity matrix [2B 2B] is split over devices
 LEARNED = {"uncertainty": 0.0, "corrected": 1.0}  # initial value of the learned weight of every term
@@ -63,25 +63,34 @@ class MDiCo(Taught):
     choice("ntxent", "mmd", "coral", "grl"),
     "Loss of L_cont: contrastive (ntxent), distance of distributions (mmd) or of covariances (coral), "
     "or gradient reversal (grl). CLIP's loss is ntxent with loss.negatives=cross.",
+    needs={"loss.contrastive": ON},
   )
-  temperature: float = setting(0.1, POSITIVE, "Temperature τ of the contrastive term.")
+  temperature: float = setting(
+    0.1,
+    POSITIVE,
+    "Temperature τ of the contrastive term.",
+    needs={"loss.contrastive": ON, "loss.alignment": choice("ntxent")},
+  )
   negatives: str = setting(
     "both",
     choice("both", "cross"),
     "Negatives of the contrastive term: samples of both sensors (both), or only of the other sensor "
     "(cross, as in CLIP).",
+    needs={"loss.contrastive": ON, "loss.alignment": choice("ntxent")},
   )
   similarity: str = setting(
     "auto",
     choice("auto", "dense", "ring"),
     "How similarities across devices are computed: as one matrix (dense), or in blocks that are passed "
     f"around the devices (ring). auto: ring for batches of {LARGE_BATCH} or more on several devices.",
+    needs={"loss.contrastive": ON, "loss.alignment": choice("ntxent")},
   )
   variant: str = setting(
     "paper",
     choice("paper", "released"),
     "Input of the second modality head: unused features (paper), or shared features (released), as in the "
     "authors' program.",
+    needs={"loss.discriminative": ON},
   )
   unused_features: bool = setting(
     True,

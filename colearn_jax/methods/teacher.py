@@ -14,10 +14,11 @@ from colearn_jax.methods.base import Batch, Method, Reads, Samples, Values, mean
 from colearn_jax.methods.learners import Learner
 from colearn_jax.methods.tabular import tabulated
 from colearn_jax.objectives.distillation import distillation
-from colearn_jax.rules import POSITIVE, TEXT, WEIGHT, each, integer, setting
+from colearn_jax.rules import ON, POSITIVE, TEXT, WEIGHT, Rule, each, integer, setting
 from colearn_jax.types import InputError, Task
 
 LEARNERS = ("trees", "boosting", "svm")
+_learns = lambda *names: Rule(lambda v: not set(names).isdisjoint(v), f"one of: {', '.join(names)}")
 BOOSTING = {"learning_rate": 0.05, "max_leaf_nodes": 15}
 Parts = dict[str, dict[str, jax.Array]]
 _names = lambda allowed: each(TEXT.ok, f"different names, as in {allowed}, or () for none")
@@ -41,27 +42,46 @@ class Taught(Method):
     each(LEARNERS.__contains__, f"one or more of: {', '.join(LEARNERS)}", distinct=True),
     "Learners of the teacher, whose predictions or probabilities are averaged: ExtraTrees (trees), gradient "
     "boosting (boosting), a kernel machine (svm).",
+    needs={"loss.distillation": ON},
   )
   teacher_sensors: tuple[str, ...] = setting(
-    (), _names("S1,S2"), "Sensors that the teacher reads, also others of the data set. (): data.modalities."
+    (),
+    _names("S1,S2"),
+    "Sensors that the teacher reads, also others of the data set. (): data.modalities.",
+    needs={"loss.distillation": ON},
   )
   teacher_context: tuple[str, ...] = setting(
     (),
     _names("date,location"),
     "Date, location and static views that the teacher reads, in addition to data.context. The model does not "
     "read them.",
+    needs={"loss.distillation": ON},
   )
   teacher_folds: int = setting(
     5,
     integer(2),
     "Folds of the training part for the teacher's predictions, at most one for each group. With several "
     "features in protocol.group_by, parts of each.",
+    needs={"loss.distillation": ON},
   )
   teacher_temperature: float = setting(
-    1.0, POSITIVE, "Temperature T of the teacher's and the students' probabilities; unused for a regression."
+    1.0,
+    POSITIVE,
+    "Temperature T of the teacher's and the students' probabilities.",
+    needs={"loss.distillation": ON, "classes or labels": ON},
   )
-  trees: int = setting(200, integer(1, most=100_000), "Trees of a forest, and steps of boosting.")
-  tree_leaf: int = setting(2, integer(1), "Smallest number of samples in a leaf of a forest.")
+  trees: int = setting(
+    200,
+    integer(1, most=100_000),
+    "Trees of a forest, and steps of boosting.",
+    needs={"loss.distillation": ON, "loss.learners": _learns("trees", "boosting")},
+  )
+  tree_leaf: int = setting(
+    2,
+    integer(1),
+    "Smallest number of samples in a leaf of a forest.",
+    needs={"loss.distillation": ON, "loss.learners": _learns("trees")},
+  )
 
   @property
   def reads(self):

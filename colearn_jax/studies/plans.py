@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from colearn_jax import config as config_lib
 from colearn_jax import schema
 from colearn_jax.datasets import build
+from colearn_jax.effects import without_effect
 from colearn_jax.evaluation.metrics import HEADLINE
 from colearn_jax.plan import INPUTS, KINDS, SEARCHES, Arm, Cell, Study, Trees
 from colearn_jax.storage import files
@@ -144,13 +145,16 @@ def claim(study: Study, given: Mapping[str, str | bool], workdir: Path) -> dict:
   """Checks all configurations, and writes `study.json` and `plan.json`. Returns the content of `study.json`.
 
   Raises:
-    InputError: a configuration is not allowed, or the directory holds a study with another plan.
+    InputError: a configuration is not allowed, a key has no effect, or the directory holds a study with
+      another plan.
   """
   plan: dict = {"name": study.name, "cells": {}}
+  idle: list[dict[str, str]] = []
   shown: dict = {"name": study.name, "digest": "", "cells": [], "comparisons": []}
   for cell in study.cells:
     configs = {arm.name: configuration(cell, arm, given) for arm in cell.arms}
     task, metric = _checked(cell, configs)
+    idle += _without_effect(cell, configs, given)
     plan["cells"][cell.name] = {"metric": metric} | {
       f"arm {arm.name}": _settings(arm, configs[arm.name]) for arm in cell.arms
     }
@@ -158,6 +162,9 @@ def claim(study: Study, given: Mapping[str, str | bool], workdir: Path) -> dict:
     arms = [{"name": arm.name, "title": arm.title, "kind": arm.kind} for arm in cell.arms]
     facts = {"name": cell.name, "title": cell.title, "task": task, "metric": metric, "sensors": sensors}
     shown["cells"].append(facts | {"axes": dict(cell.axes), "arms": arms})
+  for key in given:
+    if idle and all(key in one for one in idle):
+      raise InputError(f"{idle[0][key]}; so in every arm of the study")
   sensors_of = {cell["name"]: cell["sensors"] for cell in shown["cells"]}
   for one in study.comparisons:
     predictors = list(one.predictors) or sensors_of[one.cell]
@@ -205,6 +212,30 @@ def _checked(cell: Cell, configs: Mapping[str, ConfigDict]) -> tuple[str, str]:
   if cell.metric and cell.metric not in HEADLINE[task]:
     raise InputError(f"cell {cell.name}: metric {cell.metric!r}, have: {', '.join(HEADLINE[task])}")
   return task, cell.metric or HEADLINE[task][0]
+
+
+def _without_effect(
+  cell: Cell, configs: Mapping[str, ConfigDict], given: Mapping[str, str | bool]
+) -> list[dict[str, str]]:
+  """The keys of the command line that have no effect, with reasons, for each network of the cell.
+
+  Raises:
+    InputError: a key of an arm has no effect in it, or one of the cell has none in any of its networks.
+  """
+  out, of_cell = [], []
+  for arm in cell.arms:
+    if arm.kind == "network":
+      # Values that are chosen may change what the others need.
+      keys = () if arm.choose else (*given, *cell.values, *arm.values)
+      idle = without_effect(configs[arm.name], keys)
+      if wrong := [key for key in arm.values if key in idle]:
+        raise InputError(f"arm {cell.name}/{arm.name}: {idle[wrong[0]]}")
+      out.append({key: reason for key, reason in idle.items() if key in given})
+      of_cell.append(idle)
+  for key in cell.values:
+    if of_cell and all(key in idle for idle in of_cell):
+      raise InputError(f"cell {cell.name}: {of_cell[0][key]}")
+  return out
 
 
 def _settings(arm: Arm, config: ConfigDict) -> dict:
