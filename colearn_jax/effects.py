@@ -51,16 +51,20 @@ def without_effect(config: ConfigDict, keys: Iterable[str]) -> dict[str, str]:
 def facts(config: ConfigDict) -> dict[str, bool]:
   """What `Setting.needs` may name beside keys, and whether it is so. The data set need not be built."""
   from colearn_jax.datasets import build
+  from colearn_jax.methods.configured import make_method
 
   described = build.describe(config.data.name, config.data.manual_dir)
   views = [resolve_views(modality, described.shapes)[0] for modality in config.data.modalities]
   axes = {len(described.shapes[view]) for view in views}
-  regression = described.task.kind == "regression"
+  regression, method = described.task.kind == "regression", make_method(config)
   return {
     "a regression": regression,
     "classes or labels": not regression,
     "images": not axes.isdisjoint((3, 4)),
     "series": not axes.isdisjoint((2, 4)),
+    "several sensors": len(config.data.modalities) > 1,
+    "several terms": sum(getattr(method, term) > 0 for term in method.terms) > 1,
+    "terms without labels": method.uses_unlabelled,
   }
 
 

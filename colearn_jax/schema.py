@@ -82,7 +82,10 @@ SCHEMA: dict[str, Setting] = {
     METHOD, TEXT, "Co-learning method. Set it by the word `method=NAME` after --config=NAME:."
   ),
   "baseline": Setting(
-    False, SWITCH, "Also trains the method `individual`, and prints both results side by side."
+    False,
+    SWITCH,
+    "Also trains the method `individual`, and prints both results side by side.",
+    needs={"method": Rule(lambda v: v != "individual", "another method")},
   ),
   "data.name": Setting("", TEXT, "Data set. `python -m colearn_jax.datasets.build -h` lists them."),
   "data.data_dir": Setting(
@@ -353,6 +356,7 @@ SCHEMA: dict[str, Setting] = {
     True,
     SWITCH,
     "Whether training samples without a label are used, in loss terms that need no label.",
+    needs={"terms without labels": ON},
   ),
   "train.microbatches": Setting(
     1,
@@ -428,7 +432,7 @@ SCHEMA: dict[str, Setting] = {
     choice("sum", "pcgrad"),
     "How the gradients of the loss terms are combined: added (sum), or added after the part of each that is "
     "opposed to another one is projected away (pcgrad; one backward pass for each term).",
-    needs={"train.max_epochs": ON},
+    needs={"several terms": ON, "train.max_epochs": ON},
   ),
   "train.schedule": Setting(
     "constant", choice(*SCHEDULES), "Schedule of the learning rate.", needs={"train.max_epochs": ON}

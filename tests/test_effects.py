@@ -36,6 +36,10 @@ BOTH = ("S1_S1Ind", "S2_S2Ind")
     ("lfmc", {"augment.crop": 0.5}, "augment.crop has no effect without images"),
     ("lfmc:method=kd", {"loss.temperature": 2.0}, "without classes or labels"),
     ("synthetic", {"model.standardised": True}, "without a regression"),
+    ("synthetic:individual", {"baseline": True}, "with method=individual; it has one with another method"),
+    ("lfmc:individual", {"train.unlabelled": True}, "without terms without labels"),
+    ("lfmc:individual", {"train.gradients": "pcgrad"}, "without several terms"),
+    ("lfmc", {"data.modalities": ("S1_S1Ind",), "loss.contrastive": 2.0}, "without several sensors"),
     ("lfmc_best", {"train.learning_rate": 0.1}, "with train.max_epochs=0"),
     (
       "lfmc_best",

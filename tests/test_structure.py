@@ -38,7 +38,7 @@ ROOMS = {
   "values": "types rules schema",
   "configs": "types rules plan encoders methods schema values",
   "constraints": "rules methods values",
-  "effects": "types rules encoders datasets schema schema_pages",
+  "effects": "types rules encoders methods datasets schema schema_pages",
   "config": (
     "types rules storage nn encoders weights methods data datasets schema values configs constraints effects"
   ),

@@ -38,7 +38,10 @@ class Decoupling(Individual):
   """
 
   redundancy: float = setting(
-    1.0, WEIGHT, "Weight of L_red, the redundancy reduction of each pair of sensors."
+    1.0,
+    WEIGHT,
+    "Weight of L_red, the redundancy reduction of each pair of sensors.",
+    needs={"several sensors": ON},
   )
   common: float = setting(
     0.875,

@@ -35,10 +35,16 @@ class DisCoMKD(Method):
     1.0, WEIGHT, "Weight of L_aux, the task's loss of the auxiliary head on specific and shared features."
   )
   discriminative: float = setting(
-    1.0, WEIGHT, "Weight of L_mod, in which two heads tell the sensor from specific and unused features."
+    1.0,
+    WEIGHT,
+    "Weight of L_mod, in which two heads tell the sensor from specific and unused features.",
+    needs={"several sensors": ON},
   )
   adversarial: float = setting(
-    1.0, WEIGHT, "Weight of L_adv, in which the shared features hide the sensor from a head."
+    1.0,
+    WEIGHT,
+    "Weight of L_adv, in which the shared features hide the sensor from a head.",
+    needs={"several sensors": ON},
   )
   orthogonality: float = setting(
     1.0, WEIGHT, "Weight of L_orth, the cosines of specific with unused and with shared features."

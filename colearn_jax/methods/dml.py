@@ -8,7 +8,7 @@ import functools
 from colearn_jax.methods.base import mean_over_sensors, over_members, summed
 from colearn_jax.methods.individual import Individual
 from colearn_jax.objectives.distillation import distillation
-from colearn_jax.rules import WEIGHT, setting
+from colearn_jax.rules import ON, WEIGHT, setting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +21,12 @@ class MutualLearning(Individual):
   that have both sensors, also those without a label. Means are over peers and sensors with any such sample.
   """
 
-  mutual: float = setting(1.0, WEIGHT, "Weight of L_mut, the distance of each sensor from the other sensors.")
+  mutual: float = setting(
+    1.0,
+    WEIGHT,
+    "Weight of L_mut, the distance of each sensor from the other sensors.",
+    needs={"several sensors": ON},
+  )
 
   closed_form = False
   terms = ("main", "mutual")

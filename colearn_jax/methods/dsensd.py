@@ -50,7 +50,10 @@ class DecisionDropout(Individual):
     needs={"loss.distillation": ON, "classes or labels": ON},
   )
   sensor_dropout: float = setting(
-    0.5, SHARE, "Probability of hiding a sensor of a training sample; one always stays."
+    0.5,
+    SHARE,
+    "Probability of hiding a sensor of a training sample; one always stays.",
+    needs={"several sensors": ON},
   )
 
   closed_form = False

@@ -16,7 +16,7 @@ from colearn_jax.methods.architecture import Architecture, encode
 from colearn_jax.methods.base import Method, mean_over_sensors, summed
 from colearn_jax.nn import layers
 from colearn_jax.nn.random import hashed_bits
-from colearn_jax.rules import POSITIVE, SHARE, choice, setting
+from colearn_jax.rules import ON, POSITIVE, SHARE, choice, setting
 from colearn_jax.types import InputError
 
 MOST = 6  # sensors of which every subset is trained, 63 subsets
@@ -126,19 +126,21 @@ class Fusion(Method):
     choice("concat", "mean", "gated"),
     "How features of sensors are merged: side by side (concat), their mean (mean), or weighted by a gate "
     "(gated).",
+    needs={"several sensors": ON},
   )
   sensor_dropout: float = setting(
     0.0,
     SHARE,
     "Probability of hiding a sensor of a training sample; one always stays. Above 0 the model also predicts "
     "with each sensor alone.",
-    needs={"loss.shown": choice("drawn")},
+    needs={"several sensors": ON, "loss.shown": choice("drawn")},
   )
   shown: str = setting(
     "drawn",
     choice("drawn", "all"),
     "Which sensors a training sample shows: those that loss.sensor_dropout leaves (drawn), or every subset "
     "of its sensors in turn (all).",
+    needs={"several sensors": ON},
   )
 
   @property

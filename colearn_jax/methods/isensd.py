@@ -14,7 +14,7 @@ from colearn_jax.encoders import BY_BAND
 from colearn_jax.methods.architecture import Architecture, encode
 from colearn_jax.methods.base import Method, summed
 from colearn_jax.methods.fusion import any_of, hide, together
-from colearn_jax.rules import POSITIVE, SHARE, setting
+from colearn_jax.rules import ON, POSITIVE, SHARE, setting
 from colearn_jax.types import InputError
 
 
@@ -78,7 +78,10 @@ class InputFusion(Method):
 
   main: float = setting(1.0, POSITIVE, "Weight of L_main, the task's loss of the prediction.")
   sensor_dropout: float = setting(
-    0.5, SHARE, "Probability of hiding a sensor of a training sample; one always stays."
+    0.5,
+    SHARE,
+    "Probability of hiding a sensor of a training sample; one always stays.",
+    needs={"several sensors": ON},
   )
 
   def predictors(self, sensors):

@@ -53,10 +53,16 @@ class MDiCo(Taught):
     1.0, WEIGHT, "Weight of L_aux, the task's loss of the auxiliary head on specific and on shared features."
   )
   contrastive: float = setting(
-    1.0, WEIGHT, "Weight of L_cont, which aligns the shared features of each pair of sensors."
+    1.0,
+    WEIGHT,
+    "Weight of L_cont, which aligns the shared features of each pair of sensors.",
+    needs={"several sensors": ON},
   )
   discriminative: float = setting(
-    1.0, WEIGHT, "Weight of L_mod, the loss of two heads that classify the sensor from its features."
+    1.0,
+    WEIGHT,
+    "Weight of L_mod, the loss of two heads that classify the sensor from its features.",
+    needs={"several sensors": ON},
   )
   alignment: str = setting(
     "ntxent",

@@ -17,7 +17,7 @@ from colearn_jax.nn import layers
 from colearn_jax.nn.random import hashed_bits
 from colearn_jax.objectives.alignment import absolute_difference
 from colearn_jax.objectives.discriminative import modality_loss
-from colearn_jax.rules import POSITIVE, SHARE, WEIGHT, setting
+from colearn_jax.rules import ON, POSITIVE, SHARE, WEIGHT, setting
 from colearn_jax.types import InputError
 
 
@@ -97,10 +97,16 @@ class ShaSpec(Method):
 
   main: float = setting(1.0, POSITIVE, "Weight of L_main, the task's loss of the prediction of all sensors.")
   alignment: float = setting(
-    0.1, WEIGHT, "Weight of L_align, the absolute difference between shared features of two sensors."
+    0.1,
+    WEIGHT,
+    "Weight of L_align, the absolute difference between shared features of two sensors.",
+    needs={"several sensors": ON},
   )
   discriminative: float = setting(
-    0.02, WEIGHT, "Weight of L_disc, in which a head tells the sensor from its specific features."
+    0.02,
+    WEIGHT,
+    "Weight of L_disc, in which a head tells the sensor from its specific features.",
+    needs={"several sensors": ON},
   )
   complete: float = setting(
     0.0,
