@@ -35,13 +35,14 @@ def without_effect(config: ConfigDict, keys: Iterable[str]) -> dict[str, str]:
   out: dict[str, str] = {}
   for key in keys:
     for name in _names(config, key):
-      if name in known and values[name][0] in OFF:
-        continue
       if name.startswith((ENCODER, f"{ENCODERS}.")):
         uses = list(_of_encoders(config, name, known))
       else:
-        uses = [(known[name], {})]
-      reasons = [_reason(name, setting.needs, {**values, **own}, true) for setting, own in uses]
+        uses = [(known[name], values[name][0], {})]
+      reasons = [
+        "" if value in OFF else _reason(name, setting.needs, {**values, **beside}, true)
+        for setting, value, beside in uses
+      ]
       if all(reasons):
         other = f"{name} has no effect: {ENCODERS} sets it, or another encoder, for every sensor"
         out.setdefault(key, reasons[0] if reasons else other)
@@ -87,8 +88,8 @@ def _names(config: ConfigDict, key: str) -> list[str]:
 
 def _of_encoders(
   config: ConfigDict, key: str, known: Mapping[str, Setting]
-) -> Iterator[tuple[Setting, dict[str, list]]]:
-  """For each sensor whose encoder has this argument from this key: its setting, and the values beside it."""
+) -> Iterator[tuple[Setting, object, dict[str, list]]]:
+  """For each sensor whose encoder has this argument from this key: setting, value, and values beside it."""
   from colearn_jax import encoders
 
   common = config.model.encoder.to_dict()
@@ -99,10 +100,12 @@ def _of_encoders(
     every = {name: setting.default for name, setting in settings.items()} | (common if same else {}) | own
     beside = {ENCODER + name: [value] for name, value in every.items()}
     if key.startswith(ENCODER):
-      if same and key.removeprefix(ENCODER) not in own:
-        yield known[key], beside
+      name = key.removeprefix(ENCODER)
+      if same and name not in own:
+        yield known[key], every[name], beside
     elif key.startswith(f"{ENCODERS}.{modality}."):
-      yield settings[key.removeprefix(f"{ENCODERS}.{modality}.")], beside
+      name = key.removeprefix(f"{ENCODERS}.{modality}.")
+      yield settings[name], every[name], beside
 
 
 def _reason(key: str, needs: Mapping[str, Rule], values: Values, true: Mapping[str, bool]) -> str:

@@ -98,6 +98,7 @@ def test_a_key_without_an_effect_is_refused(spec, given, reason):
     ("lfmc", {"loss.ablations": {"a": {"contrastive": 0.0}}, "loss.temperature": 0.3}),
     ("lfmc:method=mdico", {"loss.distillation": 1.0, "loss.learners": ("svm", "boosting"), "loss.trees": 3}),
     ("lfmc", {"model.encoder.dropout": 0.3, "model.encoders": {"S1_S1Ind": {"dropout": 0.1}}}),
+    ("lfmc:encoder=gru", {"model.encoder.n_layers": 1, "model.encoders.S1_S1Ind.dropout": 0.0}),
     ("lfmc", {"model.encoders": {"S1_S1Ind": TABLE | {"embedding": "periodic"}, "S2_S2Ind": "gru"}}),
     (
       "lfmc:encoder=table",
