@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   add("--offset", type=float, help="see --scale")
   add("--date", default="", help="day that the map is for, if the model needs it, e.g. 2023-07-01")
   add("--static", nargs="+", help="files of the same pixels with the static layers that the model needs")
-  add("--coverage", type=float, default=0.9, help="of the intervals of values; default: 0.9")
+  add("--coverage", type=float, help="of the intervals of values; default: 0.9")
   add(
     "--block", type=int, help="rows and columns that are computed at once; default: by the memory they need"
   )

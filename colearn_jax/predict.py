@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   add("--model", required=True, help="folder of an exported model")
   add("--input", required=True, help="samples: .csv, .parquet, .npz, .nc or .zarr")
   add("--out", required=True, help="file to write: .csv or .parquet")
-  add("--coverage", type=float, default=0.9, help="of the intervals of values; default: 0.9")
+  add("--coverage", type=float, help="of the intervals of values; default: 0.9")
   add("--nodata", help="stored number that means nothing is known, or none; default: what the file says")
   add("--scale", type=float, help="a value is stored number * scale + offset; default: what the file says")
   add("--offset", type=float, help="see --scale")

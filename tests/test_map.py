@@ -151,6 +151,25 @@ def test_a_map_of_values_with_bounds(tmp_path):
   np.testing.assert_allclose(flat(got), np.hstack([want.lower, want.upper, want.spread]), atol=1e-5)
 
 
+@pytest.mark.parametrize(
+  ("settings", "reason"),
+  [
+    ({"workers": 0}, "--workers=0 is not allowed; an integer >= 1"),
+    (
+      {"workers": 2, "scheduler": "tcp://127.0.0.1:1"},
+      "--workers=2 is not allowed; nothing with --scheduler",
+    ),
+    ({"coverage": 0.8}, "coverage=0.8 has no effect: the model predicts no values, and has no intervals"),
+  ],
+)
+def test_settings_that_would_do_nothing_are_refused(tmp_path, settings, reason):
+  folder = make_model(tmp_path / "m", (2,), Task("multilabel", ("oak", "pine")), runs=RUNS[:1])
+  path = write(tmp_path / "a.tif", scene(20, 30, 1)[0])
+  with pytest.raises(InputError, match=reason):
+    maps.make(folder, [str(path)], tmp_path / "map.tif", maps.Settings(**settings))
+  assert not list(tmp_path.glob("*map*"))
+
+
 def test_a_map_of_labels(tmp_path):
   task = Task("multilabel", ("oak", "pine"))
   folder, x = make_model(tmp_path / "m", (2,), task, runs=RUNS[:1]), scene(20, 30, 1)

@@ -95,6 +95,12 @@ def test_bounds_of_values(tmp_path):
   got = numbers(found, list(found[0])[1:])
   np.testing.assert_allclose(got[:, 1:], np.repeat(got[:, :1], 2, 1) + [-80, 80], atol=1e-4)
   np.testing.assert_allclose(got[:, 0], load_model(folder).predict(x)[:, 0], atol=1e-6)
+  plain = make_model(tmp_path / "plain", (2,), task, runs=1)
+  with pytest.raises(
+    InputError, match="coverage=0.8 has no effect: the model was exported without uncertainty"
+  ):
+    predictions.write(plain, path, tmp_path / "plain.csv", coverage=0.8)
+  assert not list(tmp_path.glob("*plain.csv*"))
 
 
 def test_labels(tmp_path):

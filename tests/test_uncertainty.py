@@ -124,6 +124,7 @@ def test_estimates_of_values(tmp_path):
   np.testing.assert_allclose(model.estimate(x, coverage=0.5).upper[0], [12, 14])
   with pytest.raises(InputError, match="coverage=2 is not allowed"):
     model.estimate(x, coverage=2)
+  np.testing.assert_array_equal(model.estimate(x, coverage=0.9).upper, got.upper)
 
 
 def test_estimates_of_classes():

@@ -34,7 +34,7 @@ class Job:
     scene: what is mapped, with the bands of `Pixels`.
     static: a scene of the same pixels with the static layers of the model's context; None without.
     date: the day that the map is for, empty if unknown.
-    coverage: of the intervals.
+    coverage: of the intervals; None for 0.9, and without intervals.
     block: rows and columns of a block.
     parts: folder of the finished blocks.
   """
@@ -43,7 +43,7 @@ class Job:
   scene: Stack | CubeScene
   static: Stack | CubeScene | None
   date: str
-  coverage: float
+  coverage: float | None
   block: int
   parts: str
 
@@ -67,9 +67,9 @@ def opened(folder: str) -> Model:
   return load_model(folder)
 
 
-def layouts(model: Model, coverage: float) -> dict[str, Layout]:
+def layouts(model: Model, coverage: float | None) -> dict[str, Layout]:
   """What the files of a map hold; without `confidence` where nothing is known of it."""
-  names, task = model.outputs, model.task
+  names, task, width = model.outputs, model.task, model.half_widths(coverage)
   if task.one_class:
     dtype = np.uint8 if len(names) <= 255 else np.uint16
     nodata = int(np.iinfo(dtype).max)
@@ -79,7 +79,7 @@ def layouts(model: Model, coverage: float) -> dict[str, Layout]:
     labels = Layout(names, "uint8", 255, "", ("absent", "present"))
     return {MAP: labels, CONFIDENCE: Layout(names, "uint8", 255, "%")}
   out = {MAP: Layout(names, "float32", math.nan, task.unit)}
-  bounds = () if model.half_widths(coverage) is None else ("lower", "upper")
+  bounds = () if width is None else ("lower", "upper")
   spread = ("spread",) if len(model.runs) > 1 else ()
   bands = tuple(f"{what}_{name}" for what in (*bounds, *spread) for name in names)
   return out | ({CONFIDENCE: Layout(bands, "float32", math.nan, task.unit)} if bands else {})
@@ -205,7 +205,7 @@ def _context(job: Job, model: Model, rows: np.ndarray, columns: np.ndarray, stat
   return context_lib.encode(model.context, dates=dates, coordinates=coordinates, static=static)
 
 
-def _written(model: Model, value: np.ndarray, spread: np.ndarray, coverage: float) -> Arrays:
+def _written(model: Model, value: np.ndarray, spread: np.ndarray, coverage: float | None) -> Arrays:
   """The map and the confidence of a block as they are written, from value and spread `[h w C]`."""
   layout = layouts(model, coverage)[MAP]
   lacking = np.isnan(value).any(-1)[None]

@@ -32,7 +32,7 @@ class Settings:
   offset: float | None = None
   date: str = ""
   static: tuple[str, ...] = ()
-  coverage: float = 0.9
+  coverage: float | None = None
   block: int | None = None
   workers: int = 1
   scheduler: str | None = None
@@ -58,6 +58,9 @@ def make(model: str | Path, inputs: Sequence[str], out: str | Path, settings: Se
   out = Path(out).expanduser().absolute()
   if out.suffix.lower() not in (".tif", ".tiff"):
     raise InputError(f"--out={out}: the name of a GeoTIFF ends with .tif")
+  if settings.workers < 1 or (settings.scheduler and settings.workers > 1):
+    allowed = "nothing with --scheduler" if settings.scheduler else "an integer >= 1"
+    raise InputError(f"--workers={settings.workers} is not allowed; {allowed}")
   folder = str(Path(model).expanduser().absolute())
   loaded = mapping.opened(folder)
   job = _job(folder, loaded, inputs, out, settings)

@@ -147,7 +147,7 @@ class Model:
     return spread_of(self.predict_runs(x, context, **how))
 
   def estimate(
-    self, x: Any, context: np.ndarray | None = None, *, coverage: float = 0.9, **how: Any
+    self, x: Any, context: np.ndarray | None = None, *, coverage: float | None = None, **how: Any
   ) -> Estimate:
     """Predicts with uncertainty: calibrated probabilities, or values with bounds; see `predict`.
 
@@ -156,8 +156,12 @@ class Model:
     Args:
       x: see `predict`.
       context: see `predict`.
-      coverage: the probability with which an interval holds the value, of each output by itself.
+      coverage: the probability with which an interval holds the value, of each output by itself; None for
+        0.9, and for models without intervals.
       **how: the other arguments of `predict`.
+
+    Raises:
+      InputError: as `predict`, and if this coverage is not possible.
     """
     fitted = self.about.get("uncertainty")
     width = self.half_widths(coverage)
@@ -167,16 +171,19 @@ class Model:
     value = each.mean(0)
     return Estimate(value, spread_of(each), *(() if width is None else (value - width, value + width)))
 
-  def half_widths(self, coverage: float) -> np.ndarray | None:
-    """Half widths `[C]` of the intervals with this coverage; None if the model has no intervals.
+  def half_widths(self, coverage: float | None) -> np.ndarray | None:
+    """Half widths `[C]` of the intervals with this coverage (None: 0.9); None if the model has no intervals.
 
     Raises:
-      InputError: this coverage is not possible.
+      InputError: this coverage is not possible, or is given to a model without intervals.
     """
-    fitted = self.about.get("uncertainty")
-    if not fitted or self.task.kind != "regression":
-      return None
-    return uncertainty.half_widths(self.task, fitted, coverage)
+    fitted, values = self.about.get("uncertainty"), self.task.kind == "regression"
+    if fitted and values:
+      return uncertainty.half_widths(self.task, fitted, 0.9 if coverage is None else coverage)
+    if coverage is not None:
+      why = "was exported without uncertainty" if values else "predicts no values"
+      raise InputError(f"coverage={coverage:g} has no effect: the model {why}, and has no intervals")
+    return None
 
   def predict_runs(
     self,

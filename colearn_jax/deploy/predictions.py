@@ -32,7 +32,7 @@ def write(
   source: str | Path,
   out: str | Path,
   *,
-  coverage: float = 0.9,
+  coverage: float | None = None,
   rows: int = 8192,
   any_values: bool = False,
   decoding: Decoding = AS_IN_FILE,
@@ -43,7 +43,7 @@ def write(
     model: folder of an exported model.
     source: the samples, see `open_samples`.
     out: `.csv` or `.parquet`, see `table`.
-    coverage: of the intervals of values.
+    coverage: of the intervals of values; None for 0.9, and without intervals.
     rows: samples that are in memory at a time.
     any_values: whether values that are far from those of the training are accepted.
     decoding: what the user says of the stored numbers, see `stored.decoding`.
@@ -125,7 +125,7 @@ def _caught(path: str, chunks: Iterator[Chunk]) -> Iterator[Chunk]:
     yield chunk
 
 
-def estimate(model: Model, need: Pixels, chunk: Chunk, coverage: float) -> Estimate:
+def estimate(model: Model, need: Pixels, chunk: Chunk, coverage: float | None) -> Estimate:
   """The estimate of a chunk of samples."""
   if not need.dated and len(model.modality.shape) in (2, 4):
     chunk = in_order(chunk)
