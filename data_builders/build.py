@@ -160,8 +160,8 @@ def build(
     The prepared directory, for `data.dataset.open_dataset` or `tfds.builder_from_directory`.
 
   Raises:
-    InputError: the name is unknown, a data set of few files is to be built with Beam, a source file is
-      missing or malformed, a directory cannot be written, or the existing data set was built from other
+    InputError: the name is unknown, an argument has no effect for the data set, a source file is missing or
+      malformed, a directory cannot be written, or the existing data set was built from other
       source files than those in `manual_dir`, or is damaged and there is no `manual_dir` to build it from.
   """
   try:
@@ -173,8 +173,13 @@ def build(
   if workers is not None and workers < 1:
     raise InputError(f"workers={workers} is not allowed; 1 or more")
   builder, form = find(name, manual_dir)
-  if beam_pipeline_options and issubclass(builder, tfds.core.GeneratorBasedBuilder):
-    raise InputError(f"{name} is built by one process; beam_pipeline_options are for folder and treesat_ts")
+  many = {"workers": workers, "beam_pipeline_options": beam_pipeline_options}
+  many["unreadable"] = None if unreadable == "fail" else unreadable
+  given = [argument for argument, value in many.items() if value]
+  if given and issubclass(builder, tfds.core.GeneratorBasedBuilder):
+    raise InputError(f"{given[0]} is not allowed: {name} has few files, and one process builds it")
+  if workers and beam_pipeline_options:
+    raise InputError("workers is not allowed with beam_pipeline_options: Beam's workers read the samples")
   place = name if form is None or isinstance(form, str) else f"{name}/{form.name}"
   path = root / place / str(builder.VERSION)
   sources, own, generated = None, _holds_own_data(builder), getattr(builder, "generated", False)

@@ -64,7 +64,7 @@ def test_a_file_that_a_worker_cannot_read_is_one_line(source, tmp_path):
 
 
 def test_beam_is_not_for_small_data_sets(tmp_path):
-  with pytest.raises(InputError, match="synthetic is built by one process; beam_pipeline_options are for"):
+  with pytest.raises(InputError, match="beam_pipeline_options is not allowed: synthetic has few files"):
     build.build("synthetic", tmp_path, beam_pipeline_options=LOCAL)
   assert not list(tmp_path.iterdir())
 

@@ -5,6 +5,7 @@ from colearn_jax.datasets.folder.dummy import write_dummy
 from colearn_jax.datasets.lfmc.dummy import write_dummy as write_lfmc
 from tensorflow_datasets.proto import tf_example_pb2
 
+from colearn_jax import config
 from colearn_jax.data.dataset import open_dataset
 from colearn_jax.storage.files import lock, replacing
 from colearn_jax.types import InputError, Task
@@ -25,6 +26,32 @@ def test_a_data_set_is_described_as_its_builder_makes_it(name, tmp_path):
   assert (got.dated, got.located) == ("date" in features, "coordinates" in features)
   for view, facts in metadata["views"].items():
     assert got.views[view] == {k: v for k, v in facts.items() if k != "description"}
+
+
+@pytest.mark.parametrize(
+  ("name", "given", "reason"),
+  [
+    ("lfmc", {"workers": 2}, "workers is not allowed: lfmc has few files, and one process builds it"),
+    ("synthetic", {"unreadable": "skip"}, "unreadable is not allowed: synthetic has few files"),
+    (
+      "synthetic",
+      {"manual_dir": "/"},
+      "synthetic reads no files: leave manual_dir out",
+    ),
+    (
+      "treesat_ts",
+      {"workers": 2, "beam_pipeline_options": "a=b"},
+      "workers is not allowed with beam_pipeline",
+    ),
+  ],
+)
+def test_what_would_do_nothing_for_a_data_set_is_refused(tmp_path, name, given, reason):
+  with pytest.raises(InputError, match=reason):
+    build.build(name, tmp_path, **given)
+  assert not list(tmp_path.iterdir())
+  if "manual_dir" in given:
+    with pytest.raises(InputError, match=f"data.manual_dir: {reason}"):
+      config.load("synthetic", {"data.manual_dir": "/"})
 
 
 def test_a_directory_of_the_users_own_is_refused_where_tfds_makes_the_builder(tmp_path):
