@@ -5,7 +5,6 @@ from colearn_jax.datasets.folder.dummy import write_dummy
 from colearn_jax.datasets.lfmc.dummy import write_dummy as write_lfmc
 from tensorflow_datasets.proto import tf_example_pb2
 
-from colearn_jax import config
 from colearn_jax.data.dataset import open_dataset
 from colearn_jax.storage.files import lock, replacing
 from colearn_jax.types import InputError, Task
@@ -49,9 +48,6 @@ def test_what_would_do_nothing_for_a_data_set_is_refused(tmp_path, name, given, 
   with pytest.raises(InputError, match=reason):
     build.build(name, tmp_path, **given)
   assert not list(tmp_path.iterdir())
-  if "manual_dir" in given:
-    with pytest.raises(InputError, match=f"data.manual_dir: {reason}"):
-      config.load("synthetic", {"data.manual_dir": "/"})
 
 
 def test_a_directory_of_the_users_own_is_refused_where_tfds_makes_the_builder(tmp_path):
