@@ -318,7 +318,8 @@ def test_clean_protocol_by_site_and_official_splits(lfmc, tmp_path):
   summary = run.run(settings, tmp_path / "clean")
   assert (summary.protocol, summary.group_by) == ("clean", "site")
   with pytest.raises(InputError, match=r"protocol.split: 'official' needs .* no 'test', only train"):
-    run.run(load(lfmc, protocol__split="official"), tmp_path / "official")
+    own = {key: value for key, value in SMALL.items() if key != "protocol.folds"}
+    run.run(config.load("lfmc", own | lfmc | {"protocol.split": "official"}), tmp_path / "official")
 
 
 # Devices.
