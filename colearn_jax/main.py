@@ -79,7 +79,8 @@ def parse(
       raise InputError(unknown(key, known))
     assign(config, known, key, _value(key, text, known))
   begun = workdir is not None and (Path(workdir).expanduser() / "config.json").is_file()
-  config_lib.validate(config, given=[key for key, _ in given], begun=begun)
+  # A run that an earlier version began with a key without an effect can be resumed.
+  config_lib.validate(config, given=() if begun else [key for key, _ in given], begun=begun)
   quieten(values)
   return Command(config.lock(), values)
 

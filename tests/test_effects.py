@@ -135,6 +135,10 @@ def test_the_command_says_what_a_key_needs(tmp_path):
   words = ["main", "--config=synthetic", "--config.protocol.folds=3", f"--workdir={tmp_path / 'new'}"]
   with pytest.raises(InputError, match="protocol.folds has no effect with protocol.split=official"):
     main.parse(words, values)
+  # A run that an earlier version began so can be resumed; `run` compares its keys.
+  (tmp_path / "new").mkdir()
+  (tmp_path / "new/config.json").write_text("{}")
+  assert main.parse(words, values).config.protocol.folds == 3
 
 
 SGD = Arm("sgd", "", values={"train.optimizer": "sgd"})
@@ -165,3 +169,6 @@ def test_a_study_refuses_what_has_no_effect_in_any_arm(tmp_path, arms, values, g
   with pytest.raises(InputError, match=reason):
     plans.claim(study, given, tmp_path)
   assert not list(tmp_path.iterdir())
+  (tmp_path / "plan.json").write_text("{}")  # begun by an earlier version: its plan is compared
+  with pytest.raises(InputError, match="holds a study with another plan"):
+    plans.claim(study, given, tmp_path)

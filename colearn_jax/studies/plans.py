@@ -154,7 +154,8 @@ def claim(study: Study, given: Mapping[str, str | bool], workdir: Path) -> dict:
   for cell in study.cells:
     configs = {arm.name: configuration(cell, arm, given) for arm in cell.arms}
     task, metric = _checked(cell, configs)
-    idle += _without_effect(cell, configs, given)
+    if not (workdir / "plan.json").exists():  # an earlier version may have begun the study
+      idle += _without_effect(cell, configs, given)
     plan["cells"][cell.name] = {"metric": metric} | {
       f"arm {arm.name}": _settings(arm, configs[arm.name]) for arm in cell.arms
     }
