@@ -143,13 +143,13 @@ def validate(config: ConfigDict, *, given: Iterable[str] = (), begun: bool = Fal
       raise InputError(f"{key} is missing; {setting.rule.allowed}")
     check(key, values[key], setting.rule)
   check_together(config, known)
-  _check_data(config, begun)
-  for reason in without_effect(config, given).values():
+  described = _check_data(config, begun)
+  for reason in without_effect(config, given, described).values():
     raise InputError(reason)
 
 
-def _check_data(config: ConfigDict, begun: bool) -> None:
-  """Checks the keys that depend on the data set. The data set need not be built."""
+def _check_data(config: ConfigDict, begun: bool) -> Described:
+  """Checks the keys that depend on the data set, and describes it. The data set need not be built."""
   from colearn_jax import encoders
   from colearn_jax.datasets import build
 
@@ -215,6 +215,7 @@ def _check_data(config: ConfigDict, begun: bool) -> None:
       for view in plain.views:
         _check_fixed(config.data.fixed.to_dict(), view, views[view]["bands"])
     _check_encoder(config, plain, context, begun)
+  return described
 
 
 def _check_protocol(config: ConfigDict, described: Described) -> None:

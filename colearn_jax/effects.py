@@ -7,6 +7,7 @@ without an effect. What a user sets is honoured or refused.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from ml_collections import ConfigDict
 
@@ -14,24 +15,28 @@ from colearn_jax import schema, schema_pages
 from colearn_jax.rules import Rule, Setting
 from colearn_jax.types import resolve_views
 
+if TYPE_CHECKING:
+  from colearn_jax.datasets.build import Described
+
 ENCODER, ENCODERS = "model.encoder.", "model.encoders"
 OFF = (0, False, "", "none", ())
 Values = Mapping[str, list]  # of keys; a weight has several if there are ablations
 
 
-def without_effect(config: ConfigDict, keys: Iterable[str]) -> dict[str, str]:
+def without_effect(config: ConfigDict, keys: Iterable[str], described: Described) -> dict[str, str]:
   """Finds which of some keys have no effect.
 
   Args:
     config: the configuration, which is allowed.
     keys: dotted keys that a user set, as for `values.assign`. What is switched off by its value (0, False,
       `none`, nothing) needs nothing.
+    described: the data set of the configuration.
 
   Returns:
     For each key without an effect a sentence that says why.
   """
   known = schema.settings(config.method, config.model.encoder.model_type)
-  values, true = _values(config), facts(config)
+  values, true = _values(config), facts(config, described)
   out: dict[str, str] = {}
   for key in keys:
     for name in _names(config, key):
@@ -49,12 +54,10 @@ def without_effect(config: ConfigDict, keys: Iterable[str]) -> dict[str, str]:
   return out
 
 
-def facts(config: ConfigDict) -> dict[str, bool]:
+def facts(config: ConfigDict, described: Described) -> dict[str, bool]:
   """What `Setting.needs` may name beside keys, and whether it is so. The data set need not be built."""
-  from colearn_jax.datasets import build
   from colearn_jax.methods.configured import make_method
 
-  described = build.describe(config.data.name, config.data.manual_dir)
   views = [resolve_views(modality, described.shapes)[0] for modality in config.data.modalities]
   axes = {len(described.shapes[view]) for view in views}
   regression, method = described.task.kind == "regression", make_method(config)
@@ -115,6 +118,6 @@ def _reason(key: str, needs: Mapping[str, Rule], values: Values, true: Mapping[s
       if not true[need]:
         return f"{key} has no effect without {need}"
     elif not any(map(rule.ok, values[need])):
-      shown, allowed = schema_pages.shown(values[need][0]), rule.allowed.removeprefix("one of: ")
-      return f"{key} has no effect with {need}={shown}; it has one with {allowed}"
+      shown = schema_pages.shown(values[need][0])
+      return f"{key} has no effect with {need}={shown}; it has one with {schema_pages.allowed(rule)}"
   return ""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping
 
-from colearn_jax.rules import ON, Setting
+from colearn_jax.rules import ON, Rule, Setting
 
 Sections = Mapping[str, Mapping[str, Setting]]  # settings by heading and dotted key, see `schema.sections`
 
@@ -40,10 +40,15 @@ def shown(default: object) -> str:
   return default if isinstance(default, str) else repr(default)
 
 
+def allowed(rule: Rule) -> str:
+  """The allowed values in words."""
+  return rule.allowed.removeprefix("one of: ")
+
+
 def explained(setting: Setting) -> str:
   """What a setting means, and what it needs to have an effect."""
   needs = [
-    need if rule is ON else f"{need}={rule.allowed.removeprefix('one of: ').replace(', ', ' or ')}"
+    need if rule is ON else f"{need}={allowed(rule).replace(', ', ' or ')}"
     for need, rule in setting.needs.items()
   ]
   return f"{setting.help} Needs {' and '.join(needs)}." if needs else setting.help
@@ -57,7 +62,7 @@ def help_text(sections: Sections) -> str:
     lines.append(f"{heading}:\n")
     for key, setting in named.items():
       lines.append(f"  --config.{key}={shown(setting.default)}")
-      lines.append(wrap(f"{explained(setting)} Allowed: {setting.rule.allowed.removeprefix('one of: ')}."))
+      lines.append(wrap(f"{explained(setting)} Allowed: {allowed(setting.rule)}."))
     lines.append("")
   return "\n".join(lines)
 
@@ -73,7 +78,7 @@ def reference(sections: Sections) -> str:
       row = (
         code(key),
         code(shown(setting.default)),
-        cell(setting.rule.allowed.removeprefix("one of: ")),
+        cell(allowed(setting.rule)),
         cell(explained(setting)),
       )
       lines.append(f"| {' | '.join(row)} |")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from absl import flags
+from colearn_jax.datasets import build
 
 from colearn_jax import config as config_lib
 from colearn_jax import effects, encoders, main, methods, schema
@@ -113,7 +114,7 @@ def test_what_has_an_effect_or_is_switched_off_is_allowed(spec, given):
 
 def test_needs_name_keys_and_facts():
   """What a setting needs is a key beside it, with a value that this key may have, or a fact."""
-  facts = effects.facts(config_lib.load("synthetic"))
+  facts = effects.facts(config_lib.load("synthetic"), build.describe("synthetic"))
   seen = set()
   for method in methods.METHODS:
     for encoder in encoders.ENCODERS:

@@ -490,7 +490,8 @@ def test_every_key_has_its_effect(prepared, tmp_path, method, key):
 
 # LFMC has no images and no classes.
 NEEDS = {key: set(setting.needs) for key, setting in schema.settings().items() if setting.needs}
-FACTS = effects.facts(configuration(NEEDED | SMALL | {"method": "mdico"}))
+LFMC = build.describe("lfmc")
+FACTS = effects.facts(configuration(NEEDED | SMALL | {"method": "mdico"}), LFMC)
 LACKING = {fact for fact, true in FACTS.items() if not true}
 
 
@@ -499,7 +500,7 @@ LACKING = {fact for fact, true in FACTS.items() if not true}
 )
 def test_a_key_that_has_its_effect_is_not_refused(key):
   config = configuration(NEEDED | SMALL | {"method": "mdico"} | WIRING[key].base | {key: WIRING[key].value})
-  assert effects.without_effect(config, [key]) == {}
+  assert effects.without_effect(config, [key], LFMC) == {}
 
 
 def test_an_epoch_may_not_send_arrays_to_the_devices_unasked(prepared, tmp_path):

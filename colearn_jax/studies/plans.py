@@ -153,9 +153,10 @@ def claim(study: Study, given: Mapping[str, str | bool], workdir: Path) -> dict:
   shown: dict = {"name": study.name, "digest": "", "cells": [], "comparisons": []}
   for cell in study.cells:
     configs = {arm.name: configuration(cell, arm, given) for arm in cell.arms}
-    task, metric = _checked(cell, configs)
+    described, metric = _checked(cell, configs)
+    task = described.task.kind
     if not (workdir / "plan.json").exists():  # an earlier version may have begun the study
-      idle += _without_effect(cell, configs, given)
+      idle += _without_effect(cell, configs, given, described)
     plan["cells"][cell.name] = {"metric": metric} | {
       f"arm {arm.name}": _settings(arm, configs[arm.name]) for arm in cell.arms
     }
@@ -183,8 +184,8 @@ def claim(study: Study, given: Mapping[str, str | bool], workdir: Path) -> dict:
   return shown
 
 
-def _checked(cell: Cell, configs: Mapping[str, ConfigDict]) -> tuple[str, str]:
-  """The kind of the task and the metric of a cell, whose arms must have the same test parts."""
+def _checked(cell: Cell, configs: Mapping[str, ConfigDict]) -> tuple[build.Described, str]:
+  """The data set and the metric of a cell, whose arms must have the same test parts."""
   first, *others = configs
   common = {
     name: {key: value for key, value in schema.flat(config) if key in COMMON and key not in FREE}
@@ -209,14 +210,18 @@ def _checked(cell: Cell, configs: Mapping[str, ConfigDict]) -> tuple[str, str]:
         "protocol.validation_fraction > 0"
       )
   data = configs[first].data
-  task = build.describe(data.name, data.manual_dir).task.kind
+  described = build.describe(data.name, data.manual_dir)
+  task = described.task.kind
   if cell.metric and cell.metric not in HEADLINE[task]:
     raise InputError(f"cell {cell.name}: metric {cell.metric!r}, have: {', '.join(HEADLINE[task])}")
-  return task, cell.metric or HEADLINE[task][0]
+  return described, cell.metric or HEADLINE[task][0]
 
 
 def _without_effect(
-  cell: Cell, configs: Mapping[str, ConfigDict], given: Mapping[str, str | bool]
+  cell: Cell,
+  configs: Mapping[str, ConfigDict],
+  given: Mapping[str, str | bool],
+  described: build.Described,
 ) -> list[dict[str, str]]:
   """The keys of the command line that have no effect, with reasons, for each network of the cell.
 
@@ -228,7 +233,7 @@ def _without_effect(
     if arm.kind == "network":
       # Values that are chosen may change what the others need.
       keys = () if arm.choose else (*given, *cell.values, *arm.values)
-      idle = without_effect(configs[arm.name], keys)
+      idle = without_effect(configs[arm.name], keys, described)
       if wrong := [key for key in arm.values if key in idle]:
         raise InputError(f"arm {cell.name}/{arm.name}: {idle[wrong[0]]}")
       out.append({key: reason for key, reason in idle.items() if key in given})
