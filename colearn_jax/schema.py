@@ -44,6 +44,8 @@ _bands = lambda v: v if isinstance(v, list | tuple) else [v]
 _SIZE = Rule(lambda v: is_integer(v) and (v >= 1 or v == -1), "an integer >= 1, or -1 to fill in")
 _NOT_NEGATIVE = number(lambda v: v >= 0, ">= 0")
 
+_EPOCHS = {"train.max_epochs": ON}  # without epochs, heads in closed form are kept
+
 
 def _is_regex(text: object) -> bool:
   try:
@@ -278,7 +280,7 @@ SCHEMA: dict[str, Setting] = {
     False,
     SWITCH,
     "Recomputes the encoders' activations in the backward pass, to save memory (rematerialisation).",
-    needs={"train.max_epochs": ON},
+    needs=_EPOCHS,
   ),
   "model.encoders": Setting(
     {},
@@ -362,7 +364,7 @@ SCHEMA: dict[str, Setting] = {
     1,
     integer(1),
     "Number of equal parts of a batch that are computed one after another, to save memory.",
-    needs={"train.max_epochs": ON},
+    needs=_EPOCHS,
   ),
   "train.replicas": Setting(
     False, SWITCH, "Trains all folds, seeds and ablations at the same time, as one vectorised program."
@@ -395,7 +397,7 @@ SCHEMA: dict[str, Setting] = {
     "Largest number of epochs. Learning rate schedules end there. 0: the closed form of train.ridge is kept.",
   ),
   "train.learning_rate": Setting(
-    1e-3, POSITIVE, "Learning rate: the maximum of the schedule.", needs={"train.max_epochs": ON}
+    1e-3, POSITIVE, "Learning rate: the maximum of the schedule.", needs=_EPOCHS
   ),
   "train.mixup": Setting(
     0.0,
@@ -407,7 +409,7 @@ SCHEMA: dict[str, Setting] = {
     "adam",
     choice(*OPTIMIZERS),
     "Optimizer of optax. Its remaining settings are optax's defaults.",
-    needs={"train.max_epochs": ON},
+    needs=_EPOCHS,
   ),
   "train.momentum": Setting(
     0.9,
@@ -419,13 +421,13 @@ SCHEMA: dict[str, Setting] = {
     0.0,
     _NOT_NEGATIVE,
     "Decoupled weight decay of weight matrices and kernels. Biases, norms and vectors have none.",
-    needs={"train.max_epochs": ON},
+    needs=_EPOCHS,
   ),
   "train.clip_norm": Setting(
     0.0,
     _NOT_NEGATIVE,
     "Largest global norm of the gradient. Larger gradients are scaled down to it. 0: no clipping.",
-    needs={"train.max_epochs": ON},
+    needs=_EPOCHS,
   ),
   "train.gradients": Setting(
     "sum",
@@ -434,14 +436,12 @@ SCHEMA: dict[str, Setting] = {
     "opposed to another one is projected away (pcgrad; one backward pass for each term).",
     needs={"several terms": ON, "train.max_epochs": ON},
   ),
-  "train.schedule": Setting(
-    "constant", choice(*SCHEDULES), "Schedule of the learning rate.", needs={"train.max_epochs": ON}
-  ),
+  "train.schedule": Setting("constant", choice(*SCHEDULES), "Schedule of the learning rate.", needs=_EPOCHS),
   "train.warmup": Setting(
     0.0,
     _NOT_NEGATIVE,
     "Length of the linear warm-up of the learning rate, in train.schedule_unit.",
-    needs={"train.max_epochs": ON},
+    needs=_EPOCHS,
   ),
   "train.schedule_unit": Setting(
     "epochs", choice("epochs", "steps"), "Unit of train.warmup.", needs={"train.warmup": ON}
@@ -454,19 +454,19 @@ SCHEMA: dict[str, Setting] = {
     ),
     "Learning rate factors by a regular expression for the parameter's path, such as unique/S1/backbone. "
     "The first match is used. 0 freezes the parameter.",
-    needs={"train.max_epochs": ON},
+    needs=_EPOCHS,
   ),
   "train.layer_decay": Setting(
     1.0,
     number(lambda v: 0 < v <= 1, "> 0 and <= 1"),
     "Learning rate factor from each block of an encoder with blocks (galileo, presto) to the one before it.",
-    needs={"train.max_epochs": ON},
+    needs=_EPOCHS,
   ),
   "train.average": Setting(
     "none",
     choice("none", "ema", "swa"),
     "Weight averaging: exponential (ema), or over the last epochs (swa). The average is validated and kept.",
-    needs={"train.max_epochs": ON},
+    needs=_EPOCHS,
   ),
   "train.average_decay": Setting(
     0.999, SHARE, "Decay of the average per step.", needs={"train.average": choice("ema")}
@@ -506,7 +506,7 @@ SCHEMA: dict[str, Setting] = {
     "Cache directory for compiled programs. auto: .jax_cache in the parent of the work directory.",
   ),
   "checkpoint.every_epochs": Setting(
-    5, integer(1), "Number of epochs between two checkpoints.", needs={"train.max_epochs": ON}
+    5, integer(1), "Number of epochs between two checkpoints.", needs=_EPOCHS
   ),
   "checkpoint.every_minutes": Setting(
     10.0,

@@ -12,6 +12,8 @@ from colearn_jax.objectives.distillation import decoupled, distillation
 from colearn_jax.rules import ON, POSITIVE, WEIGHT, choice, setting
 from colearn_jax.types import InputError
 
+DECOUPLED = {"loss.distillation": ON, "loss.form": choice("decoupled")}  # needed by its settings
+
 
 @dataclasses.dataclass(frozen=True)
 class Distillation(Individual):
@@ -43,13 +45,13 @@ class Distillation(Individual):
     1.0,
     WEIGHT,
     "Weight α of the sample's class.",
-    needs={"loss.distillation": ON, "loss.form": choice("decoupled")},
+    needs=DECOUPLED,
   )
   rest_weight: float = setting(
     8.0,
     WEIGHT,
     "Weight β of the other classes.",
-    needs={"loss.distillation": ON, "loss.form": choice("decoupled")},
+    needs=DECOUPLED,
   )
 
   closed_form = False

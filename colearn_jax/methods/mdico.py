@@ -26,6 +26,7 @@ from colearn_jax.objectives.discriminative import modality_loss
 from colearn_jax.rules import ON, POSITIVE, SWITCH, WEIGHT, choice, setting
 
 LARGE_BATCH = 4096  # from this batch size on, the similarity matrix [2B 2B] is split over devices
+NTXENT = {"loss.contrastive": ON, "loss.alignment": choice("ntxent")}  # needed by its settings
 LEARNED = {"uncertainty": 0.0, "corrected": 1.0}  # initial value of the learned weight of every term
 
 
@@ -75,21 +76,21 @@ class MDiCo(Taught):
     0.1,
     POSITIVE,
     "Temperature τ of the contrastive term.",
-    needs={"loss.contrastive": ON, "loss.alignment": choice("ntxent")},
+    needs=NTXENT,
   )
   negatives: str = setting(
     "both",
     choice("both", "cross"),
     "Negatives of the contrastive term: samples of both sensors (both), or only of the other sensor "
     "(cross, as in CLIP).",
-    needs={"loss.contrastive": ON, "loss.alignment": choice("ntxent")},
+    needs=NTXENT,
   )
   similarity: str = setting(
     "auto",
     choice("auto", "dense", "ring"),
     "How similarities across devices are computed: as one matrix (dense), or in blocks that are passed "
     f"around the devices (ring). auto: ring for batches of {LARGE_BATCH} or more on several devices.",
-    needs={"loss.contrastive": ON, "loss.alignment": choice("ntxent")},
+    needs=NTXENT,
   )
   variant: str = setting(
     "paper",

@@ -18,6 +18,7 @@ from colearn_jax.rules import ON, POSITIVE, TEXT, WEIGHT, Rule, each, integer, s
 from colearn_jax.types import InputError, Task
 
 LEARNERS = ("trees", "boosting", "svm")
+TAUGHT = {"loss.distillation": ON}  # needed by its settings
 _learns = lambda *names: Rule(lambda v: not set(names).isdisjoint(v), f"one of: {', '.join(names)}")
 BOOSTING = {"learning_rate": 0.05, "max_leaf_nodes": 15}
 Parts = dict[str, dict[str, jax.Array]]
@@ -42,27 +43,27 @@ class Taught(Method):
     each(LEARNERS.__contains__, f"one or more of: {', '.join(LEARNERS)}", distinct=True),
     "Learners of the teacher, whose predictions or probabilities are averaged: ExtraTrees (trees), gradient "
     "boosting (boosting), a kernel machine (svm).",
-    needs={"loss.distillation": ON},
+    needs=TAUGHT,
   )
   teacher_sensors: tuple[str, ...] = setting(
     (),
     _names("S1,S2"),
     "Sensors that the teacher reads, also others of the data set. (): data.modalities.",
-    needs={"loss.distillation": ON},
+    needs=TAUGHT,
   )
   teacher_context: tuple[str, ...] = setting(
     (),
     _names("date,location"),
     "Date, location and static views that the teacher reads, in addition to data.context. The model does not "
     "read them.",
-    needs={"loss.distillation": ON},
+    needs=TAUGHT,
   )
   teacher_folds: int = setting(
     5,
     integer(2),
     "Folds of the training part for the teacher's predictions, at most one for each group. With several "
     "features in protocol.group_by, parts of each.",
-    needs={"loss.distillation": ON},
+    needs=TAUGHT,
   )
   teacher_temperature: float = setting(
     1.0,
