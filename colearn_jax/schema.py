@@ -114,7 +114,8 @@ SCHEMA: dict[str, Setting] = {
       lambda v: isinstance(v, tuple) and all(map(TEXT.ok, v)) and len(set(v)) == len(v),
       "different names, as in date,location, or () for none",
     ),
-    "Additional input of every sensor's encoder: date, location, and static views.",
+    "Additional input of every sensor's encoder: date (the day of the year), location, time (the date as a "
+    "number of years, which tells years apart), and static views.",
   ),
   "data.fourier": Setting(
     0,

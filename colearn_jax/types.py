@@ -9,9 +9,13 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 CONTEXT = "context"  # name of the input that the encoders of all sensors read in addition to their own
-UNIT_VECTOR = ("place_x", "place_y", "place_z")  # columns of a context: the location as a point of the sphere
+# Columns of a context: the day of the year, the location as a point of the sphere, and the time.
+DATE_COLUMNS = ("date_sin", "date_cos")
+UNIT_VECTOR = ("place_x", "place_y", "place_z")
+TIME_COLUMN = "time_years"
 MONTH = "month"  # the last band of a modality with `Modality.months`
 CALENDAR, MONTHLY = "calendar", "month"  # what the steps of a series are, see `data.modality`
 STEPS = f"{CALENDAR}, {MONTHLY}, or a number of days such as 30 days"
@@ -202,3 +206,43 @@ def join_views(name: str, shapes: Mapping[str, Sequence[int | None]], views: Seq
     listed = ", ".join(f"{view} {tuple(shapes[view])}" for view in views)
     raise InputError(f"data.modalities: {name} cannot join views that differ before the last axis: {listed}")
   return (*first[:-1], sum(shapes[view][-1] for view in views))
+
+
+class ContextLayout(NamedTuple):
+  """The columns of a context: how many are the date, the location and the time, then the static bands."""
+
+  date: int
+  place: int
+  time: int
+  static: tuple[str, ...]
+
+  @property
+  def scaled(self) -> int:
+    """The number of columns of date and location, which have their scale. The others are normalised."""
+    return self.date + self.place
+
+  @property
+  def dated(self) -> bool:
+    """Whether a date is needed."""
+    return self.date + self.time > 0
+
+
+def context_layout(columns: Sequence[str]) -> ContextLayout:
+  """The layout of a context with these columns, in the order of module `data.context`."""
+  rest, place = tuple(columns), 0
+  date = len(DATE_COLUMNS) if rest[: len(DATE_COLUMNS)] == DATE_COLUMNS else 0
+  rest = rest[date:]
+  if rest[: len(UNIT_VECTOR)] == UNIT_VECTOR:
+    fourier = 0
+    while rest[: len(wider := place_columns(fourier + 1))] == wider:
+      fourier += 1
+    place = len(place_columns(fourier))
+  rest = rest[place:]
+  time = int(rest[:1] == (TIME_COLUMN,))
+  return ContextLayout(date, place, time, rest[time:])
+
+
+def place_columns(fourier: int = 0) -> tuple[str, ...]:
+  """The names of the columns of a location with `fourier` scales."""
+  waves = ("lon_sin", "lon_cos", "lat_sin", "lat_cos")
+  return (*UNIT_VECTOR, *(f"place_{wave}_{2**scale}" for scale in range(fourier) for wave in waves))

@@ -20,7 +20,8 @@ What differs from `lfmc`, and why:
   train.
 
 Words: `individual` is without the teacher, so without the other sensors. `date` reads the day of the year
-beside the sensor, `everything` also the place and the static layers. Folds are by site. `year` holds out
+beside the sensor, `everything` also the year, the place and the static layers. A part of its kernel is of
+place and time alone, so that it also reads measurements nearby. Folds are by site. `year` holds out
 years, with three months around them; `plain` holds out single samples, and then measures how well a site is
 recognised (docs/guides/training.md).
 """
@@ -69,10 +70,11 @@ def get_config(words: str = "") -> ConfigDict:
     },
     date={"data.context": ("date",), "model.encoder.context_lengthscale": 0.7},
     everything={
-      "data.context": ("date", "location", *STATIC),
+      "data.context": ("date", "location", "time", *STATIC),
       "data.fourier": 4,
       "model.encoder.lengthscale": 3.0,
-      "model.encoder.context_lengthscale": 0.7,
+      "model.encoder.context_lengthscale": 1.0,
+      "model.encoder.context_share": 0.3,
     },
     plain={"protocol.group_by": "", "train.ridge": 0.1},
     year=lfmc.YEAR,

@@ -23,6 +23,7 @@ from absl import logging
 from colearn_jax.datasets import beam
 from colearn_jax.datasets.intact import damage
 
+from colearn_jax.data import context
 from colearn_jax.storage import files, manifest
 from colearn_jax.types import InputError, Task
 
@@ -76,9 +77,9 @@ class Described:
 
   @property
   def context(self) -> tuple[str, ...]:
-    """The names that `data.context` may contain: date, location, and the static views."""
+    """The names that `data.context` may contain: date, location, time, and the static views."""
     static = [view for view, shape in self.shapes.items() if len(shape) == 1]
-    return (*["date"] * self.dated, *["location"] * self.located, *static)
+    return context.available(self.dated, self.located, static)
 
 
 def describe(name: str, manual_dir: str | Path | None = None) -> Described:

@@ -8,7 +8,14 @@ from colearn_jax.datasets.lfmc.dummy import write_dummy
 from colearn_jax.data import context, statistics
 from colearn_jax.data.dataset import context_modality, open_dataset
 from colearn_jax.data.reader import make_reader, read_table
-from colearn_jax.types import CONTEXT, InputError
+from colearn_jax.types import (
+  CONTEXT,
+  DATE_COLUMNS,
+  TIME_COLUMN,
+  InputError,
+  context_layout,
+  place_columns,
+)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +40,7 @@ def test_dates_are_parts_of_their_year():
 def test_places_are_unit_vectors_and_waves():
   places = np.array([[0.0, 0.0], [0.0, 90.0], [90.0, 17.0], [-30.0, -120.0], [np.nan, 3.0]])
   got = context.encode_places(places, 2)
-  assert got.shape == (5, len(context.place_columns(2))) and np.isnan(got[4]).all()
+  assert got.shape == (5, len(place_columns(2))) and np.isnan(got[4]).all()
   np.testing.assert_allclose(got[:3, :3], [[1, 0, 0], [0, 1, 0], [0, 0, 1]], atol=1e-6)
   expected = []
   for scale in (1, 2):
@@ -51,7 +58,7 @@ def test_places_are_unit_vectors_and_waves():
 
 def test_a_context_is_read_normalised_and_encoded_the_same_for_deployment(lfmc):
   dataset, rows = lfmc
-  assert dataset.context == ("date", "location", "soil", "DEM", "LIDAR", "landcover")
+  assert dataset.context == ("date", "location", "time", "soil", "DEM", "LIDAR", "landcover")
   modality = context_modality(dataset, ("soil", "location", "date"), 1)
   assert modality.name == CONTEXT and modality.views == ("date", "location", "soil")
   assert modality.bands == (
@@ -108,17 +115,41 @@ def test_unknown_dates_are_no_error_of_the_statistics(lfmc):
 
 
 def test_what_a_context_consists_of_is_known_from_its_columns():
-  date, place = context.DATE_COLUMNS, context.place_columns
-  assert context.count_encoded(()) == context.count_encoded(("elevation", "slope")) == (0, 0)
-  assert context.count_encoded((*date, "elevation")) == (len(date), 0)
-  for fourier in (0, 1, 3):
-    for first in ((), date):
-      for last in ((), ("elevation",)):
-        assert context.count_encoded((*first, *place(fourier), *last)) == (len(first), 3 + 4 * fourier)
+  date, place, time = DATE_COLUMNS, place_columns, (TIME_COLUMN,)
+  assert context_layout(()) == (0, 0, 0, ())
+  assert context_layout(("elevation", *time)) == (0, 0, 0, ("elevation", *time))
+  for first in ((), date):
+    for where in ((), place(0), place(1), place(3)):
+      for when in ((), time):
+        for last in ((), ("elevation", "slope")):
+          layout = context_layout((*first, *where, *when, *last))
+          assert layout == (len(first), len(where), len(when), last)
+          assert layout.scaled == len(first) + len(where)
+          assert layout.dated == bool(first or when)
+
+
+def test_the_time_is_a_number_of_years_that_is_normalised(lfmc):
+  dataset, rows = lfmc
+  modality = context_modality(dataset, ("DEM", "time", "date"))
+  assert modality.bands == (*DATE_COLUMNS, TIME_COLUMN, *dataset.bands["DEM"])
+  assert modality.views == ("date", "time", "DEM")
+  got = read_table(make_reader(dataset, [modality]))["inputs"]["context"]
+  days = np.array([row["date"] for row in rows], "datetime64[D]") - np.datetime64("2000-01-01")
+  np.testing.assert_allclose(got[:, 2], days.astype(int) / 365.2425, rtol=1e-6)
+  times = context.encode_times(["2000-01-01", "2001-01-01", ""])
+  np.testing.assert_allclose(times[:, 0], [0.0, 366 / 365.2425, np.nan], rtol=1e-6)
+  alone = context_modality(dataset, ("time",))
+  constants = statistics.Normalisation().constants(alone, statistics.moments(times))
+  assert constants["offset"][0] == constants["scale"][0] == pytest.approx(183 / 365.2425)
+  fixed = {"time": {"offset": 10.0, "scale": 2.0}, "DEM": {"offset": 1.0, "scale": 1.0}}
+  both = context_modality(dataset, ("date", "time", "DEM"))
+  made = statistics.make_normalisation("fixed", fixed, dataset, [both]).constants(both, None)
+  np.testing.assert_array_equal(made["offset"], [0, 0, 10, 1, 1])
+  np.testing.assert_array_equal(made["scale"], [1, 1, 2, 1, 1])
 
 
 def test_a_part_of_a_context_has_one_row_a_sample_and_all_columns():
-  bands = (*context.DATE_COLUMNS, "elevation", "slope")
+  bands = (*DATE_COLUMNS, "elevation", "slope")
   dates = np.array(["2020-01-01", "2020-07-01"])
   assert context.encode(bands, dates=dates, static=np.ones((2, 2))).shape == (2, 4)
   for static in (np.ones((2, 1)), np.ones((2, 3)), np.ones((3, 2)), np.ones(2), np.ones((2, 2, 1))):

@@ -141,13 +141,14 @@ def test_number_of_parameters_with_context(name):
 
   In others a layer of 64 units reads K values and joins them.
   """
-  build = lambda: encoders.make_encoder({"model_type": name}, RADAR, WIDTH, context=5, rngs=nnx.Rngs(0))
+  more = {"context": 5, "context_parts": (2, 3, 0, 0)}
+  build = lambda: encoders.make_encoder({"model_type": name}, RADAR, WIDTH, **more, rngs=nnx.Rngs(0))
   module = nnx.eval_shape(build)
   count = sum(p.size for p in jax.tree.leaves(nnx.state(module, nnx.Param)))
   width = module.backbone.width
   inputs = {"kernel": 0, "mlp": 5 * 128, "table": 5 * (16 * 8 + 8 + 8 + 8 * 128)}
-  more = inputs[name] if name in inputs else 5 * 64 + 64 + (width + 64) * width + width
-  assert count == PARAMETERS[name][0] + more
+  added = inputs[name] if name in inputs else 5 * 64 + 64 + (width + 64) * width + width
+  assert count == PARAMETERS[name][0] + added
 
 
 def test_layer_norm_keeps_its_digits_far_from_zero():

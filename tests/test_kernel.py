@@ -1,5 +1,6 @@
 """The encoder `kernel` beside the kernels that it computes."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -46,13 +47,44 @@ def test_equal_landmarks_do_no_harm():
 def test_the_context_has_a_lengthscale_of_its_own():
   """Two samples are as far apart as the distances of sensor and context together."""
   settings = {"lengthscale": 2.0, "context_lengthscale": 0.5, "landmarks": 2, "layer_sizes": ()}
-  module = kernel.Kernel((6,), context=2, rngs=nnx.Rngs(0), **settings)
+  module = kernel.Kernel((6,), context_parts=(2, 0, 0, 0), rngs=nnx.Rngs(0), **settings)
   x = draws(2, 6, seed=1)
   module.fit(jnp.asarray(x))
   difference = np.asarray(x[0] - x[1], np.float64)
   distance = np.sqrt(np.sum((difference[:4] / 2.0) ** 2) / 4 + np.sum((difference[4:] / 0.5) ** 2) / 2)
   y = np.asarray(module(jnp.asarray(x)), np.float64)
   np.testing.assert_allclose(y[0] @ y[1] / kernel.SQUARES, MATERN[1.5](distance), atol=2e-3)
+
+
+def test_the_parts_of_a_context_count_alike_and_place_and_time_have_a_kernel_of_their_own():
+  """2 values of the sensor; date, location, time and static values of the context."""
+  parts, share = (2, 3, 1, 4), 0.25
+  settings = {"lengthscale": 2.0, "context_lengthscale": 0.5, "landmarks": 5, "layer_sizes": ()}
+  module = kernel.Kernel((12,), context_parts=parts, context_share=share, rngs=nnx.Rngs(0), **settings)
+  x = draws(5, 12, seed=1)
+  module.fit(jnp.asarray(x))
+  sizes, ends = [2, *parts], np.cumsum([0, 2, *parts])
+  scaled = [x[:, a:b] / (2.0 if a == 0 else 0.5) / n**0.5 for a, b, n in zip(ends, ends[1:], sizes)]
+  squares = [np.square(part[:, None] - part[None]).sum(-1) for part in scaled]
+  wanted = (1 - share) * MATERN[1.5](np.sqrt(sum(squares))) + share * MATERN[1.5](np.sqrt(sum(squares[1:4])))
+  y = np.asarray(module(jnp.asarray(x)), np.float64)
+  np.testing.assert_allclose(y @ y.T / kernel.SQUARES, wanted, atol=2e-3)
+  slope = jax.grad(lambda x: module(x).sum())(jnp.asarray(x))  # also at a landmark, where distances are 0
+  assert np.isfinite(slope).all()
+
+
+def test_a_share_of_place_and_time_needs_one_of_them():
+  make = lambda **how: encoders.make_encoder(
+    {"model_type": "kernel", "landmarks": 8, "context_share": 0.5}, (3, 2), 4, rngs=nnx.Rngs(0), **how
+  )
+  assert make(context=3, context_parts=(0, 3, 0, 0)).backbone.landmarks.share == 0.5
+  for how in ({}, {"context": 3, "context_parts": (0, 0, 0, 3)}):
+    with pytest.raises(
+      InputError, match="context_share of encoder kernel needs a date, a location or a time"
+    ):
+      make(**how)
+  with pytest.raises(ValueError, match="other than 3 values"):
+    make(context=3)
 
 
 def test_a_learnt_metric_keeps_the_weight_of_each_group():

@@ -1,4 +1,4 @@
-"""Encodes the context of a sample (date, location, static layers) as numbers. Needs NumPy only.
+"""Encodes the context of a sample (date, location, time, static layers) as numbers. Needs NumPy only.
 
 `data.context` names what the context consists of. The columns are in this order:
 
@@ -6,6 +6,7 @@
 - `location`: `place_x`, `place_y`, `place_z`: the unit vector (cos lat cos lon, cos lat sin lon, sin lat).
   With `data.fourier` = L also `place_lon_sin_s`, `place_lon_cos_s`, `place_lat_sin_s`, `place_lat_cos_s` for
   each scale s = 1, 2, 4, ..., 2^(L-1): sine and cosine of s pi lon / 180 and of s pi lat / 90, in degrees.
+- `time`: `time_years`: years from 2000-01-01 to the date. Unlike `date` it tells one year from another.
 - The bands of each static view, unchanged.
 """
 
@@ -16,21 +17,30 @@ from typing import Any
 
 import numpy as np
 
-from colearn_jax.types import UNIT_VECTOR, InputError
+from colearn_jax.types import (
+  DATE_COLUMNS,
+  TIME_COLUMN,
+  UNIT_VECTOR,
+  InputError,
+  context_layout,
+  place_columns,
+)
 
-DATE, LOCATION = "date", "location"  # names of `data.context`; all others are static views
-DATE_COLUMNS = ("date_sin", "date_cos")
+DATE, LOCATION, TIME = "date", "location", "time"
+ENCODED = (DATE, LOCATION, TIME)  # names of `data.context` in their order; all others are static views
+TIME_BEGINS = np.datetime64("2000-01-01", "D")
+YEAR_DAYS = 365.2425
+
+
+def available(dated: bool, located: bool, static: Sequence[str]) -> tuple[str, ...]:
+  """The names that `data.context` may contain for a data set with these static views."""
+  known = {DATE: dated, LOCATION: located, TIME: dated}
+  return (*(name for name in ENCODED if known[name]), *static)
 
 
 def ordered(names: Sequence[str]) -> tuple[str, ...]:
   """The names of `data.context` in the order of their columns."""
-  return (*(n for n in (DATE, LOCATION) if n in names), *(n for n in names if n not in (DATE, LOCATION)))
-
-
-def place_columns(fourier: int = 0) -> tuple[str, ...]:
-  """The names of the columns that `encode_places` returns."""
-  waves = ("lon_sin", "lon_cos", "lat_sin", "lat_cos")
-  return (*UNIT_VECTOR, *(f"place_{wave}_{2**scale}" for scale in range(fourier) for wave in waves))
+  return (*(n for n in ENCODED if n in names), *(n for n in names if n not in ENCODED))
 
 
 def columns(names: Sequence[str], fourier: int, static: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
@@ -41,24 +51,8 @@ def columns(names: Sequence[str], fourier: int, static: Mapping[str, Sequence[st
     fourier: number of Fourier scales of the location.
     static: bands of each static view.
   """
-  of = lambda n: DATE_COLUMNS if n == DATE else place_columns(fourier) if n == LOCATION else static[n]
-  return tuple(column for name in ordered(names) for column in of(name))
-
-
-def count_encoded(bands: Sequence[str]) -> tuple[int, int]:
-  """The number of date columns and of location columns in a context. The other columns are static bands.
-
-  Args:
-    bands: names of all columns of the context.
-  """
-  date = len(DATE_COLUMNS) if tuple(bands[: len(DATE_COLUMNS)]) == DATE_COLUMNS else 0
-  rest = tuple(bands[date:])
-  if rest[: len(UNIT_VECTOR)] != UNIT_VECTOR:
-    return date, 0
-  fourier = 0
-  while rest[: len(wider := place_columns(fourier + 1))] == wider:
-    fourier += 1
-  return date, len(place_columns(fourier))
+  of = {DATE: DATE_COLUMNS, LOCATION: place_columns(fourier), TIME: (TIME_COLUMN,)}
+  return tuple(column for name in ordered(names) for column in (of[name] if name in of else static[name]))
 
 
 def encode_dates(dates: Sequence[str] | np.ndarray) -> np.ndarray:
@@ -70,16 +64,29 @@ def encode_dates(dates: Sequence[str] | np.ndarray) -> np.ndarray:
   Raises:
     InputError: a text is not a date.
   """
-  try:
-    days = np.asarray(dates).astype("datetime64[D]")
-  except ValueError as error:
-    raise InputError(f"a date is not in the form 2019-07-28: {error}") from None
+  days = _days(dates)
   first = days.astype("datetime64[Y]")
-  number = lambda span: np.where(np.isnat(span), np.nan, span.astype(np.float64))
-  passed = number(days - first.astype("datetime64[D]"))
-  length = number((first + np.timedelta64(1, "Y")).astype("datetime64[D]") - first.astype("datetime64[D]"))
+  passed = _number(days - first.astype("datetime64[D]"))
+  length = _number((first + np.timedelta64(1, "Y")).astype("datetime64[D]") - first.astype("datetime64[D]"))
   angle = 2 * np.pi * passed / length
   return np.stack([np.sin(angle), np.cos(angle)], -1).astype(np.float32)
+
+
+def encode_times(dates: Sequence[str] | np.ndarray) -> np.ndarray:
+  """Years since 2000-01-01, `[N 1]` float32, NaN for an unknown date; see `encode_dates`."""
+  return (_number(_days(dates) - TIME_BEGINS) / YEAR_DAYS).astype(np.float32)[:, None]
+
+
+def _days(dates: Sequence[str] | np.ndarray) -> np.ndarray:
+  try:
+    return np.asarray(dates).astype("datetime64[D]")
+  except ValueError as error:
+    raise InputError(f"a date is not in the form 2019-07-28: {error}") from None
+
+
+def _number(spans: np.ndarray) -> np.ndarray:
+  """Days of time spans, float64, NaN if unknown."""
+  return np.where(np.isnat(spans), np.nan, spans.astype(np.float64))
 
 
 def encode_places(coordinates: np.ndarray, fourier: int = 0) -> np.ndarray:
@@ -130,12 +137,12 @@ def encode(
   Raises:
     InputError: a part that the columns need is missing or has the wrong shape.
   """
-  date, place = count_encoded(bands)
-  names = bands[date + place :]
+  date, place, time, names = context_layout(bands)
   parts: list[np.ndarray] = []
   encoders: tuple[tuple[int, Any, str, Callable[[Any], np.ndarray]], ...] = (
     (date, dates, "dates", encode_dates),
     (place, coordinates, "coordinates", lambda x: encode_places(x, (place - len(UNIT_VECTOR)) // 4)),
+    (time, dates, "dates", encode_times),
     (len(names), static, f"static values: {', '.join(names)}", lambda x: np.asarray(x, np.float32)),
   )
   for count, given, what, encoder in encoders:

@@ -117,7 +117,7 @@ class Dataset:
   def context(self) -> tuple[str, ...]:
     """The names that `data.context` may contain for this data set."""
     static = [view for view, shape in self.views.items() if len(shape) == 1]
-    return (*[context.DATE] * self.dated, *[context.LOCATION] * self.located, *static)
+    return context.available(self.dated, self.located, static)
 
 
 def context_modality(dataset: Dataset, names: Sequence[str], fourier: int = 0) -> Modality:
@@ -125,7 +125,7 @@ def context_modality(dataset: Dataset, names: Sequence[str], fourier: int = 0) -
 
   Args:
     dataset: the data set.
-    names: `date`, `location`, or static views.
+    names: `date`, `location`, `time`, or static views.
     fourier: number of Fourier scales of the location, see module `data.context`.
 
   Raises:

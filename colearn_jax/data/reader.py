@@ -264,7 +264,7 @@ class Reader:
 def _context(modality: Modality, sample: dict) -> np.ndarray:
   """The context of a sample, `[K]`."""
   flags = sample.get("present", {})
-  views = [view for view in modality.views if view not in (context.DATE, context.LOCATION)]
+  views = [view for view in modality.views if view not in context.ENCODED]
   # A view that the sample lacks may have values in its place: they become NaN.
   known = lambda view: np.float32(1 if flags.get(view, True) else np.nan)
   return context.encode(
@@ -280,10 +280,10 @@ def make_reader(dataset: Dataset, modalities: Sequence[Modality]) -> Reader:
   features: dict[str, Mapping[str, None] | None] = {
     feature: None
     for m in modalities
-    for name, feature in ((context.DATE, "date"), (context.LOCATION, "coordinates"))
+    for name, feature in zip(context.ENCODED, ("date", "coordinates", "date"))
     if m.name == CONTEXT and name in m.views
   }
-  is_view = lambda m, name: m.name != CONTEXT or name not in (context.DATE, context.LOCATION)
+  is_view = lambda m, name: m.name != CONTEXT or name not in context.ENCODED
   views = {view: None for m in modalities for view in m.views if is_view(m, view)}
   ragged = {view: dataset.ragged[view] for view in views if view in dataset.ragged}
   wanted = {

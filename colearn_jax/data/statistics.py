@@ -19,7 +19,7 @@ from colearn_jax.data.moments import Moments, merged, moments
 from colearn_jax.data.reader import READ, Table, make_reader
 from colearn_jax.nn.quantiles import QUANTILES
 from colearn_jax.storage import array_cache
-from colearn_jax.types import CONTEXT, InputError, Modality, Task
+from colearn_jax.types import CONTEXT, InputError, Modality, Task, context_layout
 
 NORMALISATIONS = ("zscore", "robust", "quantile", "max", "minmax", "fixed")
 SAMPLED_ROWS = 20_000  # samples that quantiles are computed from, at most
@@ -118,7 +118,7 @@ class Normalisation:
       return dict(self.fixed[modality.name])
     if found is None:
       raise ValueError(f"normalisation {self.how!r} needs the moments of {modality.name}")
-    encoded = sum(context.count_encoded(modality.bands)) if modality.name == CONTEXT else 0
+    encoded = context_layout(modality.bands).scaled if modality.name == CONTEXT else 0
     known = (found.count > 0) | (np.arange(len(found.count)) < encoded)
     if not known.all():
       band = modality.bands[int(np.argmin(known))]
@@ -170,13 +170,14 @@ def make_normalisation(
 
   def join(m: Modality, name: str) -> np.ndarray:
     """The constants of a modality, from those of its views."""
-    encoded = sum(context.count_encoded(m.bands)) if m.name == CONTEXT else 0
+    encoded = context_layout(m.bands).scaled if m.name == CONTEXT else 0
     parts = [np.full(encoded, 0.0 if name == "offset" else 1.0, np.float32)]
     for view in m.views:
       if m.name != CONTEXT or view not in (context.DATE, context.LOCATION):
         if view not in fixed:
           raise InputError(f"data.fixed: it needs an offset and a scale of {view}, has: {', '.join(fixed)}")
-        parts.append(np.broadcast_to(np.asarray(fixed[view][name], np.float32), len(dataset.bands[view])))
+        size = 1 if m.name == CONTEXT and view == context.TIME else len(dataset.bands[view])
+        parts.append(np.broadcast_to(np.asarray(fixed[view][name], np.float32), size))
     return np.concatenate(parts)
 
   others = [m for m in modalities if m.name not in (own or {})]

@@ -18,6 +18,7 @@ from colearn_jax.deploy.model import Estimate, Model
 from colearn_jax.deploy.pixels import Pixels
 from colearn_jax.deploy.scenes import CubeScene
 from colearn_jax.deploy.stacks import Stack, Window
+from colearn_jax.types import context_layout
 
 PIXELS = 65536  # pixels that are prepared at once
 MAP, CONFIDENCE = "map", "confidence"
@@ -195,7 +196,7 @@ def _context(job: Job, model: Model, rows: np.ndarray, columns: np.ndarray, stat
   if not model.context:
     return None
   coordinates = None
-  if context_lib.count_encoded(model.context)[1]:
+  if context_layout(model.context).place:
     a, b, c, d, e, f = job.scene.grid.transform
     x, y = a * columns + b * rows + c, d * columns + e * rows + f
     known = job.scene.grid.crs, "EPSG:4326"

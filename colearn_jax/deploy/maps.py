@@ -12,14 +12,13 @@ import numpy as np
 from tqdm import tqdm
 
 from colearn_jax import dates
-from colearn_jax.data import context as context_lib
 from colearn_jax.datasets.folder.decoding import Decoding
 from colearn_jax.deploy import blocks, cluster, cog, mapping, preview, ranges, scenes, stored
 from colearn_jax.deploy.mapping import CONFIDENCE, MAP, Job
 from colearn_jax.deploy.model import Model
 from colearn_jax.deploy.pixels import Pixels
 from colearn_jax.deploy.stacks import Window
-from colearn_jax.types import InputError
+from colearn_jax.types import InputError, context_layout
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,10 +90,10 @@ def _job(folder: str, model: Model, inputs: Sequence[str], out: Path, settings: 
   steps = len(scene.read(Window(0, 0, 1, 1)))
   pixels.check(steps, scene.days, date)
   static = _static(model, settings, decoding, scene)
-  known = context_lib.count_encoded(model.context)
-  if known[0] and not date:
+  known = context_layout(model.context)
+  if known.dated and not date:
     raise InputError("the context of the model has the date: --date says it, e.g. --date=2023-07-01")
-  if known[1] and not scene.grid.crs:
+  if known.place and not scene.grid.crs:
     raise InputError("the context of the model has the location, and the scene has no projection")
   block = blocks.size(steps, len(pixels.bands)) if settings.block is None else settings.block
   if block < 1:
@@ -105,7 +104,7 @@ def _job(folder: str, model: Model, inputs: Sequence[str], out: Path, settings: 
 
 def _static(model: Model, settings: Settings, decoding: Decoding, scene):
   """The scene of the static layers of the model's context, None without."""
-  names = model.context[sum(context_lib.count_encoded(model.context)) :]
+  names = context_layout(model.context).static
   if not names:
     if settings.static:
       raise InputError("--static is not allowed: the model has no static layers in its context")

@@ -15,12 +15,11 @@ from typing import Any
 import numpy as np
 
 from colearn_jax import dates
-from colearn_jax.data import context
 from colearn_jax.datasets.folder.table import ENGINE_ID, LATITUDE, LONGITUDE, check_places
 from colearn_jax.deploy import names as names_lib
 from colearn_jax.deploy.model import Model
 from colearn_jax.deploy.pixels import Pixels
-from colearn_jax.types import InputError
+from colearn_jax.types import InputError, context_layout
 
 IDS = ("id", "ids", ENGINE_ID)
 Column = Callable[[str], Any]  # the values of a column for the samples of a chunk
@@ -85,18 +84,18 @@ def wanted_of(model: Model, need: Pixels, have: Sequence[str], path: Path) -> Wa
   for name in have:  # a name as it is meant goes before one with other capitals
     spelled[name.lower()] = name if name.lower() == name else spelled.get(name.lower(), name)
   first = lambda names: next((spelled[name] for name in names if name in spelled), None)
-  date, place = context.count_encoded(model.context)
-  static = model.context[date + place :]
+  layout = context_layout(model.context)
   found = {"date": first(["date"]), "lat": first(LATITUDE), "lon": first(LONGITUDE)}
-  asked = ["date"] * bool(date or need.needs_date) + ["lat", "lon"] * bool(place)
-  lacking = [name for name in asked if found[name] is None] + [name for name in static if name not in have]
+  asked = ["date"] * bool(layout.dated or need.needs_date) + ["lat", "lon"] * bool(layout.place)
+  lacking = [name for name in asked if found[name] is None]
+  lacking += [name for name in layout.static if name not in have]
   if lacking:
     raise InputError(
       f"{path} lacks {', '.join(lacking)}, which the model needs; it has: {names_lib.some(have)}"
     )
   of = lambda name: found[name] if name in asked else None
   places = tuple(name for name in (of("lat"), of("lon")) if name is not None)
-  return Wanted(first(IDS), of("date"), places, tuple(static))
+  return Wanted(first(IDS), of("date"), places, layout.static)
 
 
 def chunk_of(wanted: Wanted, column: Column, number: int, start: int, where: str, x, masks, steps) -> Chunk:

@@ -101,6 +101,7 @@ SPATIAL = ("pse_ltae", "resnet")  # these read rows and columns; others get seri
 FITTED = tuple(name for name, backbone in ENCODERS.items() if hasattr(backbone, "fit"))
 BY_BAND = tuple(name for name, backbone in ENCODERS.items() if hasattr(backbone, "BANDS"))
 FLAT = ("kernel", "mlp", "table")  # these read all values of a sample as one vector
+WITH_PARTS = ("kernel",)  # backbones that know the parts of the context
 WITH_MEMBERS = ("table",)  # backbones that take `members=K` and then return `[B K width]`
 
 NORMS = ("none", "layer", "batch")
@@ -109,7 +110,7 @@ COUNTS = ("n_layers", "kernel_size", "metric_rounds")  # of what is built one by
 SIZES = ("seq_len", "num_features")  # settings of every encoder that are checked against the sample's shape
 NO_SETTINGS = (
   "bands",
-  "context",
+  "context_parts",
   "members",
   "place",
   "dtype",
@@ -123,6 +124,7 @@ HELP = {
   "bins": "Bins of the piecewise-linear encoding, or frequencies of the periodic one.",
   "bidirectional": "Whether a second pass reads the series backwards.",
   "context_lengthscale": "Distance at which samples begin to differ in their context.",
+  "context_share": "Share of a kernel of date, location and time alone beside that of all values.",
   "d_k": "Width of the queries and keys of a head.",
   "drop_path": "Probability that a block leaves out a sample in training.",
   "d_model": "Width of the embedding of a time step.",
@@ -169,6 +171,11 @@ NEEDS: Mapping[str, Mapping[str, Rule]] = {
   "attention_dropout": _EPOCHS,
   "bins": _EMBEDDED,
   "context_lengthscale": {"data.context": ON},
+  "context_share": {
+    "data.context": Rule(
+      lambda v: not {"date", "location", "time"}.isdisjoint(v), "one of: date, location, time"
+    )
+  },
   "drop_path": _EPOCHS,
   "dropout": _EPOCHS,
   "embedding_width": _EMBEDDED,
@@ -241,7 +248,7 @@ def _rule(name: str, default: object) -> Rule:
     return Rule(lambda v: v is None or own.ok(v), f"{own.allowed}, or None for that of the weights")
   if name == "leave_out":
     return each(TEXT.ok, "names of bands, as in B1,B9, or () for none")
-  if "drop" in name:
+  if "drop" in name or name == "context_share":
     return SHARE
   if name == "embedding":
     return choice(*EMBEDDINGS)
@@ -306,6 +313,7 @@ def make_encoder(
   width: int,
   *,
   context: int = 0,
+  context_parts: tuple[int, ...] = (),
   members: int = 1,
   linear: bool = True,
   modality: Modality | None = None,
@@ -321,6 +329,7 @@ def make_encoder(
     shape: of one sample.
     width: d, the width of the output.
     context: number of context values, see `Encoder`.
+    context_parts: see `Architecture`; encoder `kernel` needs them if there is a context.
     members: number of members, see `Encoder`.
     linear: whether a linear layer follows the backbone. Without it `width` has to be the backbone's.
     modality: the modality that is read; encoders in `BY_BAND` need it.
@@ -347,6 +356,10 @@ def make_encoder(
     shape = shape[0], math.prod(shape[1:])
   if settings.get("model_type") in WITH_MEMBERS:
     more["members"] = members
+  if context and settings.get("model_type") in WITH_PARTS:
+    if sum(context_parts) != context:
+      raise ValueError(f"the parts {context_parts} of a context have other than {context} values")
+    more["context_parts"] = context_parts
   backbone = make_backbone(settings, shape, context=context, more=more, rngs=rngs, dtype=dtype)
   if not linear and backbone.width != width:
     raise InputError(
@@ -382,7 +395,7 @@ def make_backbone(
   `seq_len` and `num_features`, if given, have to be the sample's numbers of time steps and of bands (for
   those in `FLAT` of all values). `context` is the number of context values, see `Encoder`. `more` are
   further arguments of the backbone: `bands` and `place` for encoders in `BY_BAND`, `members` for those that
-  have members.
+  have members, `context_parts` for those in `WITH_PARTS`.
 
   Raises:
     InputError: no such encoder; an argument that it does not have, that is out of range, or that contradicts
@@ -409,6 +422,4 @@ def make_backbone(
   backbone = ENCODERS[model_type]
   if context and backbone.context_joins == "inputs":
     shape = (math.prod(shape) + context,)
-    if "context" in inspect.signature(backbone.__init__).parameters:
-      more = {**(more or {}), "context": context}
   return backbone(shape, **settings, **(more or {}), dtype=dtype, rngs=rngs)

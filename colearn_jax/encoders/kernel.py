@@ -42,13 +42,23 @@ class Nystroem(nnx.Module):
       diagonal and divides each value by its ℓ.
     landmarks: M.
     smoothness: ν.
+    some: first and end of the values that also have a kernel of their own.
+    share: its share s. The kernel is (1 - s) k(r) + s k(r'), r being the distance of all values, r' of these.
     rngs: the stream `params`.
   """
 
   def __init__(
-    self, groups: Sequence[tuple[int, float]], landmarks: int, *, smoothness: float, rngs: nnx.Rngs
+    self,
+    groups: Sequence[tuple[int, float]],
+    landmarks: int,
+    *,
+    smoothness: float,
+    some: tuple[int, int] = (0, 0),
+    share: float = 0.0,
+    rngs: nnx.Rngs,
   ):
     self.groups, self.smoothness = tuple(groups), smoothness
+    self.some, self.share = slice(*some), share
     scale = jnp.concatenate([jnp.full(size, 1.0 / lengthscale) for size, lengthscale in groups])
     # Kept as batch statistics are: without gradient and without a state of the optimizer.
     normal = layers.he_normal(2)  # with variance 1
@@ -93,11 +103,19 @@ class Nystroem(nnx.Module):
 
   def _kernel(self, a: jax.Array, b: jax.Array, apart: jax.Array | float = 1.0) -> jax.Array:
     a, b = (jnp.matmul(x, self.metric[...].astype(x.dtype), precision=EXACT) for x in (a, b))
-    lengths = jnp.square(a).sum(1)[:, None] + jnp.square(b).sum(1)[None]
-    squares = jnp.maximum(lengths - 2.0 * jnp.matmul(a, b.T, precision=EXACT), 0.0) * apart
-    # The derivative of a root at 0 is infinite: there the distance is a constant.
-    distance = jnp.sqrt(jnp.where(squares > 0, squares, 1.0)) * (squares > 0)
-    return MATERN[self.smoothness](distance)
+    own = MATERN[self.smoothness](_distances(a, b, apart))
+    if not self.share:
+      return own
+    of_some = _distances(a[:, self.some], b[:, self.some], apart)
+    return (1.0 - self.share) * own + self.share * MATERN[self.smoothness](of_some)
+
+
+def _distances(a: jax.Array, b: jax.Array, apart: jax.Array | float) -> jax.Array:
+  """The Euclidean distances of rows `[M F]` and `[N F]`, 0 where `apart` is 0: `[M N]`."""
+  lengths = jnp.square(a).sum(1)[:, None] + jnp.square(b).sum(1)[None]
+  squares = jnp.maximum(lengths - 2.0 * jnp.matmul(a, b.T, precision=EXACT), 0.0) * apart
+  # The derivative of a root at 0 is infinite: there the distance is a constant.
+  return jnp.sqrt(jnp.where(squares > 0, squares, 1.0)) * (squares > 0)
 
 
 class Kernel(nnx.Module):
@@ -107,20 +125,26 @@ class Kernel(nnx.Module):
   yet overfits less on a few thousand samples than layers that are trained down to the values. Without dense
   layers and without a projection, a linear head with `train.ridge` is kernel ridge regression.
 
-  Two samples have the squared distance Σ (Δx / lengthscale)² / F over the F values of the sensor, and
-  Σ (Δc / context_lengthscale)² / K over the K values of the context. The kernel begins to fall at distance 1.
-  A missing value counts as 0, the mean.
+  Two samples have the squared distance Σ (Δx / lengthscale)² / F over the F values of the sensor, plus
+  Σ (Δc / context_lengthscale)² / K over the K values of each part of the context: date, location, time, and
+  all static values. The kernel begins to fall at distance 1. A missing value counts as 0, the mean.
+
+  With `context_share` s the kernel is (1 - s) times that of all values, plus s times that of date, location
+  and time alone. So what happened at a place and a time is known from measurements nearby, whatever the
+  sensor saw, as in kriging.
 
   With `metric_rounds` the distance is learnt from the heads in closed form: each round solves them, and then
-  weights the directions in the sensor's values, and those in the context's, by how much the outputs change
-  along them (`Nystroem.learn`). So values that say nothing about the target do not blur the kernel.
+  weights the directions in the sensor's values, and those in each part of the context, by how much the
+  outputs change along them (`Nystroem.learn`). So values that say nothing about the target do not blur the
+  kernel.
 
   Args:
     shape: shape of one sample; with a context the number of all values.
-    context: K, number of the last values that are the context.
+    context_parts: the numbers of the last values that are the date, the location, the time, and static.
     landmarks: M, number of samples of the training part at which the kernel is evaluated.
     lengthscale: of the sensor's values, in their deviations after normalisation.
     context_lengthscale: of the context's values.
+    context_share: s.
     smoothness: ν of the Matérn kernel, one of `MATERN`. 0.5 is the roughest.
     metric_rounds: how often the distance is learnt; needs `train.ridge`. 0 keeps the length scales.
     layer_sizes: widths of the dense layers, which have ReLU; () for none, which gives `[B M]`.
@@ -136,10 +160,11 @@ class Kernel(nnx.Module):
     self,
     shape: tuple[int, ...],
     *,
-    context: int = 0,
+    context_parts: Sequence[int] = (),
     landmarks: int = 1024,
     lengthscale: float = 2.0,
     context_lengthscale: float = 1.0,
+    context_share: float = 0.0,
     smoothness: float = 1.5,
     metric_rounds: int = 0,
     layer_sizes: Sequence[int] = (64,),
@@ -149,11 +174,16 @@ class Kernel(nnx.Module):
   ):
     if smoothness not in MATERN:
       raise InputError(f"smoothness={smoothness!r} of encoder kernel: have {', '.join(map(str, MATERN))}")
-    values = math.prod(shape) - context
-    groups = [(values, lengthscale * math.sqrt(values))] if values else []
-    groups += [(context, context_lengthscale * math.sqrt(context))] if context else []
+    values = math.prod(shape) - sum(context_parts)
+    scales = [(values, lengthscale), *((size, context_lengthscale) for size in context_parts)]
+    groups = [(size, scale * math.sqrt(size)) for size, scale in scales if size]
+    when_and_where = values, values + sum(context_parts[:3])
+    if context_share and not sum(context_parts[:3]):
+      raise InputError("context_share of encoder kernel needs a date, a location or a time in data.context")
     self.samples, self.rounds = landmarks, metric_rounds
-    self.landmarks = Nystroem(groups, landmarks, smoothness=smoothness, rngs=rngs)
+    self.landmarks = Nystroem(
+      groups, landmarks, smoothness=smoothness, some=when_and_where, share=context_share, rngs=rngs
+    )
     widths = [landmarks, *layer_sizes]
     self.linears = nnx.List(
       [layers.linear(i, o, rngs=rngs, dtype=dtype) for i, o in zip(widths, layer_sizes)]

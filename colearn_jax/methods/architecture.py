@@ -30,6 +30,7 @@ class Architecture:
     projection: whether a linear layer maps what a backbone returns to D values; else D is what it returns.
     head_layers: widths of the hidden layers of every head.
     context: K, the number of context values in the input of every encoder; 0 for none.
+    context_parts: how many of them are the date, the location, the time, and static, in this order.
     members: number of members that share the matrices of each encoder and head. Above 1, features are
       `[B members D]` and outputs `[B members C]`. Each member learns by itself; a prediction is their mean.
     standardised: whether the heads of a regression are linear in the standardised target, see `Head`.
@@ -46,6 +47,7 @@ class Architecture:
   projection: bool = True
   head_layers: tuple[int, ...] = ()
   context: int = 0
+  context_parts: tuple[int, ...] = ()
   members: int = 1
   standardised: bool = False
   place: int | None = None
@@ -80,6 +82,7 @@ class Architecture:
       self.shapes[sensor],
       width or self.emb_dim,
       context=self.context,
+      context_parts=self.context_parts,
       members=self.members,
       linear=self.projection,
       modality=self.modalities.get(sensor),

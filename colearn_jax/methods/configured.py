@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from colearn_jax import encoders, methods
 from colearn_jax.methods.architecture import Architecture
 from colearn_jax.methods.base import Method, Network
-from colearn_jax.types import CONTEXT, UNIT_VECTOR, InputError, Modality, Task
+from colearn_jax.types import CONTEXT, UNIT_VECTOR, InputError, Modality, Task, context_layout
 
 
 def make_method(config: ConfigDict) -> Method:
@@ -42,6 +42,7 @@ def make_architecture(config: ConfigDict, task: Task, modalities: Sequence[Modal
     raise InputError(f"model.members: method={config.method} has no members; 1, or a method of: {have}")
   sensors: Mapping[str, Modality] = {m.name: m for m in modalities if m.name != CONTEXT}
   columns: Sequence[str] = next((m.bands for m in modalities if m.name == CONTEXT), ())
+  *encoded, static = context_layout(columns)
   return Architecture(
     shapes={name: m.shape for name, m in sensors.items()},
     encoders={name: encoder_settings(config, name, m.shape) for name, m in sensors.items()},
@@ -52,6 +53,7 @@ def make_architecture(config: ConfigDict, task: Task, modalities: Sequence[Modal
     members=config.model.members,
     standardised=config.model.standardised,
     context=len(columns),
+    context_parts=(*encoded, len(static)) if columns else (),
     place=columns.index(UNIT_VECTOR[0]) if UNIT_VECTOR[0] in columns else None,
     modalities=sensors,
     remat=config.model.remat,

@@ -54,8 +54,8 @@ class Taught(Method):
   teacher_context: tuple[str, ...] = setting(
     (),
     _names("date,location"),
-    "Date, location and static views that the teacher reads, in addition to data.context. The model does not "
-    "read them.",
+    "Date, location, time and static views that the teacher reads, in addition to data.context. The model "
+    "does not read them.",
     needs=TAUGHT,
   )
   teacher_folds: int = setting(
