@@ -58,6 +58,11 @@ BOTH = ("S1_S1Ind", "S2_S2Ind")
       "with model.encoder.n_layers=1; it has one with an integer >= 2",
     ),
     (
+      "lfmc_best:individual",
+      {"model.encoder.context_share": 0.3, "data.context": ("soil",)},
+      "context_share of encoder kernel needs a date, a location or a time in data.context",
+    ),
+    (
       "lfmc:encoder=table",
       {"model.encoder.sigma": 0.3},
       "with model.encoder.embedding=piecewise; it has one with periodic",

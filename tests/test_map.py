@@ -16,7 +16,7 @@ from colearn_jax import map as command
 from colearn_jax.deploy import mapping, maps, names, tiles
 from colearn_jax.deploy.export import save_model
 from colearn_jax.deploy.model import Model
-from colearn_jax.types import InputError, Modality, Task
+from colearn_jax.types import DATE_COLUMNS, TIME_COLUMN, UNIT_VECTOR, InputError, Modality, Task
 from tests.cases.exported import BANDS, DAYS, ORIGIN, cube, expected, function, read, scene, write
 
 rasterio = pytest.importorskip("rasterio")
@@ -217,8 +217,9 @@ def test_a_scene_that_is_smaller_than_a_tile(tmp_path):
   assert (got == load_model(folder).predict(padded).argmax()).all()
 
 
-def test_the_context_is_that_of_each_pixel(tmp_path):
-  columns = ("date_sin", "date_cos", "place_x", "place_y", "place_z", "elevation")
+@pytest.mark.parametrize("columns", [(*DATE_COLUMNS, *UNIT_VECTOR), (*UNIT_VECTOR, TIME_COLUMN)])
+def test_the_context_is_that_of_each_pixel(tmp_path, columns):
+  columns = (*columns, "elevation")
   folder, x = make_model(tmp_path / "m", (2,), context=columns), scene(12, 17, 1)
   height = np.arange(12 * 17, dtype=np.float32).reshape(12, 17, 1) / 50
   static = write(tmp_path / "dem.tif", height, ("elevation",))

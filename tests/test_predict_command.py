@@ -7,7 +7,7 @@ from colearn_jax import load_model
 from colearn_jax import predict as command
 from colearn_jax.data import context
 from colearn_jax.deploy import predictions
-from colearn_jax.types import InputError, Task
+from colearn_jax.types import TIME_COLUMN, UNIT_VECTOR, InputError, Task
 from tests.cases.exported import CLASSES, COLUMNS, DAYS, make_model, rows, write_csv
 from tests.cases.predict_files import FORMATS, IDS, as_parquet, steps_of, values
 
@@ -63,22 +63,23 @@ def test_images(tmp_path):
     predictions.write(folder, write_csv(tmp_path / "a.csv", {"red": [1], "nir": [1]}), tmp_path / "b.csv")
 
 
-def test_context(tmp_path):
-  folder, x = make_model(tmp_path / "m", (2,), names=COLUMNS), values(2)
+@pytest.mark.parametrize("columns", [COLUMNS, (*UNIT_VECTOR, TIME_COLUMN, "elevation")])
+def test_context(tmp_path, columns):
+  folder, x = make_model(tmp_path / "m", (2,), names=columns), values(2)
   known = {
     "date": ["20230701", "", *["2023-05-01"] * 9],
     "lat": np.linspace(-80, 80, 11),
     "lon": np.arange(11),
   }
   known |= {"elevation": np.linspace(0, 3, 11)}
-  columns = {"id": IDS, "red": x[:, 0], "nir": x[:, 1]} | known
-  predictions.write(folder, write_csv(tmp_path / "a.csv", columns), tmp_path / "out.csv", rows=4)
+  given = {"id": IDS, "red": x[:, 0], "nir": x[:, 1]} | known
+  predictions.write(folder, write_csv(tmp_path / "a.csv", given), tmp_path / "out.csv", rows=4)
   dates = ["2023-07-01", "", *["2023-05-01"] * 9]
   places = np.stack([known["lat"], known["lon"]], 1)
-  own = context.encode(COLUMNS, dates=dates, coordinates=places, static=known["elevation"][:, None])
+  own = context.encode(columns, dates=dates, coordinates=places, static=known["elevation"][:, None])
   check(folder, rows(tmp_path / "out.csv"), x, IDS, own)
   for name in ("date", "lat", "elevation"):
-    path = write_csv(tmp_path / "a.csv", {k: v for k, v in columns.items() if k != name})
+    path = write_csv(tmp_path / "a.csv", {k: v for k, v in given.items() if k != name})
     with pytest.raises(InputError, match=f"a.csv lacks {name}, which the model needs"):
       predictions.write(folder, path, tmp_path / "out.csv")
 

@@ -57,7 +57,7 @@ def trained(tmp_path_factory):
   with open(root / "fields/samples.csv", "w", newline="") as file:
     csv.writer(file).writerows(rows)
   settings = {"data.manual_dir": root / "fields", "data.data_dir": root / "data", "data.modalities": "A,P_Q"}
-  settings |= {"data.context": "date", "model.emb_dim": 4, "train.batch_size": 8, "train.max_epochs": 1}
+  settings |= {"data.context": "date,time", "model.emb_dim": 4, "train.batch_size": 8, "train.max_epochs": 1}
   settings |= {
     "model.encoders": {
       "A": {"model_type": "gru", "layer_size": 4},  # without batch statistics
@@ -126,9 +126,10 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_predictions_agree(written, loaded, sensor, kind):
   x = KINDS[kind](given(sensor))
-  dates = context.encode(("date_sin", "date_cos"), dates=DAYS[TEST])
+  columns = ("date_sin", "date_cos", "time_years")
+  dates = context.encode(columns, dates=DAYS[TEST])
   for model in loaded[sensor]:
-    assert model.context == ("date_sin", "date_cos")
+    assert model.context == columns
     np.testing.assert_allclose(model.predict(x, dates), written[sensor], rtol=0, atol=1e-6)
 
 
