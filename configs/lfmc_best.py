@@ -20,8 +20,9 @@ What differs from `lfmc`, and why:
   train.
 
 Words: `individual` is without the teacher, so without the other sensors. `date` reads the day of the year
-beside the sensor, `everything` also the year, the place and the static layers. A part of its kernel is of
-place and time alone, so that it also reads measurements nearby. Folds are by site. `year` holds out
+beside the sensor, `everything` also the time, the place and the static layers. A part of its kernel is of
+place and time alone, so that it also reads measurements nearby. With `year` the
+time is left out. Folds are by site. `year` holds out
 years, with three months around them; `plain` holds out single samples, and then measures how well a site is
 recognised (docs/guides/training.md).
 """
@@ -79,6 +80,8 @@ def get_config(words: str = "") -> ConfigDict:
     plain={"protocol.group_by": "", "train.ridge": 0.1},
     year=lfmc.YEAR,
   )
+  if config.protocol.group_by == "year":  # of a year that is held out, the time says nothing
+    config.data.context = tuple(name for name in config.data.context if name != "time")
   placed = "location" in config.data.context
   if config.method == "individual" and config.protocol.group_by == "site" and not placed:
     config.train.group_effect, config.train.group_effect_of = 0.05, "site"

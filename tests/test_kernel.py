@@ -6,9 +6,18 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from colearn_jax import encoders
+from colearn_jax import config, encoders
 from colearn_jax.encoders import kernel
-from colearn_jax.types import InputError
+from colearn_jax.methods.configured import make_architecture
+from colearn_jax.types import (
+  CONTEXT,
+  DATE_COLUMNS,
+  TIME_COLUMN,
+  InputError,
+  Modality,
+  Task,
+  place_columns,
+)
 
 MATERN = {
   0.5: lambda r: np.exp(-r),
@@ -71,6 +80,24 @@ def test_the_parts_of_a_context_count_alike_and_place_and_time_have_a_kernel_of_
   np.testing.assert_allclose(y @ y.T / kernel.SQUARES, wanted, atol=2e-3)
   slope = jax.grad(lambda x: module(x).sum())(jnp.asarray(x))  # also at a landmark, where distances are 0
   assert np.isfinite(slope).all()
+
+
+def test_a_configuration_tells_the_parts_of_its_context():
+  settings = config.load("lfmc_best:individual,everything")
+  bands = (*DATE_COLUMNS, *place_columns(2), TIME_COLUMN, "silt", "sand", "height")
+  sensor = Modality("S1_S1Ind", ("S1", "S1Ind"), (4, 3), ("vv", "vh", "vh_vv"))
+  known = Modality(CONTEXT, (), (len(bands),), bands)
+  of = lambda *modalities: make_architecture(settings, Task("regression", ("moisture",)), modalities)
+  assert of(sensor, known).context_parts == (2, 11, 1, 3)
+  backbone = nnx.eval_shape(lambda: of(sensor, known).encoder("S1_S1Ind", rngs=nnx.Rngs(0))).backbone
+  assert [size for size, _ in backbone.landmarks.groups] == [12, 2, 11, 1, 3]
+  assert (backbone.landmarks.some, backbone.landmarks.share) == (slice(12, 26), 0.3)
+
+
+def test_the_recipe_reads_no_time_where_years_are_left_out():
+  of = lambda words: config.load(f"lfmc_best:individual,{words}").data.context
+  assert of("everything") == ("date", "location", "time", "soil", "DEM", "LIDAR", "landcover")
+  assert of("everything,year") == tuple(name for name in of("everything") if name != "time")
 
 
 def test_a_share_of_place_and_time_needs_one_of_them():

@@ -217,6 +217,19 @@ def test_a_scene_that_is_smaller_than_a_tile(tmp_path):
   assert (got == load_model(folder).predict(padded).argmax()).all()
 
 
+def test_a_map_of_another_year_than_the_training_is_refused_where_the_time_is_read(tmp_path):
+  own = {"offset": [16.5], "scale": [0.5], "quantiles": [[16.0], [17.0]]}  # 2016
+  about = {"normalisation": {"seed10_fold0": {"context": own}}}
+  folder, x = make_model(tmp_path / "m", (2,), context=(TIME_COLUMN,), about=about), scene(12, 17, 1)
+  path, out = str(write(tmp_path / "a.tif", x[0])), tmp_path / "map.tif"
+  with pytest.raises(InputError, match="2018-07-01 is outside of its training.*--any-values"):
+    maps.make(folder, [path], out, maps.Settings(date="2018-07-01"))
+  assert not out.exists()
+  for how in ({"date": "2016-07-01"}, {"date": "2018-07-01", "any_values": True}):
+    maps.make(folder, [path], out, maps.Settings(**how))
+    assert out.exists()
+
+
 @pytest.mark.parametrize("columns", [(*DATE_COLUMNS, *UNIT_VECTOR), (*UNIT_VECTOR, TIME_COLUMN)])
 def test_the_context_is_that_of_each_pixel(tmp_path, columns):
   columns = (*columns, "elevation")

@@ -189,3 +189,29 @@ def test_values_in_other_units_are_noticed(tmp_path):
   with pytest.raises(InputError, match="band nir has values around 3000, training had 0.3 .*--any-values"):
     predictions.write(folder, path, tmp_path / "out.csv")
   assert predictions.write(folder, path, tmp_path / "out.csv", any_values=True) == 1
+
+
+@pytest.mark.parametrize("quantiles", [True, False])
+def test_a_date_outside_of_the_training_is_refused_where_the_time_is_read(tmp_path, quantiles):
+  """The training had dates from 2015 to 2018."""
+  columns = (*UNIT_VECTOR, TIME_COLUMN)
+  times = context.encode_times(["2015-01-01", "2018-12-31"])[:, 0]
+  own = {"offset": [0, 0, 0, float(times.mean())], "scale": [1, 1, 1, float(np.ptp(times)) / 6]}
+  if quantiles:  # None as in columns that are not normalised
+    own |= {"quantiles": [[None, None, None, float(time)] for time in times]}
+  folder = make_model(tmp_path / "m", (2,), names=columns, normalisation={"seed10_fold0": {"context": own}})
+
+  def predict(date, **how):
+    cells = {"red": [0.1, 0.1], "nir": [0.2, 0.2], "date": ["2016-07-01", date], "lat": [1, 1], "lon": [2, 2]}
+    path = write_csv(tmp_path / "a.csv", cells)
+    return predictions.write(folder, path, tmp_path / "out.csv", **how)
+
+  for date in ("2014-08-01", "2019-06-01", ""):
+    assert predict(date) == 2
+  (tmp_path / "out.csv").unlink()
+  for date in ("2014-06-01", "2019-08-01"):
+    message = f"{date} is outside .* from about 2015-01-01 to 2018-12-31; .*; --any-values accepts it"
+    with pytest.raises(InputError, match=message):
+      predict(date)
+    assert not (tmp_path / "out.csv").exists()
+  assert predict("2030-01-01", any_values=True) == 2

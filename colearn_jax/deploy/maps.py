@@ -93,6 +93,8 @@ def _job(folder: str, model: Model, inputs: Sequence[str], out: Path, settings: 
   known = context_layout(model.context)
   if known.dated and not date:
     raise InputError("the context of the model has the date: --date says it, e.g. --date=2023-07-01")
+  if date and not settings.any_values:
+    ranges.check_time(model, np.array([date], "datetime64[D]"), "; --any-values accepts it")
   if known.place and not scene.grid.crs:
     raise InputError("the context of the model has the location, and the scene has no projection")
   block = blocks.size(steps, len(pixels.bands)) if settings.block is None else settings.block

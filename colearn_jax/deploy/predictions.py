@@ -77,6 +77,8 @@ def write(
           every = np.concatenate([np.reshape(one, (-1, need.sensors)) for one in there]) if there else None
           if every is not None:
             ranges.check(loaded, every, "; --scale and --offset convert them, --any-values accepts them")
+        if chunk.date is not None and not any_values:
+          ranges.check_time(loaded, chunk.date, "; --any-values accepts it")
         part = table(loaded, chunk.ids, estimate(loaded, need, chunk, coverage))
         writer = writer or WRITERS[out.suffix.lower()](file, part.schema)
         writer.write_table(part)

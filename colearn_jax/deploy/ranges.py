@@ -1,13 +1,16 @@
-"""Notices values that are in other units than those of the training."""
+"""Notices values that are in other units than those of the training, and dates in other years."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from colearn_jax.data.context import TIME_BEGINS, YEAR_DAYS, encode_times
 from colearn_jax.deploy.model import Model
-from colearn_jax.types import InputError
+from colearn_jax.types import CONTEXT, InputError, context_layout
 
 FAR = 100  # times the scale by which training normalised
+LATE = 3  # times the same scale, for the time of a context, where the training's range is not known
+MARGIN = 0.5  # years
 
 
 def check(model: Model, values: np.ndarray, hint: str) -> None:
@@ -21,8 +24,7 @@ def check(model: Model, values: np.ndarray, hint: str) -> None:
     values: `[... C]`, the bands in the order of the model.
     hint: what the message says in the end.
   """
-  every: dict[str, dict] = model.about.get("normalisation") or {}
-  constants = next(iter(every.values()), {}).get(model.modality.name)
+  constants = _constants(model, model.modality.name)
   if not constants:
     return
   for k in range(values.shape[-1]):
@@ -34,3 +36,38 @@ def check(model: Model, values: np.ndarray, hint: str) -> None:
         f"band {model.bands[k]} has values around {np.median(own):.4g}, training had {offset:.4g} with a "
         f"deviation of {scale:.4g}, {far / abs(scale):.0f} times less far: other units?{hint}"
       )
+
+
+def check_time(model: Model, dates: np.ndarray, hint: str) -> None:
+  """Raises InputError if a model that reads the time gets a date outside of the years of its training.
+
+  What it learnt of the time holds for these years alone. Their range is that of the quantiles by which
+  training normalised, or the middle and `LATE` times the scale; half a year beyond it is allowed.
+
+  Args:
+    model: the model.
+    dates: `[N]` datetime64, NaT if unknown.
+    hint: what the message says in the end.
+  """
+  layout, constants = context_layout(model.context), _constants(model, CONTEXT)
+  if not (layout.time and constants):
+    return
+  column = layout.scaled
+  if "quantiles" in constants:
+    first, last = (constants["quantiles"][k][column] for k in (0, -1))
+  else:
+    offset, scale = (constants[name][column] for name in ("offset", "scale"))
+    first, last = offset - LATE * scale, offset + LATE * scale
+  times = encode_times(dates)[:, 0]
+  if (other := (times < first - MARGIN) | (times > last + MARGIN)).any():
+    day = lambda years: TIME_BEGINS + np.timedelta64(round(float(years) * YEAR_DAYS), "D")
+    raise InputError(
+      f"the model reads the time, and {day(times[other][0])} is outside of its training, which had dates "
+      f"from about {day(first)} to {day(last)}; of other years it knows nothing{hint}"
+    )
+
+
+def _constants(model: Model, name: str) -> dict[str, list]:
+  """The constants by which training normalised an input, in the first of the model's runs; {} if unknown."""
+  every: dict[str, dict] = model.about.get("normalisation") or {}
+  return next(iter(every.values()), {}).get(name) or {}
