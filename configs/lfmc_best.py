@@ -21,10 +21,9 @@ What differs from `lfmc`, and why:
 
 Words: `individual` is without the teacher, so without the other sensors. `date` reads the day of the year
 beside the sensor, `everything` also the time, the place and the static layers. A part of its kernel is of
-place and time alone, so that it also reads measurements nearby. With `year` the
-time is left out. Folds are by site. `year` holds out
-years, with three months around them; `plain` holds out single samples, and then measures how well a site is
-recognised (docs/guides/training.md).
+place and time alone, so that it also reads measurements nearby. Folds are by site. `year` holds out years,
+with three months around them, and reads no time; `plain` holds out single samples, and then measures how well
+a site is recognised (docs/guides/training.md).
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ class Nystroem(nnx.Module):
     rngs: nnx.Rngs,
   ):
     self.groups, self.smoothness = tuple(groups), smoothness
-    self.some, self.share = slice(*some), share
+    self.some, self.share = tuple(some), share
     scale = jnp.concatenate([jnp.full(size, 1.0 / lengthscale) for size, lengthscale in groups])
     # Kept as batch statistics are: without gradient and without a state of the optimizer.
     normal = layers.he_normal(2)  # with variance 1
@@ -106,7 +106,8 @@ class Nystroem(nnx.Module):
     own = MATERN[self.smoothness](_distances(a, b, apart))
     if not self.share:
       return own
-    of_some = _distances(a[:, self.some], b[:, self.some], apart)
+    some = slice(*self.some)
+    of_some = _distances(a[:, some], b[:, some], apart)
     return (1.0 - self.share) * own + self.share * MATERN[self.smoothness](of_some)
 
 
