@@ -53,7 +53,8 @@ def fit(task: Task, held: HeldBack) -> dict[str, Any]:
   predictions, target = held.predictions[:, known].astype(np.float64), held.target[known]
   if len(target) < 10:
     raise InputError(
-      f"{len(target)} labelled samples were held back from training, 10 are needed to fit the uncertainty"
+      f"{len(target)} labelled samples were held back from training, 10 are needed to fit the uncertainty; "
+      "--no-uncertainty exports without"
     )
   if task.kind == "regression":
     errors = np.sort(np.abs(np.nanmean(predictions, 0) - target), axis=0)
