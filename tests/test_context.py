@@ -139,6 +139,8 @@ def test_the_time_is_a_number_of_years_that_is_normalised(lfmc):
   times = context.encode_times(["2000-01-01", "2001-01-01", ""])
   np.testing.assert_allclose(times[:, 0], [0.0, 366 / 365.2425, np.nan], rtol=1e-6)
   alone = context_modality(dataset, ("time",))
+  only = read_table(make_reader(dataset, [alone]))["inputs"]["context"]
+  np.testing.assert_array_equal(only, got[:, 2:3])
   constants = statistics.Normalisation().constants(alone, statistics.moments(times))
   assert constants["offset"][0] == constants["scale"][0] == pytest.approx(183 / 365.2425)
   fixed = {"time": {"offset": 10.0, "scale": 2.0}, "DEM": {"offset": 1.0, "scale": 1.0}}
