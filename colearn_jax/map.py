@@ -39,11 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   )
   add("--workers", type=int, default=1, help="processes of a local Dask cluster; default: 1, without Dask")
   add("--scheduler", help="address of a Dask scheduler whose workers see the same files")
-  add(
-    "--any-values",
-    action="store_true",
-    help="accept values and years far from those of the training",
-  )
+  add("--any-values", action="store_true", help="accept values and years far from those of the training")
   given = parser.parse_args(argv)
   # Read by GDAL when it is first used: its cache would take a twentieth of the memory.
   os.environ.setdefault("GDAL_CACHEMAX", "128")

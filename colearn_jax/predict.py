@@ -26,11 +26,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   add("--scale", type=float, help="a value is stored number * scale + offset; default: what the file says")
   add("--offset", type=float, help="see --scale")
   add("--rows", type=int, default=8192, help="samples that are in memory at a time; default: 8192")
-  add(
-    "--any-values",
-    action="store_true",
-    help="accept values and years far from those of the training",
-  )
+  add("--any-values", action="store_true", help="accept values and years far from those of the training")
   given = parser.parse_args(argv)
   from colearn_jax.deploy import predictions, stored  # imported here: loads JAX; --help is quick
 

@@ -128,6 +128,13 @@ def test_what_a_context_consists_of_is_known_from_its_columns():
           assert layout.dated == bool(first or when)
 
 
+def test_a_view_with_the_name_of_a_part_of_the_context_is_refused_where_it_is_named():
+  views = {"time": ("hours",), "DEM": ("elevation",)}
+  assert context.columns(("DEM", "date"), 0, views) == (*DATE_COLUMNS, "elevation")
+  with pytest.raises(InputError, match="data.context: 'time' may be the time of a sample or a view; rename"):
+    context.columns(("DEM", "time"), 0, views)
+
+
 def test_the_time_is_a_number_of_years_that_is_normalised(lfmc):
   dataset, rows = lfmc
   modality = context_modality(dataset, ("DEM", "time", "date"))

@@ -50,7 +50,12 @@ def columns(names: Sequence[str], fourier: int, static: Mapping[str, Sequence[st
     names: the names in `data.context`.
     fourier: number of Fourier scales of the location.
     static: bands of each static view.
+
+  Raises:
+    InputError: one of the names is that of a view as well.
   """
+  if both := [name for name in names if name in ENCODED and name in static]:
+    raise InputError(f"data.context: {both[0]!r} may be the {both[0]} of a sample or a view; rename the view")
   of = {DATE: DATE_COLUMNS, LOCATION: place_columns(fourier), TIME: (TIME_COLUMN,)}
   return tuple(column for name in ordered(names) for column in (of[name] if name in of else static[name]))
 
