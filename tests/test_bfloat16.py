@@ -98,9 +98,13 @@ def equations(jaxpr):
 
 
 def read_by(operations, program):
-  """Returns the types of the operands of these operations."""
+  """Returns the types of the operands of these operations.
+
+  Products with a vector are left out: the gradient of a LayerNorm has its sums as such, in float32.
+  """
   found = [eqn for eqn in equations(program.jaxpr) if eqn.primitive.name in operations]
-  return {operand.aval.dtype for eqn in found for operand in eqn.invars}
+  sums = lambda eqn: eqn.primitive.name == "dot_general" and any(v.aval.ndim == 1 for v in eqn.invars)
+  return {operand.aval.dtype for eqn in found if not sums(eqn) for operand in eqn.invars}
 
 
 PRODUCTS = "dot_general", "conv_general_dilated"

@@ -216,6 +216,28 @@ def test_a_layernorm_of_large_values_keeps_their_digits():
   np.testing.assert_allclose(normalise(jnp.asarray(x, jnp.float32)), expected, atol=2e-3)
 
 
+@pytest.mark.parametrize("shape", [(4, 64), (3, 5, 64)], ids=["matrix", "series"])
+def test_the_gradient_of_a_layernorm_is_that_of_jax(shape):
+  rng = np.random.default_rng(0)
+  x, d = (jnp.asarray(rng.normal(3.0, 2.0, size=shape), jnp.float32) for _ in range(2))
+  scale, bias = (jnp.asarray(rng.normal(size=64), jnp.float32) for _ in range(2))
+  module = layers.layer_norm(64, rngs=nnx.Rngs(0))
+
+  def normalise(x, scale, bias):
+    graphdef, state = nnx.split(module)
+    state = nnx.to_pure_dict(state) | {"scale": scale, "bias": bias}
+    return nnx.merge(graphdef, state)(x)
+
+  def plain(x, scale, bias):
+    apart = x - x.mean(-1, keepdims=True)
+    y = apart / jnp.sqrt(jnp.square(apart).mean(-1, keepdims=True) + 1e-5)
+    return y * jnp.broadcast_to(scale, shape) + jnp.broadcast_to(bias, shape)
+
+  (y, back), (want, by_jax) = jax.vjp(normalise, x, scale, bias), jax.vjp(plain, x, scale, bias)
+  for got, expected in zip((y, *back(d)), (want, *by_jax(d)), strict=True):
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(
   "shapes",
   [((2, 3, 4), (4, 5), (2, 3, 5)), ((3, 5, 7), (7, 2), (3, 5, 2)), ((6, 7), (7, 2), (6, 2))],

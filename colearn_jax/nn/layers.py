@@ -8,6 +8,7 @@ are float32. `dtype` is the type of the computation; operations that need more p
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -75,13 +76,61 @@ def linear(features_in: int, features_out: int, *, rngs: nnx.Rngs, dtype=jnp.flo
   )
 
 
-def layer_norm(features: int, *, rngs: nnx.Rngs, dtype=jnp.float32) -> nnx.LayerNorm:
+class LayerNorm(nnx.LayerNorm):
   """Normalises the last axis of every position (Ba et al. 2016), in float32.
 
   The variance is the mean of squared deviations. Flax's default, mean of squares minus squared mean, loses
-  digits.
+  digits. The gradient is written by hand, for the sums in it, see `_column_sums`.
   """
-  return nnx.LayerNorm(features, epsilon=1e-5, use_fast_variance=False, dtype=dtype, rngs=rngs)
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Normalises `[... C]`."""
+    return _layer_norm(widened(x), self.scale[...], self.bias[...], self.epsilon).astype(self.dtype)
+
+
+def layer_norm(features: int, *, rngs: nnx.Rngs, dtype=jnp.float32) -> LayerNorm:
+  """Makes a `LayerNorm` of so many features."""
+  return LayerNorm(features, epsilon=1e-5, dtype=dtype, rngs=rngs)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> jax.Array:
+  return _layer_norm_forward(x, scale, bias, epsilon)[0]
+
+
+def _layer_norm_forward(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float):
+  mean = x.mean(-1, keepdims=True)
+  gain = jax.lax.rsqrt(jnp.square(x - mean).mean(-1, keepdims=True) + epsilon)
+  scale, bias = along_last_axis(scale, x), along_last_axis(bias, x)
+  return (x - mean) * (gain * scale) + bias, (x, scale, mean, gain)
+
+
+def _layer_norm_backward(epsilon: float, residuals: tuple, d: jax.Array):
+  del epsilon
+  x, scale, mean, gain = residuals
+  y, share = (x - mean) * gain, scale.ravel() / x.shape[-1]
+  moved = _weighted(d, share)[..., None] + y * _weighted(d * y, share)[..., None]
+  return gain * (d * scale - moved), _column_sums(d * y), _column_sums(d)
+
+
+_layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
+
+
+def _weighted(x: jax.Array, weights: jax.Array) -> jax.Array:
+  """The sums of `[... C]` over the last axis with weights `[C]`, see `_column_sums`."""
+  default = lambda x, weights: (x * along_last_axis(weights, x)).sum(-1)
+  return jax.lax.platform_dependent(x, weights, cpu=jnp.matmul, default=default)
+
+
+def _column_sums(x: jax.Array) -> jax.Array:
+  """The sums `[C]` of `[... C]` over all other axes.
+
+  On a CPU they are a product with ones, because XLA's sums of values that it computes first take far longer
+  there. On other devices a product would have fewer digits.
+  """
+  flat = x.reshape(-1, x.shape[-1])
+  ones = lambda x: jnp.ones(len(x), x.dtype) @ x
+  return jax.lax.platform_dependent(flat, cpu=ones, default=lambda x: x.sum(0))
 
 
 def sinusoid(positions: np.ndarray, width: int, *, base: float = 10000.0) -> np.ndarray:
