@@ -124,9 +124,12 @@ def epoch_seconds(recipe: Recipe, state: TrainState, table: dict, epochs: int) -
   """Seconds of the first epoch, compilation included, and seconds a step of each of `epochs` further ones."""
   rows = jnp.asarray(batched(np.random.default_rng(0).permutation(len(table["labelled"])), recipe.batch_size))
 
+  split = sharding.by_example(recipe.mesh)
+
   @functools.partial(jax.jit, donate_argnums=0)
   def epoch(state, table):
-    step = lambda state, rows: train_step(recipe, state, take(table, rows))
+    over_devices = lambda rows: jax.lax.with_sharding_constraint(rows, split)
+    step = lambda state, rows: train_step(recipe, state, take(table, over_devices(rows)))
     return jax.lax.scan(step, state, rows)
 
   times = []

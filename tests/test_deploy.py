@@ -194,14 +194,25 @@ def test_few_programs_are_compiled():
 
 
 def test_the_default_batch_is_bounded_by_bytes():
-  of = lambda *shape: Model(None, {}, Modality("a", ("a",), shape, ()), TASK)._batch_size
-  assert (
-    of(304, 304, 4),
-    of(
-      2,
-    ),
-    of(4096, 4096, 4),
-  ) == (16, 1024, 1)
+  def of(*shape, **about):
+    return Model(None, {}, Modality("a", ("a",), shape, ()), TASK, about=about)._batch_size
+
+  assert (of(304, 304, 4), of(2), of(4096, 4096, 4)) == (16, 256, 1)
+  each = (100, 20 * 2**10, 60 * 2**10, 500 * 2**10, 2**30)
+  assert [of(2, temporary_bytes=b) for b in each] == [1024, 512, 256, 32, 16]
+
+
+def test_an_exported_model_knows_what_a_row_takes(tmp_path):
+  def squares(weights, x):
+    return function(weights, jnp.sort(jnp.tile(x, (1, 1, 4096)), axis=1)[..., : x.shape[-1]])
+
+  narrow, wide = (
+    load_model(save_model(Model(f, weights(), S2, TASK), tmp_path / f.__name__)) for f in (function, squares)
+  )
+  assert narrow.about["temporary_bytes"] < wide.about["temporary_bytes"]
+  assert narrow._batch_size > wide._batch_size
+  x = values(70)
+  np.testing.assert_allclose(wide.predict(x), wide.predict(x, batch_size=70), rtol=1e-6)
 
 
 def test_context(tmp_path):

@@ -26,7 +26,9 @@ from colearn_jax.types import InputError, Modality, Task
 FORMAT = 3  # version of model.json
 DESCRIPTION, FUNCTION, WEIGHTS = "model.json", "function.jax", "weights.safetensors"
 _BATCH_BYTES, _BATCH_ROWS = 32 * 2**20, 4096  # limits of one batch of float32 inputs
-_BATCH_ROWS_OF_CPU = 1024  # of more, what is computed in between leaves the cache: gru took 1.6 times as long
+# On a CPU what is computed in between should stay in the cache: with 1024 rows most encoders took 1.5 to 2
+# times as long as with so many rows that it takes 16 MiB. 256 if it is not known how much a row takes.
+_TEMPORARY_BYTES, _CPU_ROWS, _CPU_ROWS_OF_UNKNOWN = 16 * 2**20, (16, 1024), 256
 
 T = TypeVar("T")
 
@@ -93,7 +95,7 @@ class Model:
     # Integers are converted to float32 on the device, so that images are transferred as bytes.
     self._compiled = jax.jit(lambda weights, x, *more: function(weights, x.astype(np.float32), *more))
     sample = 4 * int(np.prod(modality.shape))
-    most = _BATCH_ROWS_OF_CPU if self.devices[0].platform == "cpu" else _BATCH_ROWS
+    most = self._cpu_rows() if self.devices[0].platform == "cpu" else _BATCH_ROWS
     self._batch_size = power_of_two(min(most, max(1, _BATCH_BYTES // sample)) + 1) // 2
 
   def predict(
@@ -129,8 +131,9 @@ class Model:
         without its last axis. Bands of `x` may be masks, too.
       prepared: whether `x` is `[N *self.modality.shape]` already, as the function reads it. A last band
         `month` is the month of each step then: 0 is January, NaN unknown.
-      batch_size: number of samples per batch. Default: as many as fit in 32 MiB, 4096 at most, on CPUs
-        1024. Batches are padded to powers of two, so that few programs are compiled.
+      batch_size: number of samples per batch. Default: as many as fit in 32 MiB, 4096 at most; on CPUs 16 to
+        1024, so that what is computed in between stays in the cache. Batches are padded to powers of two,
+        so that few programs are compiled.
 
     Returns:
       `[N C]` float32: probabilities, or the target in its unit. A row is NaN if the sensor is absent.
@@ -222,6 +225,11 @@ class Model:
     for rows, predicted in pending:
       store(out, rows, predicted)
     return out
+
+  def _cpu_rows(self) -> int:
+    """The largest batch for a CPU."""
+    each = self.about.get("temporary_bytes")
+    return int(np.clip(_TEMPORARY_BYTES // each, *_CPU_ROWS)) if each else _CPU_ROWS_OF_UNKNOWN
 
   def _prepared(self, x: Any, prepared: bool, given: Given) -> Any:
     """Values in the layout of the function."""
