@@ -26,8 +26,9 @@ from colearn_jax.types import InputError, Modality, Task
 FORMAT = 3  # version of model.json
 DESCRIPTION, FUNCTION, WEIGHTS = "model.json", "function.jax", "weights.safetensors"
 _BATCH_BYTES, _BATCH_ROWS = 32 * 2**20, 4096  # limits of one batch of float32 inputs
-# On a CPU what is computed in between should stay in the cache: with 1024 rows most encoders took 1.5 to 2
-# times as long as with so many rows that it takes 16 MiB. 256 if it is not known how much a row takes.
+# On a CPU, XLA asks for the memory of what it computes in between anew for each batch. With 1024 rows, new
+# pages and arrays that leave the cache made most encoders take 1.5 to 2 times as long as with 16 MiB of it.
+# 256 rows if it is not known how much a row takes.
 _TEMPORARY_BYTES, _CPU_ROWS, _CPU_ROWS_OF_UNKNOWN = 16 * 2**20, (16, 1024), 256
 
 T = TypeVar("T")
@@ -132,8 +133,8 @@ class Model:
       prepared: whether `x` is `[N *self.modality.shape]` already, as the function reads it. A last band
         `month` is the month of each step then: 0 is January, NaN unknown.
       batch_size: number of samples per batch. Default: as many as fit in 32 MiB, 4096 at most; on CPUs 16 to
-        1024, so that what is computed in between stays in the cache. Batches are padded to powers of two,
-        so that few programs are compiled.
+        1024, so that what is computed in between takes 16 MiB. Batches are padded to powers of two, so that
+        few programs are compiled.
 
     Returns:
       `[N C]` float32: probabilities, or the target in its unit. A row is NaN if the sensor is absent.
