@@ -123,7 +123,6 @@ def collective_bytes(program: str) -> int:
 def epoch_seconds(recipe: Recipe, state: TrainState, table: dict, epochs: int) -> tuple[float, list[float]]:
   """Seconds of the first epoch, compilation included, and seconds a step of each of `epochs` further ones."""
   rows = jnp.asarray(batched(np.random.default_rng(0).permutation(len(table["labelled"])), recipe.batch_size))
-
   split = sharding.by_example(recipe.mesh)
 
   @functools.partial(jax.jit, donate_argnums=0)

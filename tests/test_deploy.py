@@ -203,11 +203,11 @@ def test_the_default_batch_is_bounded_by_bytes():
 
 
 def test_an_exported_model_knows_what_a_row_takes(tmp_path):
-  def squares(weights, x):
+  def sorts(weights, x):
     return function(weights, jnp.sort(jnp.tile(x, (1, 1, 4096)), axis=1)[..., : x.shape[-1]])
 
   narrow, wide = (
-    load_model(save_model(Model(f, weights(), S2, TASK), tmp_path / f.__name__)) for f in (function, squares)
+    load_model(save_model(Model(f, weights(), S2, TASK), tmp_path / f.__name__)) for f in (function, sorts)
   )
   assert narrow.about["temporary_bytes"] < wide.about["temporary_bytes"]
   assert narrow._batch_size > wide._batch_size

@@ -95,6 +95,7 @@ def layer_norm(features: int, *, rngs: nnx.Rngs, dtype=jnp.float32) -> LayerNorm
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def _layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> jax.Array:
+  """Normalises `[... C]` by its last axis, with a scale and a bias `[C]`."""
   return _layer_norm_forward(x, scale, bias, epsilon)[0]
 
 
