@@ -171,26 +171,32 @@ def test_context_has_to_be_what_the_encoder_was_built_for():
       make("gru", context=3)(given)
 
 
-def recurrence(cell, weights, x):
-  """A recurrent layer as its equations have it, one step after the other, in float64: outputs `[T B D]`."""
-  sigmoid = lambda a: 1.0 / (1.0 + np.exp(-a))
-  wi, wh, bi, bh = (np.asarray(w[...], np.float64) for w in weights)
-  h = c = np.zeros((x.shape[1], wh.shape[0]))
+def recurrence(cell, weights, x, xp=np):
+  """A recurrent layer by its equations, one step after the other, `[T B D]`; xp is NumPy or jax.numpy."""
+  sigmoid = lambda a: 1.0 / (1.0 + xp.exp(-a))
+  wi, wh, bi, bh = weights
+  h = c = xp.zeros((x.shape[1], wh.shape[0]))
   out = []
   for step in x:
-    p, q = step @ wi + bi, h @ wh + bh
+    p, q = step @ wi + bi[None], h @ wh + bh[None]
     if cell == "rnn":
-      h = np.tanh(p + q)
+      h = xp.tanh(p + q)
     elif cell == "gru":
-      (pr, pz, pn), (qr, qz, qn) = np.split(p, 3, -1), np.split(q, 3, -1)
+      (pr, pz, pn), (qr, qz, qn) = xp.split(p, 3, -1), xp.split(q, 3, -1)
       z = sigmoid(pz + qz)
-      h = (1 - z) * np.tanh(pn + sigmoid(pr + qr) * qn) + z * h
+      h = (1 - z) * xp.tanh(pn + sigmoid(pr + qr) * qn) + z * h
     else:
-      i, f, g, o = np.split(p + q, 4, -1)
-      c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
-      h = sigmoid(o) * np.tanh(c)
+      i, f, g, o = xp.split(p + q, 4, -1)
+      c = sigmoid(f) * c + sigmoid(i) * xp.tanh(g)
+      h = sigmoid(o) * xp.tanh(c)
     out.append(h)
-  return np.stack(out)
+  return xp.stack(out)
+
+
+def recurrent_weights(direction, dtype):
+  """The weights of one direction of a recurrent layer, in the order that `recurrence` has them."""
+  weights = direction.kernel_input, direction.kernel_hidden, direction.bias_input, direction.bias_hidden
+  return [np.asarray(weight[...], dtype) for weight in weights]
 
 
 @pytest.mark.parametrize("output", ["last_output", "last_state"])
@@ -201,13 +207,35 @@ def test_two_directions(cell, output):
   y, _ = program(module)(x)
   below, ends = np.asarray(x, np.float64).transpose(1, 0, 2), []
   for layer in module.layers:
-    weights = [(d.kernel_input, d.kernel_hidden, d.bias_input, d.bias_hidden) for d in layer]
+    weights = [recurrent_weights(d, np.float64) for d in layer]
     forward = recurrence(cell, weights[0], below)
     backward = recurrence(cell, weights[1], below[::-1])[::-1]
     below = np.concatenate([forward, backward], -1)
     ends += [forward[-1], backward[0]]
   expected = (forward[-1] + backward[-1]) / 2 if output == "last_output" else (ends[1] + ends[3]) / 2
   np.testing.assert_allclose(y, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
+def test_gradients_of_recurrent_units(cell):
+  """Those of the weights and of the input are what JAX derives from the equations."""
+  module = make(cell, n_layers=1).backbone
+  graphdef, params = nnx.split(module)
+  x = series(3, 6, 3)
+
+  def loss(params, x):
+    return jnp.square(nnx.merge(graphdef, params)(x, train=True)).sum()
+
+  def expected(weights, x):
+    return jnp.square(recurrence(cell, weights, x.transpose(1, 0, 2), jnp)[-1]).sum()
+
+  of_params, of_x = jax.jit(jax.grad(loss, argnums=(0, 1)))(params, x)
+  weights = recurrent_weights(module.layers[0][0], np.float32)
+  of_weights, of_series = jax.jit(jax.grad(expected, argnums=(0, 1)))(weights, x)
+  found = recurrent_weights(of_params["layers"][0][0], np.float32)
+  for a, b in zip([*found, of_x], [*of_weights, of_series], strict=True):
+    assert np.abs(b).max() > 1e-4
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("cell", ["gru", "lstm"])

@@ -161,7 +161,7 @@ def _scan(
   def one(kernel, given, states):
     products = _cut(states[0].astype(kernel.dtype) @ kernel, kernel.shape[1] // kernel.shape[0])
     sums = [layers.widened(g) + p for g, p in zip(given, products)]
-    return unit([*sums, *given[len(sums) :]], *states)
+    return unit([*sums, *map(layers.widened, given[len(sums) :])], *states)
 
   def step(states, given):
     states = [[one(k, *of) for of in zip(*parts)] for k, *parts in zip(kernels, given, states)]
@@ -199,12 +199,28 @@ def _backward(unit, residuals, cotangents):
 _over_time.defvjp(_forward, _backward)
 
 
+def _with_slopes(function: Callable) -> Callable:
+  """Gives an elementwise function a gradient that multiplies by its partial derivatives.
+
+  The forward pass computes and keeps them, one array for each argument. The gradient that JAX derives keeps
+  more arrays, and computes more in each step of the backward scan: an LSTM trains a tenth slower with it.
+  """
+  with_slopes = jax.custom_vjp(function)
+
+  def forward(*arguments):
+    y, back = jax.vjp(function, *arguments)
+    return y, back(jnp.ones_like(y))
+
+  with_slopes.defvjp(forward, lambda slopes, d: tuple(slope * d for slope in slopes))
+  return with_slopes
+
+
 class RNN(Recurrent):
   """The plain recurrent unit, h' = tanh(W x + U h)."""
 
   def unit(self, given, h):
     """See `Recurrent.unit`."""
-    return (jnp.tanh(given[0]),)
+    return (_with_slopes(jnp.tanh)(given[0]),)
 
 
 class GRU(Recurrent):
@@ -219,10 +235,13 @@ class GRU(Recurrent):
 
   def unit(self, given, h):
     """See `Recurrent.unit`."""
-    r, z, hidden, n = given
-    r, z = nnx.sigmoid(r), nnx.sigmoid(z)
-    n = jnp.tanh(n + r * hidden)
-    return ((1 - z) * n + z * h,)
+    return (_new_state(*given, h),)
+
+
+@_with_slopes
+def _new_state(r, z, hidden, n, h):
+  z = nnx.sigmoid(z)
+  return (1 - z) * jnp.tanh(n + nnx.sigmoid(r) * hidden) + z * h
 
 
 class LSTM(Recurrent):
@@ -234,5 +253,15 @@ class LSTM(Recurrent):
   def unit(self, given, h, c):
     """See `Recurrent.unit`."""
     i, f, g, o = given
-    c = nnx.sigmoid(f) * c + nnx.sigmoid(i) * jnp.tanh(g)
-    return nnx.sigmoid(o) * jnp.tanh(c), c
+    c = _new_cell(i, f, g, c)
+    return _output(o, c), c
+
+
+@_with_slopes
+def _new_cell(i, f, g, c):
+  return nnx.sigmoid(f) * c + nnx.sigmoid(i) * jnp.tanh(g)
+
+
+@_with_slopes
+def _output(o, c):
+  return nnx.sigmoid(o) * jnp.tanh(c)
