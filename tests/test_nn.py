@@ -319,10 +319,13 @@ def test_gelu_is_the_exact_one():
   np.testing.assert_allclose(attention.gelu(x), jax.nn.gelu(x, approximate=False), atol=1e-6)
 
 
-@pytest.mark.parametrize("cache", [1, 400, attention.CACHE])
-def test_attention_and_its_gradient_are_those_of_the_formula(cache, monkeypatch):
-  """In pieces of one sample and of two, and whole; more tokens than numbers of a head, one token missing."""
+@pytest.mark.parametrize(
+  "cache, together", [(1, 8), (1, 2), (1, 1), (400, 2), (400, 1), (attention.CACHE, attention.SIDE_BY_SIDE)]
+)
+def test_attention_and_its_gradient_are_those_of_the_formula(cache, together, monkeypatch):
+  """In pieces of one sample and of two, in a loop and at once, and whole; one token is missing."""
   monkeypatch.setattr(attention, "CACHE", cache)
+  monkeypatch.setattr(attention, "SIDE_BY_SIDE", together)
   rng = np.random.default_rng(0)
   projected, weight = (jnp.asarray(rng.normal(size=(4, 5, n)), jnp.float32) for n in (18, 6))
   bias = jnp.zeros((4, 5)).at[1, 2].set(attention.ABSENT)
@@ -339,6 +342,8 @@ def test_attention_and_its_gradient_are_those_of_the_formula(cache, monkeypatch)
     jax.jit(jax.value_and_grad(lambda x, of=of: (of(x) * weight).sum()))(projected)
     for of in (lambda x: attention.attend(x, bias, 2), formula)
   )
+  loops = str(jax.make_jaxpr(lambda x: attention.attend(x, bias, 2))(projected)).count("scan")
+  assert loops == ((cache, together) in ((1, 2), (1, 1), (400, 1)))
   np.testing.assert_allclose(got[0], want[0], rtol=1e-5)
   np.testing.assert_allclose(got[1], want[1], rtol=1e-4, atol=1e-5)
 

@@ -13,7 +13,8 @@ from colearn_jax.nn.random import hashed_bits
 from colearn_jax.types import InputError
 
 ABSENT = -1e9  # added to the scores of a missing token; finite, so that rows without any token stay finite
-CACHE = 3 * 2**20  # bytes of scores that a CPU computes at a time, so that they stay in its cache
+CACHE = 6 * 2**20  # bytes of scores that a core of a CPU computes at a time, so that they stay in its cache
+SIDE_BY_SIDE = 8  # pieces of a batch whose scores a CPU's cores compute at the same time
 
 
 def gelu(x: jax.Array) -> jax.Array:
@@ -87,20 +88,28 @@ _by_pieces.defvjp(_forward, _backward)
 def _map(function, heads: int, *arrays: jax.Array) -> jax.Array:
   """Applies a function of arrays `[B N ...]` to pieces of the batch whose scores fit in the cache.
 
-  A piece has every P-th sample, so that a batch which is shared by devices stays where it is. A batch whose
-  size is not known, as in exported models, is one piece.
+  XLA computes a piece on one core, so several pieces do not wait for each other. If there are many, each step
+  of a loop computes so many. A piece has every P-th sample, so that a batch which is shared by devices stays
+  where it is. A batch whose size is not known, as in exported models, is one piece.
   """
   batch, count = arrays[0].shape[:2]
-  if not isinstance(batch, int):
+  if not isinstance(batch, int) or 4 * heads * batch * count**2 <= CACHE:
     return function(*arrays)
   fitting = max(1, CACHE // (4 * heads * count**2))
-  pieces = next(p for p in range(-(-batch // fitting), batch + 1) if batch % p == 0)
-  if pieces == 1:
-    return function(*arrays)
-  cut = [a.reshape(batch // pieces, pieces, *a.shape[1:]) for a in arrays]
-  one = lambda p: function(*(jax.lax.dynamic_index_in_dim(a, p, 1, keepdims=False) for a in cut))
-  y = jax.lax.map(one, jnp.arange(pieces))
-  return jnp.moveaxis(y, 0, 1).reshape(batch, *y.shape[2:])
+  least = min(batch, max(SIDE_BY_SIDE, -(-batch // fitting)))
+  pieces = next(p for p in range(least, batch + 1) if batch % p == 0)
+  together = next(k for k in range(SIDE_BY_SIDE, 0, -1) if pieces % k == 0)
+  cut = [a.reshape(batch // pieces, pieces // together, together, *a.shape[1:]) for a in arrays]
+
+  def step(number):
+    given = [jax.lax.dynamic_index_in_dim(a, number, 1, keepdims=False) for a in cut]
+    return jnp.stack([function(*(a[:, k] for a in given)) for k in range(together)], axis=1)
+
+  if pieces == together:
+    y = step(0)
+  else:
+    y = jnp.moveaxis(jax.lax.map(step, jnp.arange(pieces // together)), 0, 1)
+  return y.reshape(batch, count, -1)
 
 
 class DropPath(nnx.Module):
