@@ -41,23 +41,17 @@ def check(model: Model, values: np.ndarray, hint: str) -> None:
 def check_time(model: Model, dates: np.ndarray, hint: str) -> None:
   """Raises InputError if a model that reads the time gets a date outside of the years of its training.
 
-  What it learnt of the time holds for these years alone. Their range is that of the quantiles by which
-  training normalised, or the middle and `LATE` times the scale; half a year beyond it is allowed.
+  What it learnt of the time holds for these years alone. Their range is taken from the constants by which
+  training normalised, see `_years`; half a year beyond it is allowed.
 
   Args:
     model: the model.
     dates: `[N]` datetime64, NaT if unknown.
     hint: what the message says in the end.
   """
-  layout, constants = context_layout(model.context), _constants(model, CONTEXT)
-  if not (layout.time and constants):
+  if not context_layout(model.context).time or not (years := _years(model)):
     return
-  column = layout.scaled
-  if "quantiles" in constants:
-    first, last = (constants["quantiles"][k][column] for k in (0, -1))
-  else:
-    offset, scale = (constants[name][column] for name in ("offset", "scale"))
-    first, last = offset - LATE * scale, offset + LATE * scale
+  first, last = years
   times = encode_times(dates)[:, 0]
   if (other := (times < first - MARGIN) | (times > last + MARGIN)).any():
     day = lambda years: TIME_BEGINS + np.timedelta64(round(float(years) * YEAR_DAYS), "D")
@@ -65,6 +59,24 @@ def check_time(model: Model, dates: np.ndarray, hint: str) -> None:
       f"the model reads the time, and {day(times[other][0])} is outside of its training, which had dates "
       f"from about {day(first)} to {day(last)}; of other years it knows nothing{hint}"
     )
+
+
+def _years(model: Model) -> tuple[float, float] | None:
+  """The first and the last time of the training; None if its normalisation does not tell.
+
+  Those of `quantile` and `minmax` are exact. Those of `zscore` and `robust` are the middle and `LATE` times
+  the scale, and those of `max` and `fixed` are not known.
+  """
+  constants, column = _constants(model, CONTEXT), context_layout(model.context).scaled
+  how = model.about.get("configuration", {}).get("data", {}).get("normalisation")
+  if not constants or how in ("max", "fixed"):
+    return None
+  if "quantiles" in constants:
+    return constants["quantiles"][0][column], constants["quantiles"][-1][column]
+  offset, scale = (constants[name][column] for name in ("offset", "scale"))
+  if how == "minmax":
+    return offset, offset + scale
+  return offset - LATE * scale, offset + LATE * scale
 
 
 def _constants(model: Model, name: str) -> dict[str, list]:
