@@ -36,7 +36,7 @@ def other_rows(file, ids):
   change |= {name: lambda cell: str(float(cell) / 2) for name in ("longitude", "latitude")}
   change[lfmc.TARGET] = lambda cell: str(1000 + 7 * float(cell))
   change[lfmc.COVER] = lambda cell: str(codes[codes.index(int(cell)) - 1])
-  change["date"] = lambda cell: str(np.datetime64(cell) + 100)
+  change["date"] = lambda cell: str(np.datetime64(cell) + np.timedelta64(100, "D"))
   for row in rows:
     if row[0] in ids:
       row[:] = [change.get(name, str)(cell) for name, cell in zip(header, row)]
