@@ -220,7 +220,10 @@ class RNN(Recurrent):
 
   def unit(self, given, h):
     """See `Recurrent.unit`."""
-    return (_with_slopes(jnp.tanh)(given[0]),)
+    return (_tanh(given[0]),)
+
+
+_tanh = _with_slopes(jnp.tanh)
 
 
 class GRU(Recurrent):

@@ -88,9 +88,10 @@ _by_pieces.defvjp(_forward, _backward)
 def _map(function, heads: int, *arrays: jax.Array) -> jax.Array:
   """Applies a function of arrays `[B N ...]` to pieces of the batch whose scores fit in the cache.
 
-  XLA computes a piece on one core, so several pieces do not wait for each other. If there are many, each step
-  of a loop computes so many. A piece has every P-th sample, so that a batch which is shared by devices stays
-  where it is. A batch whose size is not known, as in exported models, is one piece.
+  XLA computes a piece on one core, and the steps of a loop one after another. So there is no loop over up to
+  `SIDE_BY_SIDE` pieces, and one over more takes so many in each step. A piece has every P-th sample, so that
+  a batch which is shared by devices stays where it is. A batch whose size is not known, as in exported
+  models, is one piece.
   """
   batch, count = arrays[0].shape[:2]
   if not isinstance(batch, int) or 4 * heads * batch * count**2 <= CACHE:
