@@ -218,35 +218,46 @@ def test_a_scene_that_is_smaller_than_a_tile(tmp_path):
 
 
 @pytest.mark.parametrize(
-  "how, constants, other",
+  "how, constants, refused, accepted",
   [
-    ("quantile", {"offset": [16.5], "scale": [0.5], "quantiles": [[16.0], [17.0]]}, "2017-08-01"),
-    ("minmax", {"offset": [16.0], "scale": [1.0]}, "2017-08-01"),
-    ("zscore", {"offset": [16.5], "scale": [0.5]}, "2019-01-01"),
-    ("max", {"offset": [0.0], "scale": [17.0]}, None),
-    ("fixed", {"offset": [0.0], "scale": [1.0]}, None),
+    (
+      "quantile",
+      {"offset": [16.5], "scale": [0.5], "quantiles": [[16.0], [17.0]]},
+      ("2015-05-01", "2017-08-01"),
+      ("2015-08-01", "2017-05-01"),
+    ),
+    (
+      "minmax",
+      {"offset": [16.0], "scale": [1.0]},
+      ("2015-05-01", "2017-08-01"),
+      ("2015-08-01", "2017-05-01"),
+    ),
+    (
+      "zscore",
+      {"offset": [16.5], "scale": [0.5]},
+      ("2014-06-01", "2019-01-01"),
+      ("2014-08-01", "2018-06-01"),
+    ),
+    ("max", {"offset": [0.0], "scale": [17.0]}, ("2017-08-01",), ("1999-01-01", "2017-05-01")),
+    ("fixed", {"offset": [0.0], "scale": [1.0]}, (), ("1990-01-01", "2030-07-01")),
   ],
 )
 def test_a_map_of_another_year_than_the_training_is_refused_where_the_time_is_read(
-  tmp_path, how, constants, other
+  tmp_path, how, constants, refused, accepted
 ):
-  """Of all but `max` and `fixed`, whose constants do not tell the years."""
+  """`max` does not tell the first year of the training, and `fixed` no year."""
   about = {
     "normalisation": {"seed10_fold0": {"context": constants}},
     "configuration": {"data": {"normalisation": how}},
   }
   folder, x = make_model(tmp_path / "m", (2,), context=(TIME_COLUMN,), about=about), scene(12, 17, 1)
   path, out = str(write(tmp_path / "a.tif", x[0])), tmp_path / "map.tif"
-  if other is None:
-    maps.make(folder, [path], out, maps.Settings(date="2030-07-01"))
-    assert out.exists()
-    return
-  for date in (other, "2014-06-01"):
-    with pytest.raises(InputError, match=f"{date} is outside of its training.*--any-values"):
+  for date in refused:
+    with pytest.raises(InputError, match=f"{date} is outside of its training.* about 20.*--any-values"):
       maps.make(folder, [path], out, maps.Settings(date=date))
     assert not out.exists()
-  for settings in ({"date": "2016-07-01"}, {"date": "2017-05-01"}, {"date": other, "any_values": True}):
-    maps.make(folder, [path], out, maps.Settings(**settings))
+  for date, any_values in [*((date, False) for date in accepted), *((date, True) for date in refused)]:
+    maps.make(folder, [path], out, maps.Settings(date=date, any_values=any_values))
     assert out.exists()
 
 

@@ -55,27 +55,28 @@ def check_time(model: Model, dates: np.ndarray, hint: str) -> None:
   times = encode_times(dates)[:, 0]
   if (other := (times < first - MARGIN) | (times > last + MARGIN)).any():
     day = lambda years: TIME_BEGINS + np.timedelta64(round(float(years) * YEAR_DAYS), "D")
+    span = f"from about {day(first)} to {day(last)}" if np.isfinite(first) else f"up to about {day(last)}"
     raise InputError(
       f"the model reads the time, and {day(times[other][0])} is outside of its training, which had dates "
-      f"from about {day(first)} to {day(last)}; of other years it knows nothing{hint}"
+      f"{span}; of other years it knows nothing{hint}"
     )
 
 
 def _years(model: Model) -> tuple[float, float] | None:
   """The first and the last time of the training; None if its normalisation does not tell.
 
-  Those of `quantile` and `minmax` are exact. Those of `zscore` and `robust` are the middle and `LATE` times
-  the scale, and those of `max` and `fixed` are not known.
+  Those of `quantile` and `minmax` are exact, as is the last of `max`, which does not tell the first (-inf).
+  Those of `zscore` and `robust` are the middle and `LATE` times the scale. `fixed` tells neither.
   """
   constants, column = _constants(model, CONTEXT), context_layout(model.context).scaled
   how = model.about.get("configuration", {}).get("data", {}).get("normalisation")
-  if not constants or how in ("max", "fixed"):
+  if not constants or how == "fixed":
     return None
   if "quantiles" in constants:
     return constants["quantiles"][0][column], constants["quantiles"][-1][column]
   offset, scale = (constants[name][column] for name in ("offset", "scale"))
-  if how == "minmax":
-    return offset, offset + scale
+  if how in ("max", "minmax"):
+    return offset if how == "minmax" else -np.inf, offset + scale
   return offset - LATE * scale, offset + LATE * scale
 
 
